@@ -9,11 +9,15 @@ import math
 import torch
 from torch import Tensor
 from .assignment import annealed
-from .losses import squared_distance
 from .theory import assignment_entropy, rate, soft_barycentre, soft_distortion
 
 # %% auto #0
 __all__ = ['settle', 'AnnealingPath', 'deterministic_annealing', 'first_split', 'kmeans', 'reference_optimum']
+
+# %% ../../nbs/10_mcl/17_optima.ipynb #089f193b
+def _costs(hypotheses: Tensor, points: Tensor) -> Tensor:
+    "Return squared distances `(..., n_points, n_hyps)`; as `squared_distance`, without gradients and ten times faster."
+    return torch.cdist(points, hypotheses, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 # %% ../../nbs/10_mcl/17_optima.ipynb #9d474ad3
 def settle(
@@ -27,7 +31,7 @@ def settle(
     if points.ndim < 2 or points.shape[-2] < 1: raise ValueError(f"points: expected shape (..., n_points >= 1, dim), got {tuple(points.shape)}")
     if n_iterations < 1: raise ValueError(f"n_iterations: expected at least 1, got {n_iterations}")
     for _ in range(n_iterations):
-        moved = soft_barycentre(points, annealed(squared_distance(hypotheses, points), temperature), hypotheses)
+        moved = soft_barycentre(points, annealed(_costs(hypotheses, points), temperature), hypotheses)
         step, hypotheses = (moved - hypotheses).abs().max(), moved
         if step <= tolerance: break
     return hypotheses
@@ -70,7 +74,7 @@ def deterministic_annealing(
     for temperature in temperatures.tolist():
         noise = torch.randn(f.shape, generator=generator, dtype=points.dtype, device=points.device)
         f = settle(points, f + push * noise, temperature, n_iterations, tolerance)
-        costs = squared_distance(f, points)
+        costs = _costs(f, points)
         q = annealed(costs, temperature)
         passed.append((f, soft_distortion(costs, q), costs.amin(-1).mean(-1), rate(q), assignment_entropy(q)))
     return AnnealingPath(temperatures, *(torch.stack(part) for part in zip(*passed)))
@@ -124,4 +128,4 @@ def reference_optimum(
     path = deterministic_annealing(points, n_hyps, ladder, generator, n_iterations, tolerance=1e-5)
     f = settle(points, path.hypotheses[-1], 0., n_iterations=300)
     judged = points if fresh is None else fresh
-    return f, float(squared_distance(f, judged).amin(-1).mean())
+    return f, float(_costs(f, judged).amin(-1).mean())

@@ -256,7 +256,8 @@ def _planned(job, entry, path, values, declared, where) -> PlannedRun:
     name = _filled(template, known, f"{where}: name")
     notebook = path.relative_to(project_root()).as_posix()
     minutes = _minutes(entry, known, where)
-    return PlannedRun(job, name, notebook, values, minutes, entry.memory_gb, data, tuple(entry.grid))
+    grid, memory = tuple(entry.grid), entry.memory_gb
+    return PlannedRun(job, name, notebook, values, minutes, memory, data, grid)
 
 # %% ../../nbs/80_reproduce/81_jobs.ipynb #e4e8e716
 def jobs_dir() -> Path:  # absolute folder

@@ -1,0 +1,63 @@
+"""A benchmark killed with SIGKILL in the middle and resumed gives the identical result."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+
+from amcl_suite.core.training import load_checked, save_atomic
+
+SCRIPT = """
+import sys, torch
+torch.set_num_threads(1)
+import amcl_suite.mcl.regression as regression
+from dataclasses import replace
+original = regression.TrainingSettings
+regression.TrainingSettings = lambda *a, **k: original(*a, **(k | {"checkpoint_seconds": 0.}))   # a checkpoint every epoch
+config = regression.UCIConfig.small(dataset="bimodal", n_splits=2, n_epochs=80, methods=("amcl", "mc_dropout"))
+def progress(done, total, label, loss): print(done, flush=True)
+regression.run_uci(config, sys.argv[1], progress).to_pickle(sys.argv[2])
+"""
+
+
+def start(folder, result):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(result)], stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def test_sigkill_and_resume_give_the_identical_result(tmp_path):
+    through = start(tmp_path / "a", tmp_path / "a.pkl")
+    epochs_through = sum(1 for _ in through.stdout)
+    assert through.wait() == 0
+    killed = start(tmp_path / "b", tmp_path / "b.pkl")
+    for _ in range(epochs_through // 3):                      # in the middle of the first method
+        assert killed.stdout.readline()
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "b.pkl").exists() and list((tmp_path / "b").glob("*.pt"))
+    resumed = start(tmp_path / "b", tmp_path / "b.pkl")
+    epochs_resumed = sum(1 for _ in resumed.stdout)
+    assert resumed.wait() == 0
+    assert epochs_resumed < 0.8 * epochs_through              # it went on, it did not start again
+    pd.testing.assert_frame_equal(pd.read_pickle(tmp_path / "a.pkl"), pd.read_pickle(tmp_path / "b.pkl"), check_exact=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_full_disk_keeps_the_former_checkpoint(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("this machine does not allow mounting a tmpfs")
+    try:
+        save_atomic({"fingerprint": "x", "kept": torch.ones(3)}, disk / "c.pt")
+        with pytest.raises(OSError, match="free some space"):
+            save_atomic({"fingerprint": "x", "large": torch.rand(200_000)}, disk / "c.pt")
+        assert torch.equal(load_checked(disk / "c.pt", "x")["kept"], torch.ones(3))
+        assert [p.name for p in disk.iterdir()] == ["c.pt"]   # no temporary file is left
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+        time.sleep(0.1)
