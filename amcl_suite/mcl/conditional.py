@@ -21,11 +21,11 @@ from .synthetic import Family, FreshBatches, family
 from .theory import rate, soft_distortion
 
 # %% auto #0
-__all__ = ['RULES', 'SyntheticConfig', 'judge', 'SyntheticRun', 'train_synthetic']
+__all__ = ['RULES', 'SyntheticConfig', 'judge', 'SyntheticRun', 'train_synthetic', 'summarise_synthetic']
 
-# %% ../../nbs/10_mcl/19b_conditional.ipynb #4602b202
+# %% ../../nbs/10_mcl/19b_conditional.ipynb #00c8d094
 _PRESETS = {
-    "small": dict(n_hyps=9, hidden=(32, 32), n_epochs=60, n_steps=4, batch_size=500, n_seeds=2),
+    "small": dict(n_hyps=9, hidden=(32, 32), n_epochs=60, n_steps=4, batch_size=400, n_seeds=2),
     "fast": dict(),
     "paper": dict(n_epochs=1000, n_steps=2, batch_size=50_000, learning_rate=0.01, decay=0.99, evaluate_every=20),
     "fast_moving": dict(family="three_gaussians_changedist", n_epochs=101, n_steps=1, optimiser="Adam", learning_rate=0.1,
@@ -117,7 +117,7 @@ class _Watcher:
     "Takes the snapshots of one stack of runs: called with (model, epoch), returns named tensors whose first axis is the run."
     def __init__(self, config: SyntheticConfig, name: str):
         law, self.config, self.rule = config.make_family(), config, _rule(name)
-        generator = torch.Generator(config.device).manual_seed(config.seed + 2**41)
+        generator = torch.Generator(config.device).manual_seed(2**41)
         self.inputs = torch.tensor(config.probes, device=config.device)[None, :, None]             # (1, probes, 1)
         self.samples = law.sample(self.inputs[0].expand(-1, config.n_probe), generator)            # (probes, n_probe, dim)
 
@@ -138,7 +138,7 @@ def judge(
 ) -> list[dict]:                     # per run and input ("all" or a probe): distortion, dead, stranded, usage_perplexity
     "Evaluate every run on `n_test` fresh points over all inputs and at each probe."
     model.eval()
-    law, generator = config.make_family(), torch.Generator(config.device).manual_seed(config.seed + 2**42)
+    law, generator = config.make_family(), torch.Generator(config.device).manual_seed(2**42)
     x, y = law.sample_pairs(config.n_test, generator)
     parts = [distortion(model.predict(a[None]).hypotheses, b[None, :, 0]) * len(a) for a, b in zip(x.split(2000), y.split(2000))]
     rows = [dict(run=run, x="all", distortion=float(value)) for run, value in enumerate(sum(parts) / config.n_test)]
@@ -204,3 +204,24 @@ def _checkpoint_file(folder: str | Path | None, name: str) -> Path | None:
     if folder is None: return None
     Path(folder).mkdir(parents=True, exist_ok=True)
     return Path(folder) / f"{name}.pt"
+
+# %% ../../nbs/10_mcl/19b_conditional.ipynb #fc422eef
+def summarise_synthetic(
+    results,                 # data frame of a `SyntheticRun`
+    against: str = "wta",    # method to compare with, in pairs by seed
+):                           # data frame: method, metric, mean, std, stderr, n, difference, low, high (95 % interval)
+    "Summarise judgements per method: distortion over all inputs, the other metrics as means over the probes."
+    import pandas as pd
+    from scipy.stats import t as student
+    from amcl_suite.mcl.metrics import summarise
+    if against not in set(results.method): raise ValueError(f"against: expected one of {', '.join(results.method.unique())}, got {against!r}")
+    rows = []
+    for metric in ("distortion", "dead", "stranded", "usage_perplexity"):
+        part = results[(results.x == "all") == (metric == "distortion")]
+        table = part.pivot_table(index="seed", columns="method", values=metric, sort=False, dropna=False)
+        for name in table:
+            difference = summarise(table[name] - table[against])
+            half = student.ppf(.975, difference["n"] - 1) * difference["stderr"] if difference["n"] > 1 else math.nan
+            rows.append(dict(method=name, metric=metric, **summarise(table[name]), difference=difference["mean"],
+                             low=difference["mean"] - half, high=difference["mean"] + half))
+    return pd.DataFrame(rows)

@@ -9,13 +9,14 @@ from typing import Annotated, Optional
 import typer
 
 # %% auto #0
-__all__ = ['app', 'data_app', 'Only', 'Jobs', 'AnyJobs', 'MAX_LINES', 'list_jobs', 'show', 'run', 'status', 'report', 'data_list',
-           'data_fetch', 'data_check', 'doctor', 'main']
+__all__ = ['app', 'data_app', 'Only', 'Jobs', 'AnyJobs', 'MAX_LINES', 'Sets', 'list_jobs', 'show', 'run', 'status', 'report',
+           'data_list', 'data_fetch', 'data_check', 'doctor', 'main']
 
 # %% ../../nbs/80_reproduce/84_cli.ipynb #aae39e20
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   rich_markup_mode=None, help="Reproduce the experiments of amcl_suite.")
-data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, fetch and check data sets.")
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None,
+                       help="List, fetch and check data sets.")
 app.add_typer(data_app, name="data")
 
 # %% ../../nbs/80_reproduce/84_cli.ipynb #768b93be
@@ -51,14 +52,16 @@ def list_jobs() -> None:
     for name in job_names():
         try: job = load_job(name)
         except JobError as error: _add(table, name, f"can't be run: {error}", "", ""); continue
-        _add(table, name, job.title, len(job.runs), format_seconds(60 * sum(r.minutes for r in job.runs)))
+        minutes = sum(run.minutes for run in job.runs)
+        _add(table, name, job.title, len(job.runs), format_seconds(60 * minutes))
     if not job_names(): return _line(console, f"no jobs: there are no files *.yaml in {jobs_dir()}")
     console.print(table)
 
-Only = Annotated[Optional[list[str]], typer.Option("--only", metavar="KEY=VALUE",
-                 help="Only runs whose parameter, name or notebook has this value; may be repeated.")]
-Jobs = Annotated[list[str], typer.Argument(metavar="JOB...", help="Names of jobs, see `amcl list`.")]
-AnyJobs = Annotated[Optional[list[str]], typer.Argument(metavar="[JOB...]", help="Names of jobs; none: all.")]
+Only = Annotated[Optional[list[str]], typer.Option("--only", metavar="KEY=VALUE", help=(
+    "Only runs whose parameter, name or notebook has this value; may be repeated."))]
+Jobs = Annotated[list[str], typer.Argument(metavar="JOB...", help="Names of jobs: `amcl list`.")]
+AnyJobs = Annotated[Optional[list[str]], typer.Argument(metavar="[JOB...]",
+                                                        help="Names of jobs; none: all.")]
 
 @app.command()
 def show(jobs: Jobs, only: Only = None) -> None:
@@ -80,24 +83,28 @@ def show(jobs: Jobs, only: Only = None) -> None:
                  f"{run.memory_gb:g} GB", ", ".join(run.data))
         console.print(table)
         workers = n_workers("auto", runs)
-        _line(console, f"{len(runs)} runs; still to do: about {format_seconds(60 * left / workers)} "
-                       f"with {workers} workers on this machine")
+        todo = format_seconds(60 * left / workers)
+        _line(console, f"{len(runs)} runs; still to do: about {todo} with {workers} workers here")
 
 # %% ../../nbs/80_reproduce/84_cli.ipynb #8c76ec9d
 @app.command()
 def run(
     jobs: Jobs,
     only: Only = None,
-    workers: Annotated[str, typer.Option(help="Runs in flight, or \"auto\": from cores and memory.")] = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Run finished runs again, from nothing.")] = False,
+    workers: Annotated[str, typer.Option(
+        help="Runs in flight, or \"auto\": from cores and memory.")] = "auto",
+    force: Annotated[bool, typer.Option(
+        "--force", help="Run finished runs again, from nothing.")] = False,
 ) -> None:
     "Run jobs: finished runs are skipped, interrupted ones resumed, failures don't stop the others."
     from amcl_suite.reproduce.jobs import load_job, select_runs
-    from amcl_suite.reproduce.runner import exit_status, n_workers, prepare_data, run_all
+    from amcl_suite.reproduce.runner import exit_status, n_workers, prepare_data, run_all, with_fallbacks
     console = _console()
     n_workers(workers, [])
-    runs = select_runs([r for name in dict.fromkeys(jobs) for r in load_job(name).runs], tuple(only or ()))
-    prepare_data(runs, lambda text: _line(console, text))
+    runs = [run for name in dict.fromkeys(jobs) for run in load_job(name).runs]
+    runs = select_runs(runs, tuple(only or ()))
+    def say(text): _line(console, text)
+    runs = with_fallbacks(runs, prepare_data(runs, say), say)
     _line(console, f"{len(runs)} runs of {', '.join(jobs)}; results go to {_runs_folder()}")
     outcomes = run_all(runs, workers, force, console)
     _print_outcomes(console, outcomes)
@@ -119,43 +126,50 @@ def _print_outcomes(console, outcomes: list) -> None:
     for o in outcomes: counts[o.state] = counts.get(o.state, 0) + 1
     for o in sorted(outcomes, key=lambda o: (order[o.state], o.run.job, o.run.name)):
         if o.state in ("skipped", "finished") and counts[o.state] > MAX_LINES: continue
-        _add(table, f"{o.run.job}/{o.run.name}", o.state, format_seconds(o.seconds or None), o.error or o.remark)
+        took, remark = format_seconds(o.seconds or None), o.error or o.remark
+        _add(table, f"{o.run.job}/{o.run.name}", o.state, took, remark)
     if table.row_count: console.print(table)
     for o in outcomes:
         if o.state != "failed": continue
         _line(console, f"failed: {o.run.job}/{o.run.name}: {o.error}")
         _line(console, f"        notebook: {o.run.folder / 'executed.ipynb'}")
     names = ("finished", "failed", "skipped", "interrupted")
-    _line(console, ", ".join(f"{counts.get(n, 0)} {n}" for n in names if counts.get(n) or n != "interrupted"))
+    names = names if "interrupted" in counts else names[:3]
+    _line(console, ", ".join(f"{counts.get(name, 0)} {name}" for name in names))
 
 # %% ../../nbs/80_reproduce/84_cli.ipynb #ed8d2746
 @app.command()
 def status(jobs: AnyJobs = None) -> None:
     "Show which runs are finished, at work, interrupted, failed, or not started."
     from amcl_suite.reproduce.jobs import job_names, load_job
-    from amcl_suite.reproduce.runner import _progress_text, format_seconds, progress_of, standing
-    console, table = _console(), _table("job", "finished", "running", "interrupted", "failed", "not started")
-    details = []
+    from amcl_suite.reproduce.runner import standing
+    states = ("finished", "running", "interrupted", "failed", "new")
+    console, table, details = _console(), _table("job", *states), []
     for name in jobs or job_names():
-        found = [(r, standing(r.folder, r.hash)) for r in load_job(name).runs]
-        states = [f.state for _, f in found]
-        _add(table, name, *(states.count(s) for s in ("finished", "running", "interrupted", "failed", "new")))
-        for run, f in found:
-            if f.state == "running":
-                state = progress_of(run.folder)
-                left = format_seconds(state.get("seconds_left"))
-                details.append(f"running: {name}/{run.name}: " + ", ".join(
-                    t for t in (*_progress_text(state), left and f"{left} left") if t))
-            if f.state == "failed":
-                error = (f.record.get("error") or {}).get("line", "")
-                details.append(f"failed: {name}/{run.name}: {error} ({run.folder / 'executed.ipynb'})")
+        found = [(run, standing(run.folder, run.hash)) for run in load_job(name).runs]
+        counts = [f.state for _, f in found]
+        _add(table, name, *(counts.count(state) for state in states))
+        details += [_detail(run, f) for run, f in found if f.state in ("running", "failed")]
     console.print(table)
     for line in details: _line(console, line)
+
+def _detail(run, found) -> str:
+    "Return one line about a run that is at work or has failed."
+    from amcl_suite.reproduce.runner import _progress_text, format_seconds, progress_of
+    name = f"{found.state}: {run.job}/{run.name}: "
+    if found.state == "failed":
+        error = (found.record.get("error") or {}).get("line", "")
+        return f"{name}{error} ({run.folder / 'executed.ipynb'})"
+    state = progress_of(run.folder)
+    left = state.get("seconds_left")
+    parts = (*_progress_text(state), f"{format_seconds(left)} left" if left is not None else "")
+    return name + ", ".join(part for part in parts if part)
 
 @app.command()
 def report(
     jobs: AnyJobs = None,
-    out: Annotated[Optional[str], typer.Option(help="Folder for the report; default: that of the runs.")] = None,
+    out: Annotated[Optional[str], typer.Option(
+        help="Folder for the report; default: that of the runs.")] = None,
 ) -> None:
     "Write report.html, report.md and results.parquet, and print the tables: paper versus ours."
     from amcl_suite.reproduce.report import data_lines, warning_lines, write_report
@@ -167,6 +181,9 @@ def report(
     _line(console, f"report: {made.html}")
 
 # %% ../../nbs/80_reproduce/84_cli.ipynb #b40c8dab
+Sets = Annotated[Optional[list[str]], typer.Argument(metavar="[NAME...]",
+                                                     help="Data sets; none: all that apply.")]
+
 @data_app.command("list")
 def data_list() -> None:
     "List the data sets: what is known, and where it is."
@@ -174,13 +191,13 @@ def data_list() -> None:
     console, table = _console(), _table("name", "what", "size", "where")
     for name, entry in catalogue().items():
         try: where = str(locate(name, download=False).path)
-        except DataError: where = "not here; `amcl data fetch`" if entry.downloadable else "not here"
+        except DataError: where = "not here" + "; `amcl data fetch`" * entry.downloadable
         _add(table, name, entry.title, f"{entry.size / 1e6:.2f} MB" if entry.size else "", where)
     console.print(table)
     _line(console, "searched: " + ", ".join(map(str, data_folders())))
 
 @data_app.command("fetch")
-def data_fetch(names: Annotated[Optional[list[str]], typer.Argument(help="Data sets; none: all that can be.")] = None) -> None:
+def data_fetch(names: Sets = None) -> None:
     "Download data sets from their pinned addresses and verify them."
     from amcl_suite.core.data import DataError, catalogue, fetch, resource
     console, failed = _console(), 0
@@ -193,7 +210,7 @@ def data_fetch(names: Annotated[Optional[list[str]], typer.Argument(help="Data s
     raise typer.Exit(1 if failed else 0)
 
 @data_app.command("check")
-def data_check(names: Annotated[Optional[list[str]], typer.Argument(help="Data sets; none: all that are here.")] = None) -> None:
+def data_check(names: Sets = None) -> None:
     "Verify every byte of the data sets on this machine."
     from amcl_suite.core.data import DataError, catalogue, check, locate, resource
     console, failed = _console(), 0
@@ -203,7 +220,7 @@ def data_check(names: Annotated[Optional[list[str]], typer.Argument(help="Data s
         except DataError as error:
             missing = not names and not _is_here(locate, name)
             failed += not missing
-            _line(console, f"{'not here' if missing else 'failed'}: {name}" + ("" if missing else f": {error}"))
+            _line(console, f"not here: {name}" if missing else f"failed: {name}: {error}")
     raise typer.Exit(1 if failed else 0)
 
 def _is_here(locate, name: str) -> bool:
@@ -213,36 +230,41 @@ def _is_here(locate, name: str) -> bool:
 
 # %% ../../nbs/80_reproduce/84_cli.ipynb #90c5232e
 def _examine() -> list[tuple[str, str, str]]:
-    "Return (what, finding, remedy) for all that a run needs; the remedy is empty where all is well."
-    import importlib.util, shutil
+    "Return (what, finding, remedy) for all that a run needs; no remedy where all is well."
     from amcl_suite.core.records import environment, gpus
-    from amcl_suite.core.settings import runs_dir
     from amcl_suite.reproduce.runner import n_cores
     about = environment()
-    lines = [("amcl_suite", f"{about['version']} {about['commit'][:20]}".strip(), ""),
-             ("Python", f"{about['python']} ({sys.executable})", "")]
+    code = f"{about['version']} {about['commit'][:20]}".strip()
+    lines = [("amcl_suite", code, ""), ("Python", f"{about['python']} ({sys.executable})", "")]
     lines += [(name, version, "") for name, version in about["packages"].items()]
-    lines += [("processor", f"{about['processor']}, {n_cores()} cores usable", ""),
-              ("memory", f"{about['memory_gb']} GB", "" if about["memory_gb"] >= 4 else "4 GB are needed for the main job"),
-              ("GPU", "; ".join(gpus()) or "none (not needed)", "")]
-    runs = runs_dir()
-    there = next(p for p in (runs, *runs.parents) if p.exists())
+    if "torch" not in about["packages"]: lines.append(("torch", "missing", "bash scripts/setup.sh"))
+    small = "4 GB are needed for the main job" if about["memory_gb"] < 3.5 else ""
+    return lines + [("processor", f"{about['processor']}, {n_cores()} cores usable", ""),
+                    ("memory", f"{about['memory_gb']} GB", small),
+                    ("GPU", "; ".join(gpus()) or "none (not needed)", ""), *_examine_disk()]
+
+def _examine_disk() -> list[tuple[str, str, str]]:
+    "Return (what, finding, remedy) for the folder of the runs."
+    import shutil
+    from amcl_suite.core.settings import runs_dir
+    folder = runs_dir()
+    there = next(p for p in (folder, *folder.parents) if p.exists())
     free = shutil.disk_usage(there).free / 1e9
-    lines.append(("disk", f"{free:.1f} GB free at {there}", "" if free > 1 else "free some space or set AMCL_RUNS_PATH"))
-    writable = os.access(there, os.W_OK)
-    lines.append(("results", str(runs), "" if writable else "can't be written: set AMCL_RUNS_PATH"))
-    if importlib.util.find_spec("torch") is None: lines.append(("torch", "missing", "bash scripts/setup.sh"))
-    return lines
+    full = "" if free > 1 else "free some space or set AMCL_RUNS_PATH"
+    closed = "" if os.access(there, os.W_OK) else "can't be written: set AMCL_RUNS_PATH"
+    return [("disk", f"{free:.1f} GB free at {there}", full), ("results", str(folder), closed)]
 
 def _examine_data() -> list[tuple[str, str, str]]:
     "Return (name, finding, remedy) for each data set."
     from amcl_suite.core.data import DataError, catalogue, check
     lines = []
-    for name, entry in catalogue().items():
-        try: lines.append((f"data: {name}", f"verified, {check(name).path}", ""))
+    for name in catalogue():
+        try: finding, remedy = f"verified, {check(name).path}", ""
         except DataError as error:
             damaged = "damaged" in str(error) or "in part" in str(error)
-            lines.append((f"data: {name}", "damaged" if damaged else "not here (bundled data stand in)", str(error) if damaged else ""))
+            finding = "damaged" if damaged else "not here (bundled data stand in)"
+            remedy = str(error) if damaged else ""
+        lines.append((f"data: {name}", finding, remedy))
     return lines
 
 @app.command()

@@ -294,9 +294,10 @@ def _figure(png: bytes, found: dict, names: dict[str, str]) -> str:
 
 def _link(target: str, page: Page, targets: dict[str, str], site: str, here: str) -> str:
     "Return where a link of a page leads on the site."
-    if site and target.startswith(site + "/"):
-        return posixpath.relpath(target[len(site) + 1:], here or ".")
     path, _, anchor = target.partition("#")
+    if site and path.startswith(site + "/"):   # nbdev links private names and methods too, but documents neither
+        path = posixpath.relpath(path[len(site) + 1:], here or ".")
+        return path if anchor.startswith("_") or "." in anchor or not anchor else f"{path}#{anchor}"
     source = posixpath.normpath(posixpath.join(posixpath.dirname(page.source), path))
     if source not in targets: return target
     return posixpath.relpath(targets[source], here or ".") + (f"#{anchor}" if anchor else "")
@@ -430,11 +431,12 @@ def write_pages(
     for number, page in enumerate(pages.values(), 1):
         say(f"page {number}/{len(pages)}: {page.target}")
         try: body = to_html(page_markdown(page, targets, _site(root)), root / "nbs" / "references.bib")
-        except (DocsError, ValueError) as error: faults.append((page.target, str(error)))
-        else:
-            path = folder / page.target
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(frame(page, body, sections, pages), encoding="utf-8")
+        except (DocsError, ValueError) as error:
+            faults.append((page.target, str(error)))
+            body = f"<p>This page could not be built: {html.escape(str(error))}</p>"
+        path = folder / page.target
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(frame(page, body, sections, pages), encoding="utf-8")
     return faults
 
 def _site(root: Path) -> str:

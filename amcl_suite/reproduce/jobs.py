@@ -5,7 +5,7 @@
 # %% ../../nbs/80_reproduce/81_jobs.ipynb #3fac197c
 from __future__ import annotations
 import ast, difflib, functools, hashlib, io, itertools, json, re, string, tokenize
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -31,6 +31,7 @@ class RunEntry(BaseModel):
     minutes: Union[float, dict[str, dict[str, float]]] = 1.0  # expected, or by a parameter's value
     memory_gb: float = Field(1.0, gt=0)                    # expected peak memory
     data: list[str] = []                                   # names of data sets, or templates
+    fallback: dict[str, Any] = {}                          # parameters instead, where its data can't be had
 
 class JobFile(BaseModel):
     "A job file: title, description and run entries."
@@ -191,6 +192,7 @@ class PlannedRun:
     memory_gb: float       # expected peak
     data: tuple[str, ...]  # data sets it reads
     grid: tuple[str, ...] = field(default=(), repr=False)  # parameters that vary within the entry
+    fallback: PlannedRun | None = field(default=None, repr=False)  # what runs where its data can't be had
 
     @functools.cached_property
     def hash(self) -> str: return content_hash(self)
@@ -244,7 +246,12 @@ def _expand(job: str, entry: RunEntry, where: str) -> list[PlannedRun]:
         values = entry.parameters | dict(zip(entry.grid, combination))
         check_parameters(values, declared, where)
         _check_values(values, where)
-        runs.append(_planned(job, entry, path, values, declared, where))
+        run = _planned(job, entry, path, values, declared, where)
+        if entry.fallback:
+            check_parameters(values | entry.fallback, declared, f"{where}: fallback")
+            instead = _planned(job, entry, path, values | entry.fallback, declared, where)
+            run = replace(run, fallback=replace(instead, data=()))
+        runs.append(run)
     return runs
 
 def _planned(job, entry, path, values, declared, where) -> PlannedRun:

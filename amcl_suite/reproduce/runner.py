@@ -17,8 +17,8 @@ from .jobs import JobError, PlannedRun, data_checksum
 # %% auto #0
 __all__ = ['test_line', 'is_locked', 'Standing', 'standing', 'Task', 'execute', 'n_cores', 'n_workers', 'n_threads',
            'make_executor', 'visible_gpus', 'Outcome', 'Live', 'Engine', 'Silent', 'format_seconds', 'progress_of',
-           'seconds_left', 'Lines', 'LiveTable', 'prepare_data', 'earlier_minutes', 'expected_minutes', 'run_all',
-           'exit_status']
+           'seconds_left', 'Lines', 'LiveTable', 'prepare_data', 'with_fallbacks', 'earlier_minutes',
+           'expected_minutes', 'run_all', 'exit_status']
 
 # %% ../../nbs/80_reproduce/82_runner.ipynb #a7ccda5f
 def is_locked(
@@ -136,7 +136,22 @@ def _peak_memory_mb() -> float:
     unit = 1 if sys.platform == "darwin" else 1024    # bytes there, KiB elsewhere
     return round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e6, 1)
 
-# %% ../../nbs/80_reproduce/82_runner.ipynb #2795c7ce
+# %% ../../nbs/80_reproduce/82_runner.ipynb #83baf240
+@contextlib.contextmanager
+def _hidden(*names: str):
+    "Make packages look as if they were not installed, for the length of the block."
+    names = [n for n in names if n not in sys.modules]
+    sys.modules.update(dict.fromkeys(names))
+    try: yield
+    finally:
+        for name in names: sys.modules.pop(name, None)
+
+def _import_papermill():
+    "Return papermill, imported without what only remote files and schemas need."
+    with _hidden("rfc3987_syntax", "isoduration", "pyarrow"):
+        import papermill
+    return papermill
+
 def _limit_threads(n: int) -> None:
     "Tell the numerical libraries of processes started from here how many threads to use."
     for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "VECLIB_MAXIMUM"):
@@ -146,9 +161,7 @@ def _run_notebook(task: Task, folder: Path) -> tuple[RunState, dict | None]:
     "Execute the notebook; return the state and, unless it finished, the error."
     _limit_threads(task.threads)
     os.environ |= {"AMCL_ROOT": task.root, "JUPYTER_PREFER_ENV_PATH": "1", "PYTHONHASHSEED": "0"}
-    sys.modules.setdefault("rfc3987_syntax", None)
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
+    papermill = _import_papermill()
     parameters = task.run.parameters | {"out_dir": str(folder)}
     try:
         papermill.execute_notebook(Path(task.root) / task.run.notebook, folder / "executed.ipynb",
@@ -156,7 +169,7 @@ def _run_notebook(task: Task, folder: Path) -> tuple[RunState, dict | None]:
                                    progress_bar=False, cwd=task.root)
         return RunState.finished, None
     except KeyboardInterrupt: return RunState.pending, {"line": "interrupted"}
-    except PapermillExecutionError as error:
+    except papermill.PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt": return RunState.pending, {"line": "interrupted"}
         line = _last_line(error.ename, error.evalue)
         return RunState.failed, {"line": line, "cell": error.exec_count}
@@ -574,10 +587,23 @@ def prepare_data(
             network = network and not catalogue()[name].downloadable
             if len(missing) == 1: say(f"data: {error}")
     if missing:
-        say(f"data: going on without {', '.join(missing)}; notebooks say what they use instead")
+        say(f"data: going on without {', '.join(missing)}")
     data_checksum.cache_clear()
     return missing
 
+def with_fallbacks(
+    runs: list[PlannedRun],   # planned runs
+    missing: list[str],       # data sets that can't be had, from `prepare_data`
+    say=print,                # takes one line
+) -> list[PlannedRun]:        # runs to start, fallbacks once each
+    "Replace runs whose data can't be had by their fallbacks, and say so."
+    chosen = [r.fallback if r.fallback and set(r.data) & set(missing) else r for r in runs]
+    if replaced := sorted({r.name for r, c in zip(runs, chosen) if c is not r}):
+        instead = sorted({c.name for r, c in zip(runs, chosen) if c is not r})
+        say(f"data: {', '.join(instead)} stands in for {', '.join(replaced)}; its numbers are not the paper's data")
+    return list({(c.notebook, json.dumps(c.parameters, sort_keys=True)): c for c in chosen}.values())
+
+# %% ../../nbs/80_reproduce/82_runner.ipynb #34462f71
 def earlier_minutes(
     job: str,               # name of the job
 ) -> dict[str, float]:      # run name -> minutes
