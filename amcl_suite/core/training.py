@@ -73,8 +73,14 @@ class ShuffledBatches:
             flat = rows.reshape(-1)
             yield (self.inputs.index_select(0, flat).view(*rows.shape, -1), self.targets.index_select(0, flat).view(*rows.shape, -1).mT)
 
-    def state(self) -> list[Tensor]: return [g.get_state() for g in self.generators]
-    def load_state(self, state) -> None:
+    def state(self) -> list[Tensor]:
+        "Return the states of the generators, for a checkpoint."
+        return [g.get_state() for g in self.generators]
+
+    def load_state(self,
+        state: list[Tensor],   # from `state`
+    ) -> None:
+        "Put the generators back into saved states."
         for generator, saved in zip(self.generators, state): generator.set_state(saved)
 
 # %% ../../nbs/00_core/04_training.ipynb #f4639c36

@@ -15,9 +15,9 @@ from .docs import (Cell, citations, labels, links, notebooks, read_cells, readme
 from .jobs import JobError, job_names, load_job, notebook_parameters
 
 # %% auto #0
-__all__ = ['BUDGET', 'CHECKS', 'Finding', 'check_references', 'check_links', 'check_sidebar', 'check_imports', 'check_modules',
-           'check_documentation', 'check_experiments', 'check_jobs', 'check_outputs', 'check_executed', 'check_size',
-           'check_export', 'check_clean', 'check_readme', 'check_versions', 'run_checks', 'main']
+__all__ = ['BUDGET', 'CHECKS', 'Finding', 'check_references', 'check_links', 'check_sidebar', 'check_titles', 'check_imports',
+           'check_modules', 'check_documentation', 'check_experiments', 'check_jobs', 'check_outputs', 'check_executed',
+           'check_size', 'check_export', 'check_clean', 'check_readme', 'check_versions', 'run_checks', 'main']
 
 # %% ../../nbs/80_reproduce/86_checks.ipynb #eff2ae2e
 @dataclass(frozen=True)
@@ -93,6 +93,21 @@ def check_sidebar(
     faults += [f"{n} is in the sidebar twice" for n in dict.fromkeys(listed) if listed.count(n) > 1]
     return [Finding("_quarto.yml", fault) for fault in faults]
 
+# %% ../../nbs/80_reproduce/86_checks.ipynb #65b81800
+def check_titles(
+    root: Path,          # project root
+) -> list[Finding]:      # notebooks without title, or with text that the site would lose
+    "Check that a notebook begins with a title and a one-line promise, alone in their cell."
+    findings = []
+    for name, cells in _pages(root):
+        lines = [line for line in (cells[0].source if cells else "").splitlines() if line.strip()]
+        if not lines or cells[0].kind != "markdown" or not lines[0].startswith("# "):
+            findings.append(Finding(name, "the first cell is no title"))
+        elif any(not line.startswith((">", "- ")) for line in lines[1:]):
+            findings.append(Finding(name, "text beside the title is lost on the site; give it a cell of its own"))
+        elif not any(line.startswith(">") for line in lines[1:]): findings.append(Finding(name, "no promise (`> ...`) under the title"))
+    return findings
+
 # %% ../../nbs/80_reproduce/86_checks.ipynb #c67d1727
 def _tree(cell: Cell) -> ast.Module:
     "Return the syntax tree of a cell; empty for magics and other notations."
@@ -137,12 +152,14 @@ def check_documentation(
     "Check that exported symbols have a docstring and a comment on every parameter and on the result."
     findings = []
     for name, cells in _pages(root):
-        for cell in cells:
-            if cell.kind != "code" or "export" not in cell.directives: continue
+        exported = [c for c in cells if c.kind == "code" and c.directives.keys() & {"export", "exporti"}]
+        helped = {t.id for c in exported for n in _tree(c).body if isinstance(n, ast.Assign) and "help=" in ast.unparse(n)
+                  for t in n.targets if isinstance(t, ast.Name)}   # such as `Jobs = Annotated[..., Argument(help=...)]`
+        for cell in exported:
             comments = _comments(cell.source)
-            for node in _tree(cell).body:
+            for node in _tree(cell).body if "export" in cell.directives else []:
                 if getattr(node, "name", "_").startswith("_"): continue
-                findings += [Finding(name, fault) for fault in _undocumented(node, comments)]
+                findings += [Finding(name, fault) for fault in _undocumented(node, comments, helped)]
     return findings
 
 def _comments(source: str) -> set[int]:
@@ -151,16 +168,16 @@ def _comments(source: str) -> set[int]:
     except (tokenize.TokenError, SyntaxError): return set()
     return {t.start[0] for t in tokens if t.type == tokenize.COMMENT}
 
-def _undocumented(node: ast.stmt, comments: set[int]) -> list[str]:
+def _undocumented(node: ast.stmt, comments: set[int], helped: set[str]) -> list[str]:
     "Return what is missing at a function or class."
     name = node.name
     faults = [] if ast.get_docstring(node) else [f"{name}: no docstring"]
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)): return faults + _uncommented(node, comments, name)
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)): return faults + _uncommented(node, comments, helped)
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and item.end_lineno not in comments:
             faults.append(f"{name}: no comment on {ast.unparse(item.target)}")
         if not isinstance(item, ast.FunctionDef) or _is_property(item): continue
-        if item.name == "__init__": faults += _uncommented(item, comments, name)
+        if item.name == "__init__": faults += [f"{name}.{fault}" for fault in _uncommented(item, comments, helped)]
         elif not item.name.startswith("_") and not ast.get_docstring(item): faults.append(f"{name}.{item.name}: no docstring")
     return faults
 
@@ -168,15 +185,15 @@ def _is_property(node: ast.FunctionDef) -> bool:
     "Tell whether a method is a property, whose name has to say it all."
     return any("property" in ast.unparse(d) for d in node.decorator_list)
 
-def _uncommented(node: ast.FunctionDef, comments: set[int], name: str) -> list[str]:
+def _uncommented(node: ast.FunctionDef, comments: set[int], helped: set[str]) -> list[str]:
     "Return parameters without a line and a comment of their own, and a result without comment."
-    spec = node.args
+    spec, name = node.args, node.name
     every = [*spec.posonlyargs, *spec.args, *spec.kwonlyargs, *filter(None, (spec.vararg, spec.kwarg))]
     every = [a for i, a in enumerate(every) if not (i == 0 and a.arg in ("self", "cls"))]
     lines = [a.end_lineno for a in every]
-    helped = lambda a: a.annotation is not None and "help=" in ast.unparse(a.annotation)
+    kinds = {a: ast.unparse(a.annotation) if a.annotation else "" for a in every}
     faults = [f"{name}: no comment on {a.arg}" for a in every
-              if not helped(a) and (lines.count(a.end_lineno) > 1 or a.end_lineno not in comments)]
+              if not ("help=" in kinds[a] or kinds[a] in helped) and (lines.count(a.end_lineno) > 1 or a.end_lineno not in comments)]
     returns = node.returns is not None and ast.unparse(node.returns) not in ("None", "'None'")
     if returns and every and node.returns.end_lineno not in comments: faults.append(f"{name}: no comment on the result")
     return faults
@@ -339,7 +356,7 @@ def check_versions(
 
 # %% ../../nbs/80_reproduce/86_checks.ipynb #51b84e53
 CHECKS: dict[str, Callable[[Path], list[Finding]]] = {
-    "references": check_references, "links": check_links, "sidebar": check_sidebar, "imports": check_imports,
+    "titles": check_titles, "references": check_references, "links": check_links, "sidebar": check_sidebar, "imports": check_imports,
     "modules": check_modules, "documentation": check_documentation, "experiments": check_experiments, "jobs": check_jobs,
     "outputs": check_outputs, "executed": check_executed, "size": check_size, "export": check_export, "clean": check_clean,
     "readme": check_readme, "versions": check_versions}

@@ -98,7 +98,8 @@ def run(
 ) -> None:
     "Run jobs: finished runs are skipped, interrupted ones resumed, failures don't stop the others."
     from amcl_suite.reproduce.jobs import load_job, select_runs
-    from amcl_suite.reproduce.runner import exit_status, n_workers, prepare_data, run_all, with_fallbacks
+    from amcl_suite.reproduce.runner import (exit_status, n_workers, prepare_data, run_all,
+                                             with_fallbacks)
     console = _console()
     n_workers(workers, [])
     runs = [run for name in dict.fromkeys(jobs) for run in load_job(name).runs]
@@ -141,12 +142,15 @@ def _print_outcomes(console, outcomes: list) -> None:
 @app.command()
 def status(jobs: AnyJobs = None) -> None:
     "Show which runs are finished, at work, interrupted, failed, or not started."
-    from amcl_suite.reproduce.jobs import job_names, load_job
-    from amcl_suite.reproduce.runner import standing
+    from amcl_suite.reproduce.jobs import data_checksum, job_names, load_job
+    from amcl_suite.reproduce.runner import standing, with_fallbacks
     states = ("finished", "running", "interrupted", "failed", "new")
     console, table, details = _console(), _table("job", *states), []
     for name in jobs or job_names():
-        found = [(run, standing(run.folder, run.hash)) for run in load_job(name).runs]
+        runs = load_job(name).runs
+        missing = [d for d in {d for run in runs for d in run.data} if not data_checksum(d)]
+        runs = with_fallbacks(runs, missing, lambda text: None)
+        found = [(run, standing(run.folder, run.hash)) for run in runs]
         counts = [f.state for _, f in found]
         _add(table, name, *(counts.count(state) for state in states))
         details += [_detail(run, f) for run, f in found if f.state in ("running", "failed")]

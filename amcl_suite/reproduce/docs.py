@@ -334,6 +334,7 @@ main{max-width:50rem;padding:1rem 2rem;min-width:0}a{color:#0072B2}img{max-width
 pre{background:#f6f6f6;padding:.6rem}code{font-size:.88em}figure{margin:1.5rem 0}figcaption{font-size:.9em;color:#444}
 table{border-collapse:collapse;font-size:.9em;display:block;overflow-x:auto}th,td{padding:.15rem .6rem;border-bottom:1px solid #ddd}
 .equation{display:flex;align-items:center;justify-content:space-between}math{font-size:1.1em}
+.co{color:#6a737d}.kw,.cf,.im{color:#0050a0}.st,.sc,.vs{color:#9a3b00}.dv,.fl,.cn{color:#7a0a6b}
 [class^=callout]{border-left:4px solid #0072B2;background:#f2f8fc;padding:.4rem 1rem}
 @media(max-width:50rem){body{display:block}nav{border:0}}"""
 

@@ -302,7 +302,8 @@ def _group_html(group: Group) -> str:
 def _failures_html(failures: list[tuple[str, str, str]]) -> str:
     "Return the runs without results."
     lines = [f"<li><strong>{html.escape(run)}</strong>: "
-             f"<span class='bad'>{html.escape(error)}</span><br><code>{html.escape(path)}</code></li>"
+             f"<span class='bad'>{html.escape(error)}</span><br>"
+             f"<code>{html.escape(path)}</code></li>"
              for run, error, path in failures]
     return f"<ul>{''.join(lines)}</ul>"
 

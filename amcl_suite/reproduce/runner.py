@@ -600,8 +600,10 @@ def with_fallbacks(
     chosen = [r.fallback if r.fallback and set(r.data) & set(missing) else r for r in runs]
     if replaced := sorted({r.name for r, c in zip(runs, chosen) if c is not r}):
         instead = sorted({c.name for r, c in zip(runs, chosen) if c is not r})
-        say(f"data: {', '.join(instead)} stands in for {', '.join(replaced)}; its numbers are not the paper's data")
-    return list({(c.notebook, json.dumps(c.parameters, sort_keys=True)): c for c in chosen}.values())
+        say(f"data: {', '.join(instead)} stands in for {', '.join(replaced)}; "
+            f"its numbers are not the paper's data")
+    key = lambda run: (run.job, run.notebook, json.dumps(run.parameters, sort_keys=True))
+    return list({key(run): run for run in chosen}.values())
 
 # %% ../../nbs/80_reproduce/82_runner.ipynb #34462f71
 def earlier_minutes(
