@@ -268,7 +268,7 @@ def page_markdown(
     names, here = numbered(labels(list(page.cells))), posixpath.dirname(page.target)
     def text(part):
         part = re.sub(r"\$\$(.+?)\$\$\s*\{#(eq-[\w-]+)\}", lambda m: _equation(m[1], m[2], names), part, flags=re.S)
-        part = re.sub(rf"(?<![\w/])@({_LABEL})", lambda m: f"[{names[m[1]]}](#{m[1]})" if m[1] in names else m[0], part)
+        part = re.sub(rf"(?<![\w/])@({_LABEL})", lambda m: f"[{names[m[1]]}](#{m[1]})" if m[1] in names else f"\\@{m[1]}", part)
         return re.sub(r"\]\(([^)\s]+)\)", lambda m: f"]({_link(m[1], page, targets, site, here)})", part)
     parts = []
     for cell in page.cells:

@@ -283,8 +283,16 @@ class Engine:
 
 class Silent:
     "A display that shows nothing."
-    def event(self, text: str) -> None: pass
-    def update(self, engine: Engine) -> None: pass
+    def event(
+        self,
+        text: str,        # one line
+    ) -> None:
+        "Ignore an event."
+    def update(
+        self,
+        engine: Engine,   # at work
+    ) -> None:
+        "Ignore the standing of the runs."
 
 # %% ../../nbs/80_reproduce/82_runner.ipynb #3ea7d3bd
 @patch
@@ -529,8 +537,17 @@ class Lines:
         write=print,            # takes one line
         every: float = 30.0,    # s between progress lines
     ): self.write, self.every, self.last = write, every, time.time()
-    def event(self, text: str) -> None: self.write(text)
-    def update(self, engine: Engine) -> None:
+    def event(
+        self,
+        text: str,        # one line
+    ) -> None:
+        "Print a line."
+        self.write(text)
+    def update(
+        self,
+        engine: Engine,   # at work
+    ) -> None:
+        "Print how far the runs are, now and then."
         if time.time() - self.last < self.every: return
         self.last = time.time()
         for live in engine.live:
@@ -547,9 +564,17 @@ class LiveTable:
         self.live = RichLive(console=console, auto_refresh=False, transient=True)
     def __enter__(self): self.live.start(); return self
     def __exit__(self, *_): self.live.stop()
-    def event(self, text: str) -> None:
+    def event(
+        self,
+        text: str,        # one line
+    ) -> None:
+        "Print a line above the table; starts show in the table itself."
         if not text.startswith(("starting", "resuming")): self.console.print(text, markup=False)
-    def update(self, engine: Engine) -> None:
+    def update(
+        self,
+        engine: Engine,   # at work
+    ) -> None:
+        "Redraw the table, at most four times a second."
         if time.time() - self.last < 0.25: return
         self.last = time.time()
         self.live.update(_table(engine), refresh=True)
