@@ -6,7 +6,7 @@
 from __future__ import annotations
 import difflib, math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 import torch
@@ -60,7 +60,7 @@ class SyntheticConfig:
     probes: tuple = (0.1, 0.6, 0.9)         # inputs at which hypotheses are watched
     n_probe: int = 2000                     # samples per probe and snapshot
     n_test: int = 60_000                    # fresh samples of the final evaluation, per probe and over all inputs
-    device: str = "cpu"                     # "cpu" or "cuda"
+    device: str = "cpu"                     # "cpu", "cuda" or "auto"
 
     def __post_init__(self):
         for name in ("n_seeds", "n_hyps", "n_epochs", "n_steps", "batch_size", "evaluate_every", "n_probe", "n_test"):
@@ -127,7 +127,7 @@ class _Watcher:
         costs = torch.cdist(self.samples, f, compute_mode="donot_use_mm_for_euclid_dist").square()  # (runs, probes, n_probe, K)
         weights = self.rule(self.config, epoch)(costs)
         return dict(hypotheses=f, scores=prediction.scores, soft=soft_distortion(costs, weights), rate=rate(weights),
-                    hard=costs.amin(-1).mean(-1), temperature=torch.full((f.shape[0],), self.config.temperature_at(epoch)))
+                    hard=costs.amin(-1).mean(-1), temperature=torch.full((f.shape[0],), self.config.temperature_at(epoch), device=f.device))
 
 # %% ../../nbs/10_mcl/19b_conditional.ipynb #bcf5f690
 @torch.no_grad()
@@ -183,6 +183,7 @@ def train_synthetic(
 ) -> SyntheticRun:                            # networks, snapshots, judgement
     "Train and judge all methods of a configuration, all seeds at once."
     import pandas as pd
+    if config.device == "auto": config = replace(config, device="cuda" if torch.cuda.is_available() else "cpu")
     law, seeds = config.make_family(), [config.seed + i for i in range(config.n_seeds)]
     settings = TrainingSettings(config.n_epochs, config.learning_rate, config.optimiser, config.evaluate_every)
     run, rows, total = SyntheticRun(config, None), [], config.n_epochs * len(config.methods)
@@ -194,7 +195,8 @@ def train_synthetic(
             if progress: progress(index * n_epochs + epoch, total, name, loss)
         file = _checkpoint_file(checkpoints, name)
         result = fit(model, batches, objective, settings, _Watcher(config, name), checkpoint=file, progress=report, tag=repr((name, config)))
-        run.models[name], run.snapshots[name], run.epochs = model, result.history, result.epochs
+        run.models[name], run.epochs = model, result.epochs
+        run.snapshots[name] = {quantity: values.cpu() for quantity, values in result.history.items()}
         rows += [dict(method=name, seed=seeds[row.pop("run")], **row) for row in judge(model, config)]
     run.results = pd.DataFrame(rows)
     return run

@@ -63,7 +63,7 @@ def deterministic_annealing(
     n_iterations: int = 100,                 # at most so many repetitions per temperature
     tolerance: float = 1e-6,                 # target units, see `settle`
     push: float = 1e-4,                      # standard deviation of the push before each temperature, target units
-) -> AnnealingPath:
+) -> AnnealingPath:                           # hypotheses, distortion, rate and entropy at each temperature
     "Follow the annealed optimum down the temperatures; `ValueError` on rising or negative temperatures."
     temperatures = torch.as_tensor(temperatures, dtype=points.dtype)
     if temperatures.ndim != 1 or len(temperatures) < 1 or bool((temperatures < 0).any()) or bool((temperatures.diff() > 0).any()):

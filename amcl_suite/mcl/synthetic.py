@@ -67,14 +67,14 @@ class Pieces:
 def gaussians(
     means,        # `(n_modes, dim)`, or a function of t
     std,          # standard deviation: number, broadcastable to `(n_modes, dim)`, or a function of t
-) -> Pieces:
+) -> Pieces:     # a law over `dim` values
     "Return equally likely axis-parallel Gaussians."
     return Pieces(means, std, "normal")
 
 def boxes(
     lows,         # `(n_boxes, dim)`, lower corners
     highs,        # `(n_boxes, dim)`, upper corners
-) -> Pieces:
+) -> Pieces:     # a law over `dim` values
     "Return equally likely rectangles with uniform density in each; `ValueError` if one is empty."
     lows, highs = torch.as_tensor(lows), torch.as_tensor(highs)
     if not bool((highs > lows).all()): raise ValueError(f"highs: expected all above lows, got {highs.tolist()} and {lows.tolist()}")
@@ -82,7 +82,7 @@ def boxes(
 
 def pool(
     points,       # `(n_points, dim)`
-) -> Pieces:
+) -> Pieces:     # a law over `dim` values
     "Return equally likely fixed points."
     return Pieces(points)
 
@@ -378,7 +378,7 @@ def _turning_roll(n_pool: int = 10_000, seed: int = 0): return Rotated(_roll(n_p
 def family(
     name: str,     # registry name, such as "three_gaussians"; see `family_names`
     **options,     # `sigma` ("0.1", "0.3x"), or for pools `n_pool` and `seed`, where the family has them
-) -> Family:
+) -> Family:      # its law, for training, validation and plotting alike
     "Return a synthetic family by name; `ValueError` for an unknown name or option."
     if name not in _families:
         near = difflib.get_close_matches(name, _families, 1)
@@ -420,6 +420,12 @@ class FreshBatches:
         for x, y in zip(inputs, targets.squeeze(-2)):
             yield x[self.index], y[self.index].mT.contiguous()
 
-    def state(self) -> list[Tensor]: return [g.get_state() for g in self.generators]
-    def load_state(self, state) -> None:
+    def state(self) -> list[Tensor]:
+        "Return the states of the generators, for a checkpoint."
+        return [g.get_state() for g in self.generators]
+
+    def load_state(self,
+        state: list[Tensor],   # from `state`
+    ) -> None:
+        "Put the generators back into saved states."
         for generator, saved in zip(self.generators, state): generator.set_state(saved)
