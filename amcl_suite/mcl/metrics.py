@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['distortion', 'mean_prediction', 'rmse', 'usage', 'dead_fraction', 'usage_perplexity', 'n_distinct', 'wasserstein2',
-           'kernel_nll', 'best_bandwidth', 'score_reliability', 'summarise', 'paired_p_value']
+__all__ = ['distortion', 'mean_prediction', 'rmse', 'usage', 'dead_fraction', 'usage_perplexity', 'wasserstein2', 'kernel_nll',
+           'best_bandwidth', 'score_reliability', 'summarise', 'paired_p_value']
 
 # %% ../../nbs/10_mcl/19_metrics.ipynb #5cae2974
 def _check(hypotheses: Tensor, targets: Tensor) -> None:
@@ -72,17 +72,6 @@ def usage_perplexity(
 ) -> Tensor:              # `(...)` in [1, n_hyps], higher is better
     "Return the effective number of hypotheses in use, the exponential of the usage entropy."
     return (-torch.special.xlogy(shares, shares).sum(-1)).exp()
-
-# %% ../../nbs/10_mcl/19_metrics.ipynb #68e69f8c
-def n_distinct(
-    hypotheses: Tensor,        # `(n_hyps, dim)`
-    tolerance: float = 1e-2,   # > 0, in target units: closer hypotheses count as one
-) -> int:                      # 1 .. n_hyps
-    "Return the number of distinct hypotheses by single linkage at `tolerance`; `ValueError` unless positive."
-    from scipy.cluster.hierarchy import fcluster, linkage
-    if not tolerance > 0: raise ValueError(f"tolerance: expected a number > 0, got {tolerance}")
-    if len(hypotheses) == 1: return 1
-    return int(fcluster(linkage(hypotheses.detach().double().cpu().numpy(), "single"), tolerance, "distance").max())
 
 # %% ../../nbs/10_mcl/19_metrics.ipynb #7eb0050b
 def wasserstein2(

@@ -135,8 +135,12 @@ def data_lines(
         sums = {n: ", ".join(sorted(s[:8] for s in seen[n] if s)) for n in here}
         marks = ", ".join(f"{n} (sha256 {sums[n]})" for n in here)
         lines.append(f"Data sets used, verified by checksum: {marks}.")
-    if gone := sorted(n for n, sums in seen.items() if "" in sums):
+    from amcl_suite.core.data import catalogue
+    without = sorted(n for n, sums in seen.items() if "" in sums)
+    if gone := [n for n in without if n in catalogue()]:
         lines.append("Not on this machine when runs were started: " + ", ".join(gone) + ".")
+    if made := [n for n in without if n not in catalogue()]:
+        lines.append("Generated, or bundled with a library: " + ", ".join(made) + ".")
     notes = dict.fromkeys(note for r in records for note in r.get("notes") or [])
     return lines + list(notes)
 
