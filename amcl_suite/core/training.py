@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .stacked import StackedPerceptron
 
 # %% auto #0
-__all__ = ['TrainingSettings', 'ShuffledBatches', 'Fit', 'save_atomic', 'load_checked', 'fit', 'chunk_runs']
+__all__ = ['TrainingSettings', 'SeededBatches', 'ShuffledBatches', 'Fit', 'save_atomic', 'load_checked', 'fit', 'chunk_runs']
 
 # %% ../../nbs/00_core/04_training.ipynb #700f5c28
 # optimisers that work element by element, so that stacked runs can't influence each other
@@ -41,8 +41,27 @@ class TrainingSettings:
         fused = {"fused": True} if self.optimiser in ("Adam", "AdamW", "SGD") else {}
         return getattr(torch.optim, self.optimiser)(parameters, lr=self.learning_rate, **fused)
 
+# %% ../../nbs/00_core/04_training.ipynb #2118e8e0
+class SeededBatches:
+    "Batches whose randomness comes from one generator per seed, so that a checkpoint can keep and restore it."
+    def __init__(self,
+        seeds,                                 # one integer per run (or per distinct source)
+        device: str | torch.device = "cpu",    # where the generators draw
+    ):
+        self.generators = [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
+
+    def state(self) -> list[Tensor]:
+        "Return the states of the generators, for a checkpoint."
+        return [g.get_state() for g in self.generators]
+
+    def load_state(self,
+        state: list[Tensor],   # from `state`
+    ) -> None:
+        "Put the generators back into saved states."
+        for generator, saved in zip(self.generators, state): generator.set_state(saved)
+
 # %% ../../nbs/00_core/04_training.ipynb #7cb76c78
-class ShuffledBatches:
+class ShuffledBatches(SeededBatches):
     "Shuffled mini-batches for a stack of runs over data sets of equal size."
     def __init__(self,
         inputs: Tensor,      # `(sets, rows, features)`
@@ -61,7 +80,7 @@ class ShuffledBatches:
         self.rows, self.batch_size = inputs.shape[1], min(batch_size, inputs.shape[1])
         self.inputs, self.targets = inputs.reshape(-1, inputs.shape[2]), targets.reshape(-1, targets.shape[2])
         self.first_row = (set_index.to(inputs.device) * self.rows)[:, None]
-        self.generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+        super().__init__(seeds)
 
     def __len__(self) -> int: return -(-self.rows // self.batch_size)
 
@@ -72,16 +91,6 @@ class ShuffledBatches:
             rows = order[:, start:start + self.batch_size]
             flat = rows.reshape(-1)
             yield (self.inputs.index_select(0, flat).view(*rows.shape, -1), self.targets.index_select(0, flat).view(*rows.shape, -1).mT)
-
-    def state(self) -> list[Tensor]:
-        "Return the states of the generators, for a checkpoint."
-        return [g.get_state() for g in self.generators]
-
-    def load_state(self,
-        state: list[Tensor],   # from `state`
-    ) -> None:
-        "Put the generators back into saved states."
-        for generator, saved in zip(self.generators, state): generator.set_state(saved)
 
 # %% ../../nbs/00_core/04_training.ipynb #f4639c36
 @dataclass

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 import torch
 from torch import Tensor
+from ..core.training import SeededBatches
 
 # %% auto #0
 __all__ = ['Pieces', 'gaussians', 'boxes', 'pool', 'Mixture', 'Rotated', 'moments', 'log_density', 'Family', 'family',
@@ -394,7 +395,7 @@ def family_names() -> list[str]:   # all registry names, aliases included, sorte
     return sorted(_families)
 
 # %% ../../nbs/10_mcl/16_synthetic.ipynb #d63b2369
-class FreshBatches:
+class FreshBatches(SeededBatches):
     "Fresh samples of a family for a stack of runs: `epoch()` yields inputs `(runs, batch, 1)`, targets `(runs, dim, batch)`."
     def __init__(self,
         family: Family,            # where samples come from
@@ -408,7 +409,7 @@ class FreshBatches:
         unique = list(dict.fromkeys(int(seed) for seed in seeds))
         self.family, self.n_steps, self.batch_size = family, n_steps, batch_size
         self.index = torch.tensor([unique.index(int(seed)) for seed in seeds], device=device)
-        self.generators = [torch.Generator(device).manual_seed(seed + 2**40) for seed in unique]
+        super().__init__([seed + 2**40 for seed in unique], device)
 
     def __len__(self) -> int: return self.n_steps
     def __repr__(self): return f"FreshBatches({self.family!r}, {self.n_steps} x {self.batch_size}, {len(self.index)} runs)"
@@ -419,13 +420,3 @@ class FreshBatches:
         inputs, targets = (torch.stack(part, 1) for part in zip(*drawn))           # (n_steps, seeds, batch, ...)
         for x, y in zip(inputs, targets.squeeze(-2)):
             yield x[self.index], y[self.index].mT.contiguous()
-
-    def state(self) -> list[Tensor]:
-        "Return the states of the generators, for a checkpoint."
-        return [g.get_state() for g in self.generators]
-
-    def load_state(self,
-        state: list[Tensor],   # from `state`
-    ) -> None:
-        "Put the generators back into saved states."
-        for generator, saved in zip(self.generators, state): generator.set_state(saved)
