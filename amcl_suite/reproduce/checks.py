@@ -312,7 +312,8 @@ def _differences(command: str, root: Path, folder: str, pattern: str, remedy: st
     "Run an nbdev command in a copy and return the files of `folder` that it changes."
     with _copy(root) as copy:
         tool = Path(sys.executable).with_name(command)
-        done = subprocess.run([str(tool)], cwd=copy, capture_output=True, text=True)
+        environment = {k: v for k, v in os.environ.items() if k != "IN_TEST"}    # where nbdev_test sets it, export does nothing
+        done = subprocess.run([str(tool)], cwd=copy, capture_output=True, text=True, env=environment)
         if done.returncode: return [Finding(folder, f"{command} failed: {done.stderr.strip().splitlines()[-1]}")]
         read = lambda base: {p.relative_to(base).as_posix(): p.read_text(encoding="utf-8")
                              for p in (base / folder).rglob(pattern) if "__pycache__" not in p.parts}
