@@ -5,16 +5,19 @@
 # %% ../../nbs/00_core/05_records.ipynb #17d0dbf3
 from __future__ import annotations
 import contextlib, errno, functools, importlib.metadata, json, math, os, platform, re, shutil
-import subprocess, sys, time
+import subprocess, sys, time, wave
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from fastcore.basics import patch
+from filelock import FileLock, Timeout
 from .settings import project_root
 
 # %% auto #0
-__all__ = ['PACKAGES', 'SCHEMA_VERSION', 'encode', 'decode', 'OutputError', 'output_errors', 'replacing', 'write_text_atomic',
-           'write_json_atomic', 'gpus', 'code_version', 'environment', 'make_row', 'Run', 'open_run', 'RunState',
-           'RecordError', 'read_record']
+__all__ = ['PACKAGES', 'SOUND_FILES', 'SCHEMA_VERSION', 'LOCK_NAME', 'ERROR_KINDS', 'encode', 'decode', 'OutputError',
+           'output_errors', 'replacing', 'write_text_atomic', 'write_json_atomic', 'gpus', 'code_version',
+           'environment', 'make_row', 'Run', 'open_run', 'is_locked', 'RunState', 'RecordError', 'read_record',
+           'read_arrays', 'Cost', 'cost']
 
 # %% ../../nbs/00_core/05_records.ipynb #8a8d6237
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -215,8 +218,8 @@ class Run:
     ):
         self.folder = Path(out_dir).resolve() if str(out_dir) else None
         self.experiment, self.seeds, self.data = experiment, list(seeds), dict(data or {})
-        self.rows, self.figures, self.notes = [], [], []
-        self._arrays, self._started, self._first, self._last = {}, time.time(), None, -math.inf
+        self.rows, self.figures, self.sounds, self.notes = [], [], [], []
+        self._arrays, self._begin, self._first, self._last = {}, time.monotonic(), None, -math.inf
         if self.folder:
             with output_errors(self.folder): self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -272,6 +275,12 @@ def note(
     "Add a remark, such as which data stood in for missing ones; repeats are dropped."
     if text not in self.notes: self.notes.append(text)
 
+# %% ../../nbs/00_core/05_records.ipynb #f43a47c4
+def _check_name(name: str) -> None:
+    "Raise `ValueError` unless `name` can be part of a file name on every system."
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name): return
+    raise ValueError(f"name: expected letters, digits, '.', '_' or '-', got {name!r}")
+
 # %% ../../nbs/00_core/05_records.ipynb #7ecff42e
 @patch
 def figure(
@@ -281,8 +290,7 @@ def figure(
     caption: str = "",   # sentence under the picture; also its text for readers who can't see it
 ) -> Path | None:        # saved file; None in memory
     "Keep a figure or an animation with its caption."
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
-        raise ValueError(f"name: expected letters, digits, '.', '_' or '-', got {name!r}")
+    _check_name(name)
     image = Path(figure) if isinstance(figure, (str, os.PathLike)) else None
     suffix = image.suffix.lower() if image else ".png"
     if suffix not in (".png", ".gif", ".svg", ".jpg"):
@@ -314,6 +322,67 @@ def arrays(
     with replacing(self.folder / "arrays.npz") as temporary:
         with open(temporary, "wb") as file: np.savez_compressed(file, **self._arrays)
 
+# %% ../../nbs/00_core/05_records.ipynb #a5ca0b58
+SOUND_FILES = (".wav", ".ogg", ".mp3", ".flac")
+
+@patch
+def audio(
+    self: Run,
+    sound,                           # waveform `(time,)` or `(channels, time)`, or a sound file
+    name: str,                       # file name without ending, as for `figure`
+    sample_rate: int | None = None,  # Hz; None only for a file
+    caption: str = "",               # sentence beside the player
+) -> Path | None:                    # saved file; None in memory
+    "Keep a sound with its caption; floats are full scale at 1, louder ones are scaled down."
+    _check_name(name)
+    source = Path(sound) if isinstance(sound, (str, os.PathLike)) else None
+    suffix = source.suffix.lower() if source else ".wav"
+    if suffix not in SOUND_FILES:
+        raise ValueError(f"sound: expected a wav, ogg, mp3 or flac file, got {source}")
+    entry = {"name": name, "file": f"sounds/{name}{suffix}", "caption": caption}
+    if source is None:
+        rate = _sample_rate(sample_rate)
+        samples, gain = _samples(sound)
+        entry |= {"sample_rate": rate, "seconds": samples.shape[1] / rate, "gain": gain}
+    self.sounds = [s for s in self.sounds if s["name"] != name] + [entry]
+    if self.folder is None: return None
+    path = self.folder / entry["file"]
+    if source and source.resolve() == path: return path
+    with replacing(path) as temporary:
+        if source: shutil.copyfile(source, temporary)
+        else: _write_wave(temporary, samples, rate)
+    return path
+
+# %% ../../nbs/00_core/05_records.ipynb #9c520291
+def _samples(waveform) -> tuple:
+    "Return a waveform as `(channels, time)` of 16-bit numbers, and the factor it was scaled by."
+    import numpy as np
+    waveform = waveform.detach().cpu() if hasattr(waveform, "detach") else waveform
+    samples = np.atleast_2d(np.asarray(waveform))
+    if samples.ndim != 2 or not 1 <= samples.shape[0] <= 8 or not samples.shape[1]:
+        raise ValueError(f"sound: expected (time,) or (channels, time) with at most 8 channels, "
+                         f"got shape {np.shape(waveform)}")
+    if samples.dtype == np.int16: return samples, 1.0
+    if samples.dtype.kind != "f" or not np.isfinite(samples).all():
+        raise ValueError(f"sound: expected finite floats or int16, got {samples.dtype}"
+                         + " with NaN or infinity" * (samples.dtype.kind == "f"))
+    gain = 1 / max(1.0, float(np.abs(samples).max()))
+    return np.round(samples.astype(np.float64) * gain * 32767).astype(np.int16), gain
+
+def _sample_rate(rate: object) -> int:
+    "Return a sample rate in Hz; `ValueError` for what is none."
+    if hasattr(rate, "__index__") and not isinstance(rate, bool) and 1 <= rate <= 768_000:
+        return int(rate)
+    raise ValueError(f"sample_rate: expected a whole number of Hz, such as 16000, got {rate!r}")
+
+def _write_wave(path: Path, samples, rate: int) -> None:
+    "Write 16-bit samples `(channels, time)` as a WAV file."
+    with open(path, "wb") as raw, wave.open(raw, "wb") as file:
+        file.setnchannels(samples.shape[0])
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.T.astype("<i2").tobytes())
+
 # %% ../../nbs/00_core/05_records.ipynb #08ccf1e1
 @patch
 def progress(
@@ -332,10 +401,11 @@ def progress(
     left = (now - begin) / (done - done_then) * (total - done) if done > done_then else None
     state = {"done": done, "total": total, "unit": unit, "label": label, "values": values,
              "seconds_left": left, "time": time.time()}
-    with contextlib.suppress(OSError): write_json_atomic(self.folder / "progress.json", state)
+    with contextlib.suppress(OSError, TypeError):
+        write_json_atomic(self.folder / "progress.json", state)
 
 # %% ../../nbs/00_core/05_records.ipynb #c180ed21
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 @patch
 def finish(
@@ -343,12 +413,28 @@ def finish(
 ) -> dict:     # what was written (or would have been)
     "Write `results.json` atomically: rows, figures, notes, seeds, data and environment."
     results = {"schema": SCHEMA_VERSION, "experiment": self.experiment, "seeds": self.seeds,
-               "data": self.data, "rows": self.rows, "figures": self.figures, "notes": self.notes,
-               "arrays": sorted(self._arrays),
-               "notebook_seconds": round(time.time() - self._started, 2)}
+               "data": self.data, "rows": self.rows, "figures": self.figures,
+               "sounds": self.sounds, "notes": self.notes, "arrays": sorted(self._arrays),
+               "notebook_seconds": round(time.monotonic() - self._begin, 2)}
     if self.folder is None: return results
     write_json_atomic(self.folder / "results.json", results | {"environment": environment()})
     return results
+
+# %% ../../nbs/00_core/05_records.ipynb #1945c9a2
+LOCK_NAME = "run.lock"
+
+def is_locked(
+    folder: str | Path,  # folder of a run
+) -> bool:               # True while some process works in it
+    "Tell whether a process is at work on a run."
+    path = Path(folder) / LOCK_NAME
+    if not path.exists(): return False
+    lock = FileLock(path)
+    try: lock.acquire(timeout=0)
+    except Timeout: return True
+    except OSError: return False
+    lock.release()
+    return False
 
 # %% ../../nbs/00_core/05_records.ipynb #6691a5cb
 class RunState(str, Enum):
@@ -361,35 +447,127 @@ class RunState(str, Enum):
 class RecordError(ValueError):
     "A record that can't be used; the message names the file and the remedy."
 
-_REQUIRED = {"schema": int, "state": str, "job": str, "name": str, "notebook": str,
-             "parameters": dict, "hash": str}
+ERROR_KINDS = ("error", "crash", "timeout", "interrupted", "cancelled")
+
 _AGAIN = "delete its folder to run it again"
+_NUMBER = (int, float)
+_REQUIRED = {"state": str, "job": str, "name": str, "notebook": str, "parameters": dict,
+             "hash": str}
+_OPTIONAL = {"experiment": str, "started": str, "where": str, "slurm_job": str, "attempts": int,
+             "processes": int, "seconds": _NUMBER, "seconds_all": _NUMBER,
+             "peak_memory_mb": _NUMBER, "gpus": list, "seeds": list, "notes": list, "rows": list,
+             "figures": list, "sounds": list, "data": dict, "environment": dict, "error": dict}
+_INSIDE = {"rows": {"method": str, "metric": str, "value": _NUMBER, "scale": str, "better": str},
+           "figures": {"name": str, "file": str}, "sounds": {"name": str, "file": str}}
+
+# %% ../../nbs/00_core/05_records.ipynb #604fdd28
+def _is(value: object, kind: type | tuple) -> bool:
+    "Tell whether `value` has the type; True and False are no numbers."
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+def _kind_name(kind: type | tuple) -> str:
+    "Return a type as an error names it."
+    return "number" if kind is _NUMBER else kind.__name__
+
+def _faults(record: dict):
+    "Yield (field, expected) for each field of a record that has the wrong type."
+    for key, kind in _REQUIRED.items():
+        if not _is(record.get(key), kind): yield key, _kind_name(kind)
+    for key, kind in _OPTIONAL.items():
+        if record.get(key) is not None and not _is(record[key], kind): yield key, _kind_name(kind)
+    for key, fields in _INSIDE.items():
+        for i, item in enumerate(record.get(key) or []):
+            if not isinstance(item, dict): yield f"{key}[{i}]", "dict"; continue
+            wrong = (k for k, kind in fields.items() if not _is(item.get(k), kind))
+            yield from ((f"{key}[{i}].{k}", _kind_name(fields[k])) for k in wrong)
+    error = record.get("error")
+    if error and not isinstance(error.get("line"), str): yield "error.line", "str"
+
+# %% ../../nbs/00_core/05_records.ipynb #7ba5e572
+def _from_1(record: dict) -> dict:
+    "Return a record of version 1 as one of version 2."
+    added = {"schema": 2, "where": "local", "gpus": [], "processes": 1,
+             "seconds_all": record.get("seconds") or 0.0}
+    error = record.get("error")
+    if isinstance(error, dict): added["error"] = {"kind": _kind_of_error(error)} | error
+    return record | added
+
+def _kind_of_error(error: dict) -> str:
+    "Return the kind of an error of version 1, which had only a line."
+    line = str(error.get("line", ""))
+    if line == "interrupted": return "interrupted"
+    killed = line.startswith("DeadKernelError") or "worker was killed" in line
+    return "crash" if killed else "error"
+
+_MIGRATIONS = {1: _from_1}
+
+def _migrated(record: dict, path: Path) -> dict:
+    "Return a record in the current version; `RecordError` where there is no way there."
+    first = record.get("schema")
+    if not _is(first, int): raise RecordError(f"{path}: not a record (no schema version); {_AGAIN}")
+    if first > SCHEMA_VERSION:
+        raise RecordError(f"{path}: written by a newer amcl_suite (schema {first}, this one "
+                          f"knows {SCHEMA_VERSION}); update amcl_suite")
+    while (schema := record["schema"]) < SCHEMA_VERSION:
+        if schema not in _MIGRATIONS:
+            raise RecordError(f"{path}: schema version {schema} can't be read by this "
+                              f"amcl_suite; read it with the version that wrote it, or {_AGAIN}")
+        record = _MIGRATIONS[schema](record)
+    return record if first == SCHEMA_VERSION else record | {"migrated_from": first}
 
 # %% ../../nbs/00_core/05_records.ipynb #bafc2f85
 def read_record(
     path: str | Path,  # `record.json`, or the folder that holds it
-) -> dict:             # the record, checked and with special numbers back as floats
-    "Return a run's record; `RecordError` if unreadable, incomplete or of a newer version."
+) -> dict:             # the record in the current version, special numbers back as floats
+    "Return a run's record, migrated if older; `RecordError` if unreadable, wrong or newer."
     path = Path(path)
     path = path / "record.json" if path.is_dir() else path
     try: record = decode(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise RecordError(f"{path}: can't be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{path}: not a record ({error}); {_AGAIN}") from None
-    _check_record(record, path)
-    return record
-
-def _check_record(record: object, path: Path) -> None:
-    "Raise `RecordError` unless `record` has the fields of a record that this version knows."
-    schema = record.get("schema") if isinstance(record, dict) else None
-    if not isinstance(schema, int):
-        raise RecordError(f"{path}: not a record (no schema version); {_AGAIN}")
-    if schema > SCHEMA_VERSION:
-        raise RecordError(f"{path}: written by a newer amcl_suite (schema {schema}, this one "
-                          f"knows {SCHEMA_VERSION}); update amcl_suite")
-    for key, kind in _REQUIRED.items():
-        if isinstance(record.get(key), kind): continue
-        raise RecordError(f"{path}: {key} is missing or no {kind.__name__}; {_AGAIN}")
+    if not isinstance(record, dict): raise RecordError(f"{path}: not a record; {_AGAIN}")
+    record = _migrated(record, path)
+    for field, kind in _faults(record):
+        raise RecordError(f"{path}: {field} is missing or no {kind}; {_AGAIN}")
     if record["state"] not in RunState.__members__:
         raise RecordError(f"{path}: unknown state {record['state']!r}; {_AGAIN}")
+    return record
+
+# %% ../../nbs/00_core/05_records.ipynb #54d82ccf
+def read_arrays(
+    folder: str | Path,  # folder of a run
+) -> dict:               # name -> array; empty where the run kept none
+    "Return the arrays of a run; `RecordError` for what is no plain array, which is never unpickled."
+    import zipfile
+    import numpy as np
+    path = Path(folder) / "arrays.npz"
+    if not path.exists(): return {}
+    try:
+        with np.load(path, allow_pickle=False) as file: arrays = {k: file[k] for k in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise RecordError(f"{path}: can't be read ({error}); {_AGAIN}") from None
+    odd = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
+    if odd: raise RecordError(f"{path}: can't be read ({odd[0]} is no array); {_AGAIN}")
+    return arrays
+
+# %% ../../nbs/00_core/05_records.ipynb #20b4f77b
+@dataclass(frozen=True)
+class Cost:
+    "What runs have cost."
+    runs: int              # how many
+    worker_hours: float    # h, summed over the processes of all runs
+    gpu_hours: float       # h, summed over the GPUs of all runs
+    peak_memory_mb: float  # MB, of the run that needed most; 0 where none says
+
+def cost(
+    records,   # records as `read_record` gives them
+) -> Cost:     # sums, and the largest memory
+    "Return what runs have cost, all their attempts included."
+    records = list(records)
+    hours = [(r.get("seconds_all") or r.get("seconds") or 0) / 3600 for r in records]
+    workers = sum(h * max(1, r.get("processes") or 1) for h, r in zip(hours, records))
+    gpus = sum(h * len(r.get("gpus") or []) for h, r in zip(hours, records))
+    memory = max((r.get("peak_memory_mb") or 0 for r in records), default=0)
+    return Cost(len(records), workers, gpus, memory)

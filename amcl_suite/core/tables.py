@@ -4,74 +4,98 @@
 
 # %% ../../nbs/00_core/06_tables.ipynb #6ba115c6
 from __future__ import annotations
-import html, math
+import html, math, re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fastcore.basics import patch
 
 # %% auto #0
-__all__ = ['Table', 'format_value', 'published', 'paper_vs_ours', 'pivot']
+__all__ = ['Table', 'plain_markdown', 'format_value', 'published', 'format_seconds', 'paper_vs_ours', 'pivot']
 
 # %% ../../nbs/00_core/06_tables.ipynb #838b2dfa
 @dataclass(frozen=True)
 class Table:
     "A table ready to print: texts in columns, a caption, notes, and the cells to emphasise."
-    columns: tuple[str, ...]                       # column heads
-    rows: tuple[tuple[str, ...], ...]              # cells, one tuple per row
-    caption: str = ""                              # one sentence; printed where no `tbl-cap` stands
-    notes: tuple[str, ...] = ()                    # remarks below the table
-    n_keys: int = 1                                # leading columns that name the row (left-aligned)
-    bold: frozenset[tuple[int, int]] = frozenset() # (row, column) of the cells to emphasise
+    columns: tuple[str, ...]                        # column heads
+    rows: tuple[tuple[str, ...], ...]               # cells, one tuple per row
+    caption: str = ""                               # a sentence; printed where no `tbl-cap` is
+    notes: tuple[str, ...] = ()                     # remarks below the table
+    n_keys: int = 1                                 # leading columns that name the row; left
+    bold: frozenset[tuple[int, int]] = frozenset()  # (row, column) of the cells to emphasise
 
     def __post_init__(self):
         wrong = next((row for row in self.rows if len(row) != len(self.columns)), None)
-        if wrong is not None: raise ValueError(f"rows: expected {len(self.columns)} cells like `columns`, got {len(wrong)} in {wrong}")
+        if wrong is None: return
+        raise ValueError(f"rows: expected {len(self.columns)} cells like `columns`, "
+                         f"got {len(wrong)} in {wrong}")
 
     def __len__(self): return len(self.rows)
     def __repr__(self): return self.to_markdown()
     def _repr_markdown_(self): return self.to_markdown(caption=False)
 
-# %% ../../nbs/00_core/06_tables.ipynb #7aa06e51
+# %% ../../nbs/00_core/06_tables.ipynb #f6b9a4d7
+def plain_markdown(
+    text: str,  # any text
+) -> str:       # one line
+    "Return text that Markdown shows as it is, in a table too: no bars, no tags, one line."
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", " ".join(text.split())).replace("|", "\\|")
+
 @patch
 def to_markdown(
     self: Table,
     caption: bool = True,  # print the caption above the table
 ) -> str:                  # a pipe table, notes below
     "Return the table as Markdown."
-    line = lambda cells: "| " + " | ".join(cells) + " |"
-    clean = lambda text: text.replace("|", "\\|").replace("\n", " ")
-    mark = lambda i, j, text: f"**{clean(text)}**" if (i, j) in self.bold and text else clean(text)
+    def line(cells): return "| " + " | ".join(cells) + " |"
+    def mark(i, j, text):
+        text = plain_markdown(text)
+        return f"**{text}**" if (i, j) in self.bold and text else text
     rule = [":---" if j < self.n_keys else "---:" for j in range(len(self.columns))]
-    rows = [line([mark(i, j, text) for j, text in enumerate(row)]) for i, row in enumerate(self.rows)]
-    parts = [f"**{self.caption}**"] if caption and self.caption else []
-    parts.append("\n".join([line([clean(c) for c in self.columns]), line(rule), *rows]))
-    return "\n\n".join([*parts, *self.notes])
+    rows = [line([mark(i, j, text) for j, text in enumerate(r)]) for i, r in enumerate(self.rows)]
+    parts = [f"**{plain_markdown(self.caption)}**"] if caption and self.caption else []
+    parts.append("\n".join([line([plain_markdown(c) for c in self.columns]), line(rule), *rows]))
+    return "\n\n".join([*parts, *(plain_markdown(note) for note in self.notes)])
 
+# %% ../../nbs/00_core/06_tables.ipynb #393b737f
 @patch
-def to_html(self: Table) -> str:  # one `<table>` element with its notes; classes `key`, `number`, `best` for styling
+def to_html(
+    self: Table,
+) -> str:    # one `<table>` element with its notes; classes `key`, `number`, `best` for styling
     "Return the table as HTML, escaped, with row heads marked for screen readers."
-    def cell(tag, i, j, text):
-        names = ("key" if j < self.n_keys else "number") + (" best" if (i, j) in self.bold else "")
-        scope = ' scope="row"' if tag == "th" and i >= 0 else ' scope="col"' if tag == "th" else ""
-        return f'<{tag}{scope} class="{names}">{html.escape(text)}</{tag}>'
-    head = "".join(cell("th", -1, j, c) for j, c in enumerate(self.columns))
-    body = ["".join(cell("th" if j == 0 else "td", i, j, c) for j, c in enumerate(row)) for i, row in enumerate(self.rows)]
+    head = "".join(_cell_html(self, -1, j, c) for j, c in enumerate(self.columns))
+    rows = ["".join(_cell_html(self, i, j, c) for j, c in enumerate(row))
+            for i, row in enumerate(self.rows)]
     caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
-    rows = "\n".join(f"<tr>{row}</tr>" for row in body)
+    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
     notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in self.notes)
-    return f'<table class="results">{caption}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>\n{notes}'
+    return (f'<table class="results">{caption}\n<thead><tr>{head}</tr></thead>\n'
+            f'<tbody>\n{body}\n</tbody></table>\n{notes}')
+
+def _cell_html(table: Table, i: int, j: int, text: str) -> str:
+    "Return one cell as HTML; row -1 is the head."
+    scope = "col" if i < 0 else "row" if j == 0 else ""
+    start = f'<th scope="{scope}"' if scope else "<td"
+    names = ("key" if j < table.n_keys else "number") + (" best" if (i, j) in table.bold else "")
+    return f'{start} class="{names}">{html.escape(text)}</{start[1:3]}>'
 
 # %% ../../nbs/00_core/06_tables.ipynb #ab78c5e9
 @patch
-def to_rich(self: Table):  # a `rich.table.Table`
+def to_rich(
+    self: Table,
+):               # a `rich.table.Table`
     "Return the table for a terminal; emphasised cells are bold."
     from rich.markup import escape
     from rich.table import Table as RichTable
-    table = RichTable(title=escape(self.caption) or None, caption=escape("\n".join(self.notes)) or None, title_justify="left", caption_justify="left")
+    notes = escape("\n".join(self.notes)) or None
+    table = RichTable(title=escape(self.caption) or None, caption=notes, title_justify="left",
+                      caption_justify="left")
     for j, name in enumerate(self.columns):
-        table.add_column(escape(name), justify="left" if j < self.n_keys else "right", overflow="fold")
+        justify = "left" if j < self.n_keys else "right"
+        table.add_column(escape(name), justify=justify, overflow="fold")
     for i, row in enumerate(self.rows):
-        table.add_row(*[f"[bold]{escape(c)}[/bold]" if (i, j) in self.bold else escape(c) for j, c in enumerate(row)])
+        cells = [escape(text) for text in row]
+        table.add_row(*[f"[bold]{c}[/bold]" if (i, j) in self.bold else c
+                        for j, c in enumerate(cells)])
     return table
 
 # %% ../../nbs/00_core/06_tables.ipynb #01004778
@@ -93,7 +117,8 @@ def format_value(
     decimals = 1 - _exponent(finest) if finest else digits - 1 - (exponent - scale)
     decimals = min(max(decimals, 0), 10)
     if spread is None: return f"{value:.{decimals}f}{power}"
-    both = f"{value:.{decimals}f} ± {finest:.{decimals}f}" if math.isfinite(spread) else f"{value:.{decimals}f} ± {spread}"
+    beside = f"{finest:.{decimals}f}" if math.isfinite(spread) else spread
+    both = f"{value:.{decimals}f} ± {beside}"
     return f"({both}){power}" if power else both
 
 def published(
@@ -102,7 +127,7 @@ def published(
 ) -> str:                               # such as "3.23 ± 0.19"; "–" where nothing was published
     "Return a published number with no digit added or dropped."
     if _missing(value): return "–"
-    text = lambda x: x if isinstance(x, str) else f"{x:.12g}"
+    def text(x): return x if isinstance(x, str) else f"{x:.12g}"
     return text(value) + ("" if _missing(spread) else f" ± {text(spread)}")
 
 # %% ../../nbs/00_core/06_tables.ipynb #ec809393
@@ -114,84 +139,131 @@ def _exponent(value: float) -> int:
     "Return the power of ten of the leading digit; 0 for zero."
     return math.floor(math.log10(value)) if value else 0
 
+# %% ../../nbs/00_core/06_tables.ipynb #afbac15b
+def format_seconds(
+    seconds: float | None,  # s
+) -> str:                   # such as "0.4 s", "35 s", "4 min", "2 h 05 min"; "" for None
+    "Return a duration for people."
+    if seconds is None: return ""
+    if seconds < 9.95: return f"{seconds:.1f} s"
+    if seconds < 99.5: return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
 # %% ../../nbs/00_core/06_tables.ipynb #044404d9
-_DEFAULTS = {"table": "", "dataset": "", "method": "", "metric": "", "unit": "", "better": "", "value": None, "std": None, "stderr": None,
-             "n": None, "scale": "", "paper": None, "paper_spread": None, "paper_source": ""}
+_DEFAULTS = {"table": "", "dataset": "", "method": "", "metric": "", "unit": "", "better": "",
+             "value": None, "std": None, "stderr": None, "n": None, "scale": "", "paper": None,
+             "paper_spread": None, "paper_source": ""}
 _ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
 
 def _tidy(rows) -> list[dict]:
-    "Return rows as dictionaries with every field; `ValueError` on a missing field or an unknown direction."
+    "Return rows as dictionaries with every field; `ValueError` names what is missing or unknown."
     if hasattr(rows, "to_dict"): rows = rows.to_dict("records")
     tidy = []
     for i, row in enumerate(rows):
-        absent = [key for key in ("dataset", "method", "metric", "value") if key not in row]
-        if absent: raise ValueError(f"rows[{i}]: expected the keys dataset, method, metric and value, got none for {', '.join(absent)}")
-        row = _DEFAULTS | {k: v for k, v in row.items() if not (_missing(v) and k in _DEFAULTS)}
-        if row["better"] not in _ARROWS: raise ValueError(f"rows[{i}]: better: expected 'lower', 'higher' or '', got {row['better']!r}")
-        tidy.append(row)
+        if absent := [k for k in ("dataset", "method", "metric", "value") if k not in row]:
+            raise ValueError(f"rows[{i}]: expected the keys dataset, method, metric and value, "
+                             f"got none for {', '.join(absent)}")
+        given = {k: v for k, v in row.items() if not (k in _DEFAULTS and _missing(v))}
+        tidy.append(_DEFAULTS | given)
+        if (better := tidy[-1]["better"]) not in _ARROWS:
+            raise ValueError(f"rows[{i}]: better: expected 'lower', 'higher' or '', "
+                             f"got {better!r}")
     return tidy
 
 def _metric(row: dict) -> str:
-    "Return the metric with its direction and unit, such as `distortion ↓ (target units squared)`."
-    return row["metric"] + _ARROWS[row["better"]] + (f" ({row['unit']})" if row["unit"] else "")
+    "Return the metric with direction and unit, such as `distortion ↓ (target units squared)`."
+    unit = f" ({row['unit']})" if row["unit"] else ""
+    return row["metric"] + _ARROWS[row["better"]] + unit
 
 # %% ../../nbs/00_core/06_tables.ipynb #f5c79a7d
+_FIELDS = ("table", "dataset", "method", "metric", "scale")
+
 def paper_vs_ours(
     rows: Iterable[dict],   # tidy rows as in a run record, or a data frame of them
     caption: str = "",      # one sentence for the reports
     spread: str = "std",    # field printed after ±: "std" or "stderr"
     digits: int = 4,        # significant digits where there is no spread
+    fields: Sequence[str] = _FIELDS,  # what names a row; "scale" stands at the end
 ) -> Table:                 # one line per row, in the given order
     "Return the table of published values beside ours; `ValueError` names a row that lacks a field."
-    if spread not in ("std", "stderr"): raise ValueError(f"spread: expected 'std' or 'stderr', got {spread!r}")
-    rows = _tidy(rows)
-    keys = [k for k in ("table", "dataset", "method", "metric", "scale") if k in ("method", "metric") or any(row[k] for row in rows)]
+    _check_spread(spread)
+    rows, always = _tidy(rows), ("method", "metric")
+    keys = [k for k in fields if k in always or any(row.get(k) for row in rows)]
     names = [k for k in keys if k != "scale"]
-    columns = [*names, "paper", f"ours ± {spread}", "n"] + (["scale"] if "scale" in keys else [])
-    body = []
-    for row in rows:
-        ours = format_value(row["value"], row[spread], digits)
-        cells = [_metric(row) if k == "metric" else str(row[k]) for k in names]
-        cells += [published(row["paper"], row["paper_spread"]), ours, "–" if _missing(row["n"]) else str(int(row["n"]))]
-        body.append(tuple(cells + ([row["scale"]] if "scale" in keys else [])))
-    return Table(tuple(columns), tuple(body), caption, _notes(rows, spread), n_keys=len(names))
+    last = ("scale",) if "scale" in keys else ()
+    columns = (*names, "paper", f"ours ± {spread}", "n", *last)
+    body = tuple((*(_metric(row) if k == "metric" else str(row.get(k, "")) for k in names),
+                  published(row["paper"], row["paper_spread"]),
+                  format_value(row["value"], row[spread], digits),
+                  "–" if _missing(row["n"]) else str(int(row["n"])),
+                  *(row[k] for k in last)) for row in rows)
+    return Table(columns, body, caption, _notes(rows, spread), n_keys=len(names))
+
+# %% ../../nbs/00_core/06_tables.ipynb #bef369fc
+_SPREADS = {"std": "standard deviation", "stderr": "standard error"}
+
+def _check_spread(spread: str) -> None:
+    "Raise `ValueError` for an unknown spread."
+    if spread in _SPREADS: return
+    raise ValueError(f"spread: expected 'std' or 'stderr', got {spread!r}")
 
 def _notes(rows: list[dict], spread: str, paper: bool = True) -> tuple[str, ...]:
     "Return the remarks below a table: meaning of ±, sources, scale."
-    notes, sources = [], list(dict.fromkeys(row["paper_source"] for row in rows if row["paper_source"]))
+    notes = []
     if any(not _missing(row[spread]) for row in rows):
-        notes.append({"std": "± is the standard deviation over the n repetitions.", "stderr": "± is the standard error over the n repetitions."}[spread])
+        notes.append(f"± is the {_SPREADS[spread]} over the n repetitions.")
+    sources = dict.fromkeys(row["paper_source"] for row in rows if row["paper_source"])
     if paper and sources: notes.append("Published values: " + "; ".join(sources) + ".")
-    if paper and any(_missing(row["paper"]) for row in rows): notes.append("–: not published, or not available to us.")
-    if any(row["scale"] == "small" for row in rows): notes.append("Rows marked small are short runs and not comparable with the paper.")
+    if paper and any(_missing(row["paper"]) for row in rows):
+        notes.append("–: not published, or not available to us.")
+    if any(row["scale"] == "small" for row in rows):
+        notes.append("Rows marked small are short runs and not comparable with the paper.")
     return (" ".join(notes),) if notes else ()
 
 # %% ../../nbs/00_core/06_tables.ipynb #ba37d4d5
 def pivot(
     rows: Iterable[dict],          # tidy rows as in a run record, or a data frame of them
     metric: str | None = None,     # metric to show; None where the rows hold just one
-    show: str = "ours",            # "ours", "paper" or "both" (ours, then the published value in brackets)
+    show: str = "ours",            # "ours", "paper" or "both" (the published value in brackets)
     index: str = "dataset",        # field that names a line
     columns: str = "method",       # field that names a column
     spread: str = "std",           # field printed after ±: "std" or "stderr"
     caption: str = "",             # one sentence; default: the metric with its direction and unit
 ) -> Table:                        # one line per value of `index`, best measured value in bold
-    "Return one metric as a grid of data sets by methods; `ValueError` if two rows meet in one cell."
-    rows = [row for row in _tidy(rows) if metric is None or row["metric"] == metric]
+    "Return one metric as a grid of data sets by methods; `ValueError` if two rows share a cell."
+    if show not in ("ours", "paper", "both"):
+        raise ValueError(f"show: expected 'ours', 'paper' or 'both', got {show!r}")
+    _check_spread(spread)
+    rows = _of_metric(_tidy(rows), metric)
+    lines, heads = (list(dict.fromkeys(str(row[k]) for row in rows)) for k in (index, columns))
+    grid = _grid(rows, index, columns)
+    body = tuple((line, *(_cell(grid.get((line, head)), show, spread) for head in heads))
+                 for line in lines)
+    bold = frozenset() if show == "paper" else frozenset(_best(grid, lines, heads))
+    return Table((index, *heads), body, caption or _metric(rows[0]),
+                 _notes(rows, spread, show != "ours"), bold=bold)
+
+# %% ../../nbs/00_core/06_tables.ipynb #db111ace
+def _of_metric(rows: list[dict], metric: str | None) -> list[dict]:
+    "Return the rows of one metric; `ValueError` if there are none, or several and no choice."
+    rows = [row for row in rows if metric is None or row["metric"] == metric]
     if not rows: raise ValueError(f"rows: no row has metric {metric!r}")
-    if len(found := {row["metric"] for row in rows}) > 1: raise ValueError(f"metric: expected one of {sorted(found)}, got None")
-    if show not in ("ours", "paper", "both"): raise ValueError(f"show: expected 'ours', 'paper' or 'both', got {show!r}")
-    lines, heads = (list(dict.fromkeys(str(row[key]) for row in rows)) for key in (index, columns))
+    found = sorted({row["metric"] for row in rows})
+    if len(found) > 1: raise ValueError(f"metric: expected one of {found}, got None")
+    return rows
+
+def _grid(rows: list[dict], index: str, columns: str) -> dict[tuple[str, str], dict]:
+    "Return rows by line and column; `ValueError` if two rows meet in one cell."
     grid = {}
     for row in rows:
         key = (str(row[index]), str(row[columns]))
-        if key in grid: raise ValueError(f"rows: two rows for {index} {key[0]!r} and {columns} {key[1]!r}; select one table, scale or setting first")
+        if key in grid:
+            raise ValueError(f"rows: two rows for {index} {key[0]!r} and {columns} {key[1]!r}; "
+                             f"select one table, scale or setting first")
         grid[key] = row
-    body = tuple((line, *(_cell(grid.get((line, head)), show, spread) for head in heads)) for line in lines)
-    bold = frozenset() if show == "paper" else frozenset(_best(grid, lines, heads))
-    return Table((index, *heads), body, caption or _metric(rows[0]), _notes(rows, spread, show != "ours"), bold=bold)
+    return grid
 
-# %% ../../nbs/00_core/06_tables.ipynb #eb40c616
 def _cell(row: dict | None, show: str, spread: str) -> str:
     "Return the text of one cell of a grid."
     if row is None: return "–"
@@ -203,8 +275,10 @@ def _cell(row: dict | None, show: str, spread: str) -> str:
 def _best(grid: dict, lines: Sequence[str], heads: Sequence[str]):
     "Yield (row, column) of the best measured value of each line that has at least two."
     for i, line in enumerate(lines):
-        values = {j + 1: row["value"] for j, head in enumerate(heads)
-                  if (row := grid.get((line, head))) and row["better"] and not _missing(row["value"])}
+        found = {j + 1: grid.get((line, head)) for j, head in enumerate(heads)}
+        values = {j: row["value"] for j, row in found.items()
+                  if row and row["better"] and not _missing(row["value"])}
         if len(values) < 2: continue
-        sign = 1 if next(row for (name, _), row in grid.items() if name == line)["better"] == "lower" else -1
+        better = next(row["better"] for (name, _), row in grid.items() if name == line)
+        sign = 1 if better == "lower" else -1
         yield i, min(values, key=lambda j: sign * values[j])

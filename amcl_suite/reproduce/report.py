@@ -4,168 +4,27 @@
 
 # %% ../../nbs/80_reproduce/86_report.ipynb #226e48ff
 from __future__ import annotations
-import base64, html, io, json, os, re
+import base64, difflib, hashlib, html, io, json, os, re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from ..core.records import RecordError, read_record, replacing, write_text_atomic
+from urllib.parse import quote
+from ..core.records import (SCHEMA_VERSION, SOUND_FILES, RecordError, cost, encode,
+                                     is_locked, read_record, replacing, write_text_atomic)
 from ..core.settings import runs_dir
-from ..core.tables import Table, paper_vs_ours, pivot
-from .runner import format_seconds, is_locked
+from ..core.tables import Table, format_seconds, paper_vs_ours, pivot, plain_markdown
 
 # %% auto #0
-__all__ = ['Collection', 'collect', 'tidy_rows', 'write_parquet', 'Group', 'result_groups', 'data_lines', 'warning_lines',
-           'display_state', 'failure_lines', 'environment_table', 'data_uri', 'figure_html', 'report_html',
-           'report_markdown', 'Report', 'write_report']
-
-# %% ../../nbs/80_reproduce/86_report.ipynb #4fee97fd
-@dataclass(frozen=True)
-class Collection:
-    "Records that belong together, and what was left out."
-    records: tuple[dict, ...]     # the newest record of each run
-    superseded: int = 0           # older records of the same runs
-    unreadable: tuple[str, ...] = ()  # why records were left out
-
-    def __repr__(self):
-        return f"Collection(records={len(self.records)}, superseded={self.superseded})"
-
-def collect(
-    jobs: tuple[str, ...] = (),        # names of jobs; empty: all
-    folder: str | Path | None = None,  # folder of all runs; None: `runs_dir()`
-) -> Collection:                       # sorted by job, notebook and name
-    "Read the records of jobs; unreadable ones are named, not fatal."
-    base, newest, unreadable, total = Path(folder or runs_dir()), {}, [], 0
-    for path in sorted(base.glob("*/*/record.json")):
-        if jobs and path.parent.parent.name not in jobs: continue
-        try: record = read_record(path)
-        except RecordError as error: unreadable.append(str(error)); continue
-        total += 1
-        record["folder"], record["locked"] = path.parent, is_locked(path.parent)
-        key = (record["job"], record["notebook"], json.dumps(record["parameters"], sort_keys=True))
-        if key not in newest or _age(record) >= _age(newest[key]): newest[key] = record
-    records = sorted(newest.values(), key=lambda r: (r["job"], r["notebook"], r["name"]))
-    return Collection(tuple(records), total - len(records), tuple(unreadable))
-
-def _age(record: dict) -> tuple:
-    "Return a key that sorts records of one run from old to new; finished ones win."
-    return (record["state"] == "finished", record.get("started", ""))
-
-# %% ../../nbs/80_reproduce/86_report.ipynb #bfa01d77
-def tidy_rows(
-    records: tuple[dict, ...],   # from `collect`
-) -> list[dict]:                 # one dict per row
-    "Return the rows of all finished runs with job, run, parameters and versions beside them."
-    rows = []
-    for record in records:
-        if record["state"] != "finished": continue
-        about = record.get("environment") or {}
-        beside = {"job": record["job"], "run": record["name"],
-                  "experiment": record.get("experiment", ""), "notebook": record["notebook"],
-                  "hash": record["hash"], "version": about.get("version", ""),
-                  "commit": about.get("commit", "")}
-        parameters = {f"parameter.{k}": v for k, v in record["parameters"].items()}
-        rows += [beside | row | parameters for row in record.get("rows", [])]
-    return rows
-
-def write_parquet(
-    rows: list[dict],    # from `tidy_rows`
-    path: str | Path,    # file to write
-) -> Path:               # the path
-    "Write rows as Parquet; a column of mixed types becomes text."
-    import pyarrow, pyarrow.parquet
-    columns, plain = {}, (str, int, float, bool, type(None))
-    for name in dict.fromkeys(key for row in rows for key in row):
-        values = [row.get(name) for row in rows]
-        values = [v if isinstance(v, plain) else json.dumps(v, default=str) for v in values]
-        try: columns[name] = pyarrow.array(values)
-        except pyarrow.ArrowException:
-            columns[name] = pyarrow.array([None if v is None else str(v) for v in values])
-    with replacing(path) as temporary:
-        pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
-    return Path(path)
-
-# %% ../../nbs/80_reproduce/86_report.ipynb #1cd9cb8a
-@dataclass(frozen=True)
-class Group:
-    "Rows of one table of the paper under one setting, ready to print."
-    title: str               # such as "Table 1, clean protocol, full scale"
-    grids: tuple[Table, ...]  # data sets by methods, one per metric; may be empty
-    full: Table              # every row
-
-def result_groups(
-    rows: list[dict],   # from `tidy_rows`
-) -> list[Group]:       # in the order of table and setting
-    "Group rows into printable tables."
-    groups = {}
-    for row in rows:
-        if row.get("detail"): continue
-        name = row.get("table") or row.get("experiment") or row["job"]
-        key = (str(name), str(row.get("setting") or ""), row["scale"])
-        groups.setdefault(key, []).append(row)
-    found = []
-    for key in sorted(groups, key=_natural):
-        name, setting, scale = key
-        title = ", ".join(part for part in (name, setting, f"{scale} scale") if part)
-        found.append(Group(title, tuple(_grids(groups[key])), paper_vs_ours(groups[key])))
-    return found
-
-def _natural(key: tuple[str, ...]) -> list:
-    "Return a sort key that puts Table 2 before Table 10."
-    parts = [part for text in key for part in re.split(r"(\d+)", text)]
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
-
-def _grids(rows: list[dict]):
-    "Yield a grid of data sets by methods for each metric that has one."
-    for metric in dict.fromkeys(row["metric"] for row in rows):
-        chosen = [row for row in rows if row["metric"] == metric]
-        if min(len({row[k] for row in chosen}) for k in ("dataset", "method")) < 2: continue
-        try: yield pivot(chosen, metric, show="both")
-        except ValueError: continue      # two rows for one cell: the full table shows them
-
-# %% ../../nbs/80_reproduce/86_report.ipynb #230b37fe
-def data_lines(
-    records: tuple[dict, ...],   # from `collect`
-) -> list[str]:                  # sentences
-    "Return which data the runs used, and the remarks that notebooks left about them."
-    seen = {}
-    for record in records:
-        for name, checksum in (record.get("data") or {}).items():
-            seen.setdefault(name, set()).add(checksum)
-    lines = []
-    if here := sorted(n for n, sums in seen.items() if sums - {""}):
-        sums = {n: ", ".join(sorted(s[:8] for s in seen[n] if s)) for n in here}
-        marks = ", ".join(f"{n} (sha256 {sums[n]})" for n in here)
-        lines.append(f"Data sets used, verified by checksum: {marks}.")
-    from amcl_suite.core.data import catalogue
-    without = sorted(n for n, sums in seen.items() if "" in sums)
-    if gone := [n for n in without if n in catalogue()]:
-        lines.append("Not on this machine when runs were started: " + ", ".join(gone) + ".")
-    if made := [n for n in without if n not in catalogue()]:
-        lines.append("Generated, or bundled with a library: " + ", ".join(made) + ".")
-    notes = dict.fromkeys(note for r in records for note in r.get("notes") or [])
-    return lines + list(notes)
-
-def warning_lines(
-    found: Collection,   # from `collect`
-) -> list[str]:          # sentences
-    "Return what limits the trust in a report: several versions, older or unreadable records."
-    finished = [r.get("environment") or {} for r in found.records if r["state"] == "finished"]
-    versions = {(e.get("version", "?"), _short(e.get("commit", ""))) for e in finished}
-    lines = []
-    if len(versions) > 1:
-        names = ", ".join(f"{v} {c}".strip() for v, c in sorted(versions))
-        lines.append(f"These runs come from several versions of the code: {names}.")
-    if any("+changes" in c for _, c in versions):
-        lines.append("Some runs come from code with changes that were not committed.")
-    if found.superseded:
-        lines.append(f"{found.superseded} older records of the same runs are left out.")
-    return lines + [f"Left out: {why}" for why in found.unreadable]
-
-def _short(commit: str) -> str:
-    "Return a commit as people quote it, with the mark for changes kept."
-    name, plus, mark = commit.partition("+")
-    return name[:12] + plus + mark
+__all__ = ['RUN_KEYS', 'ROW_KEYS', 'MOST_LINES', 'MAX_FILE', 'MAX_PAGE', 'display_state', 'select_records', 'Collection',
+           'collect', 'tidy_rows', 'write_parquet', 'Group', 'result_groups', 'code_name', 'data_lines',
+           'warning_lines', 'superseded_table', 'failure_table', 'environment_table', 'cost_table', 'run_table', 'Room',
+           'data_uri', 'media_html', 'report_html', 'report_markdown', 'Report', 'write_report']
 
 # %% ../../nbs/80_reproduce/86_report.ipynb #2f7136b0
+RUN_KEYS = ("job", "name", "notebook", "experiment", "state", "version", "commit")
+ROW_KEYS = ("table", "dataset", "method", "metric", "setting", "scale")
+
 def display_state(
     record: dict,   # from `collect`
 ) -> str:           # "finished", "failed", "running" or "interrupted"
@@ -173,52 +32,370 @@ def display_state(
     if record.get("locked"): return "running"
     return record["state"] if record["state"] in ("finished", "failed") else "interrupted"
 
-def failure_lines(
-    records: tuple[dict, ...],   # from `collect`
-) -> list[tuple[str, str, str]]:  # run, last line of the error, executed notebook
+def _values(record: dict, key: str) -> list:
+    "Return what a record has under a key of a condition."
+    if key == "state": return [display_state(record)]
+    if key in ("version", "commit"): return [(record.get("environment") or {}).get(key) or ""]
+    if key in RUN_KEYS: return [record.get(key) or ""]
+    if key in ROW_KEYS and record.get("rows"): return [r.get(key) or "" for r in record["rows"]]
+    return [record["parameters"][key]] if key in record["parameters"] else []
+
+def _same(key: str, value: object, text: str) -> bool:
+    "Tell whether `value` is what a condition asks for; 0.10 is 0.1, and a commit may be shortened."
+    if str(value) == text: return True
+    if isinstance(value, bool): return str(value).lower() == text.lower()
+    if key == "commit": return len(text) >= 4 and str(value).startswith(text)
+    try: return isinstance(value, (int, float)) and float(text) == value
+    except ValueError: return False
+
+# %% ../../nbs/80_reproduce/86_report.ipynb #7ef3f9a4
+def select_records(
+    records: Sequence[dict],       # from `collect`
+    only: Sequence[str] = (),      # conditions "KEY=VALUE"
+) -> list[dict]:                   # those that fulfil all of them, with the rows that do
+    "Filter records and their rows; `ValueError` for an unknown key or a value that no record has."
+    wanted = {}
+    for condition in only:
+        key, equals, text = condition.partition("=")
+        if not equals: raise ValueError(f"only: expected KEY=VALUE, got {condition!r}")
+        _check_known(records, key, text)
+        wanted.setdefault(key, []).append(text)
+    for key, texts in wanted.items():
+        records = [kept for r in records if (kept := _kept(r, key, texts))]
+    if only and not records:
+        raise ValueError(f"only: no record fulfils all of {', '.join(only)}; leave one out")
+    return list(records)
+
+def _kept(record: dict, key: str, texts: list[str]) -> dict | None:
+    "Return a record with the rows that have one of the values; None if nothing is left of it."
+    def fits(value): return any(_same(key, value, text) for text in texts)
+    if key not in ROW_KEYS or not record.get("rows"):
+        return record if any(map(fits, _values(record, key))) else None
+    rows = [row for row in record["rows"] if fits(row.get(key) or "")]
+    return record | {"rows": rows} if rows else None
+
+def _check_known(records: Sequence[dict], key: str, text: str) -> None:
+    "Raise `ValueError` unless some record has the key with this value."
+    keys = [*RUN_KEYS, *ROW_KEYS, *sorted({p for r in records for p in r["parameters"]})]
+    if key not in keys:
+        raise ValueError(f"only: unknown key {key!r}{_nearest(key, keys)} Known: {', '.join(keys)}")
+    values = {str(v): v for r in records for v in _values(r, key)}
+    if any(_same(key, v, text) for v in values.values()): return
+    known = _listing(sorted(values), 20)
+    raise ValueError(f"only: no record has {key}={text}{_nearest(text, values)} Known: {known}")
+
+def _nearest(text: str, known) -> str:
+    "Return \", did you mean ...?\" for the nearest known text, or \".\"."
+    found = difflib.get_close_matches(text, list(known), 1, 0.5)
+    return f", did you mean {found[0]!r}?" if found else "."
+
+def _listing(names: Sequence[str], most: int) -> str:
+    "Return names as one text, at most so many of them."
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+# %% ../../nbs/80_reproduce/86_report.ipynb #4fee97fd
+@dataclass(frozen=True)
+class Collection:
+    "Records that belong together, and what was left out."
+    records: tuple[dict, ...]             # the record of each run that counts
+    superseded: tuple[dict, ...] = ()     # other records of the same runs
+    unreadable: tuple[str, ...] = ()      # why records were left out
+    only: tuple[str, ...] = ()            # conditions that the records fulfil
+
+    def __repr__(self):
+        return f"Collection(records={len(self.records)}, superseded={len(self.superseded)})"
+
+def collect(
+    jobs: Sequence[str] = (),          # names of jobs; empty: all
+    folder: str | Path | None = None,  # folder of all runs; None: `runs_dir()`
+    only: Sequence[str] = (),          # conditions "KEY=VALUE", as for `select_records`
+) -> Collection:                       # sorted by job, notebook and name
+    "Read the records of jobs; unreadable ones are named, not fatal."
+    records, unreadable = [], []
+    for path in sorted(Path(folder or runs_dir()).glob("*/*/record.json")):
+        if jobs and path.parent.parent.name not in jobs: continue
+        try: record = read_record(path)
+        except RecordError as error: unreadable.append(str(error)); continue
+        records.append(record | {"folder": path.parent, "locked": is_locked(path.parent)})
+    newest, rest = _newest(select_records(records, only))
+    return Collection(tuple(newest), tuple(rest), tuple(unreadable), tuple(only))
+
+# %% ../../nbs/80_reproduce/86_report.ipynb #783782ff
+def _newest(records: list[dict]) -> tuple[list[dict], list[dict]]:
+    "Return the record of each run that counts, and the others."
+    runs = {}
+    for r in records:
+        key = (r["job"], r["notebook"], json.dumps(encode(r["parameters"]), sort_keys=True))
+        runs.setdefault(key, []).append(r)
+    ordered = [sorted(group, key=_age) for group in runs.values()]
+    def place(r): return (r["job"], r["notebook"], r["name"], r["folder"].name)
+    return (sorted((group[-1] for group in ordered), key=place),
+            sorted((r for group in ordered for r in group[:-1]), key=place))
+
+def _age(record: dict) -> tuple:
+    "Return a key that sorts records of one run; the last one counts."
+    version = (record.get("environment") or {}).get("version", "")
+    return (record["state"] == "finished", record.get("migrated_from", record["schema"]),
+            [int(part) for part in re.findall(r"\d+", str(version))], _started(record),
+            record.get("attempts") or 0, record["folder"].name)
+
+def _started(record: dict) -> float:
+    "Return when a run was started, in seconds; 0 where the record doesn't say."
+    try: return datetime.fromisoformat(record.get("started") or "").timestamp()
+    except (ValueError, OverflowError): return 0.0
+
+# %% ../../nbs/80_reproduce/86_report.ipynb #bfa01d77
+def tidy_rows(
+    records: Sequence[dict],     # from `collect`
+) -> list[dict]:                 # one dict per row
+    "Return the rows of all finished runs with job, run, parameters and versions beside them."
+    rows = []
+    for record in records:
+        if record["state"] != "finished": continue
+        about = record.get("environment") or {}
+        beside = {"job": record["job"], "run": record["name"],
+                  "experiment": record.get("experiment") or "", "notebook": record["notebook"],
+                  "hash": record["hash"], "version": about.get("version") or "",
+                  "commit": about.get("commit") or ""}
+        parameters = {f"parameter.{k}": v for k, v in record["parameters"].items()}
+        rows += [beside | row | beside | parameters for row in record.get("rows") or []]
+    return rows
+
+# %% ../../nbs/80_reproduce/86_report.ipynb #d6121973
+def write_parquet(
+    rows: list[dict],    # from `tidy_rows`
+    path: str | Path,    # file to write
+) -> Path:               # the path
+    "Write rows as Parquet; lists of numbers stay lists, a column of mixed types becomes text."
+    import pyarrow, pyarrow.parquet
+    columns = {}
+    for name in dict.fromkeys(key for row in rows for key in row):
+        values = [row.get(name) for row in rows]
+        try: columns[name] = pyarrow.array(values)
+        except pyarrow.ArrowException: columns[name] = pyarrow.array([*map(_text, values)])
+    with replacing(path) as temporary:
+        pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
+    return Path(path)
+
+def _text(value: object) -> str | None:
+    "Return a value of a mixed column as text."
+    if value is None or isinstance(value, str): return value
+    return json.dumps(encode(value), ensure_ascii=False)
+
+# %% ../../nbs/80_reproduce/86_report.ipynb #1cd9cb8a
+@dataclass(frozen=True)
+class Group:
+    "Rows of one table of the paper under one setting, ready to print."
+    title: str                # such as "Table 1, clean protocol, full scale"
+    grids: tuple[Table, ...]  # data sets by methods, one per metric and version; may be empty
+    full: Table               # every row
+    warning: str = ""         # names the versions of the code where there are several
+
+def result_groups(
+    rows: list[dict],   # from `tidy_rows`
+) -> list[Group]:       # tables before figures, in their order
+    "Group rows into printable tables."
+    groups = {}
+    for row in rows:
+        if row.get("detail"): continue
+        name = str(row.get("table") or row.get("experiment") or row["job"])
+        key = (not name.startswith("Table"), name, str(row.get("setting") or ""), row["scale"])
+        groups.setdefault(key, []).append(row | {"code": code_name(row)})
+    return [_group(key, groups[key]) for key in sorted(groups, key=_natural)]
+
+def code_name(
+    about: dict,   # a row of `tidy_rows`, or the environment of a record
+) -> str:          # such as "0.1.0 c0ffeec0ffee+changes"
+    "Return version and commit of the code as people quote them."
+    commit, plus, mark = str(about.get("commit") or "").partition("+")
+    return f"{about.get('version') or '?'} {commit[:12]}{plus}{mark}".strip()
+
+# %% ../../nbs/80_reproduce/86_report.ipynb #58ba6d11
+def _natural(key: tuple) -> list:
+    "Return a sort key that puts tables first, and Table 2 before Table 10."
+    parts = [part for text in key[1:] for part in re.split(r"(\d+)", text)]
+    return [key[0], *((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts)]
+
+def _group(key: tuple, rows: list[dict]) -> Group:
+    "Return the tables of rows that belong together."
+    _, name, setting, scale = key
+    versions = {}
+    for row in rows: versions.setdefault(row["code"], []).append(row)
+    fields = ["dataset", "method", "metric"]
+    cells = {tuple(str(row.get(field)) for field in fields) for row in rows}
+    if len(cells) < len(rows):
+        fields.append("run")
+        rows = [r | {"run": f"{r['job']}/{r['run']}-{r['hash'][:8]}"} for r in rows]
+    if len(versions) > 1: fields.append("code")
+    grids = [grid for code, some in versions.items() for grid in _grids(some, code, versions)]
+    title = ", ".join(part for part in (name, setting, f"{scale} scale") if part)
+    return Group(title, tuple(grids), paper_vs_ours(rows, fields=fields), _mixture(versions))
+
+def _mixture(versions: dict[str, list[dict]]) -> str:
+    "Return a warning that names versions and runs; empty if there is one version."
+    if len(versions) < 2: return ""
+    runs = {code: dict.fromkeys(f"{r['job']}/{r['run']}" for r in rows)
+            for code, rows in versions.items()}
+    parts = [f"{code}: {_listing(list(names), 8)}" for code, names in runs.items()]
+    return "These rows come from several versions of the code. " + "; ".join(parts) + "."
+
+def _grids(rows: list[dict], code: str, versions: dict):
+    "Yield a grid of data sets by methods for each metric that has one."
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        some = [row for row in rows if row["metric"] == metric]
+        if min(len({row[k] for row in some}) for k in ("dataset", "method")) < 2: continue
+        try: grid = pivot(some, metric, show="both")
+        except ValueError: continue      # two rows for one cell: the full table shows them
+        caption = grid.caption + (f", code {code}" if len(versions) > 1 else "")
+        yield Table(grid.columns, grid.rows, caption, grid.notes, bold=grid.bold)
+
+# %% ../../nbs/80_reproduce/86_report.ipynb #230b37fe
+MOST_LINES = 30   # more remarks than this are only counted
+
+def data_lines(
+    records: Sequence[dict],     # from `collect`
+) -> list[str]:                  # sentences
+    "Return which data the runs used, and the remarks that notebooks left about them."
+    from amcl_suite.core.data import catalogue
+    seen, lines, known = {}, [], catalogue()
+    for record in records:
+        for name, checksum in (record.get("data") or {}).items():
+            seen.setdefault(name, set()).add(str(checksum or ""))
+    if here := sorted(n for n, sums in seen.items() if sums - {""}):
+        sums = {n: ", ".join(sorted(s[:8] for s in seen[n] if s)) for n in here}
+        marks = ", ".join(f"{n} (sha256 {sums[n]})" for n in here)
+        lines.append(f"Data sets used, verified by checksum: {marks}.")
+    without = sorted(n for n, sums in seen.items() if "" in sums)
+    if gone := [n for n in without if n in known]:
+        lines.append("Not on this machine when runs were started: " + ", ".join(gone) + ".")
+    if made := [n for n in without if n not in known]:
+        lines.append("Generated, or bundled with a library: " + ", ".join(made) + ".")
+    notes = list(dict.fromkeys(str(note) for r in records for note in r.get("notes") or []))
+    more = [f"{len(notes) - MOST_LINES} more remarks are in the records."]
+    return lines + notes[:MOST_LINES] + (more if len(notes) > MOST_LINES else [])
+
+# %% ../../nbs/80_reproduce/86_report.ipynb #5d5d6ef7
+def warning_lines(
+    found: Collection,   # from `collect`
+) -> list[str]:          # sentences
+    "Return what limits the trust in a report: filters, several versions, records left out."
+    lines = [f"Filtered: only {', '.join(found.only)}."] if found.only else []
+    codes = sorted({code_name(r.get("environment") or {}) for r in found.records
+                    if r["state"] == "finished"})
+    if len(codes) > 1:
+        lines.append(f"These runs come from several versions of the code: {_listing(codes, 8)}.")
+    if any("+changes" in code for code in codes):
+        lines.append("Some runs come from code with changes that were not committed.")
+    old = [r["migrated_from"] for r in found.records if "migrated_from" in r]
+    lines += [f"{old.count(v)} records of format version {v} were read as version "
+              f"{SCHEMA_VERSION}." for v in sorted(set(old))]
+    if found.superseded:
+        failures = sum(display_state(r) == "failed" for r in found.superseded)
+        lines.append(f"{len(found.superseded)} older or unfinished records of the same runs "
+                     f"({failures} failed) are left out; the report names them.")
+    return lines + [f"Left out: {why}" for why in found.unreadable]
+
+def superseded_table(
+    found: Collection,   # from `collect`
+) -> Table:              # one line per record that was left out
+    "Return the records that other records of the same runs replace."
+    lines = [(f"{r['job']}/{r['name']}", _state_text(r), code_name(r.get("environment") or {}),
+              r.get("started") or "–", str(r["folder"])) for r in found.superseded]
+    return Table(("run", "state", "code", "started", "folder"), tuple(lines), n_keys=5)
+
+def _state_text(record: dict) -> str:
+    "Return a record's state, with its last line if it failed."
+    line = (record.get("error") or {}).get("line", "")
+    return f"failed: {line}" if display_state(record) == "failed" else display_state(record)
+
+# %% ../../nbs/80_reproduce/86_report.ipynb #65607658
+def failure_table(
+    records: Sequence[dict],     # from `collect`
+) -> Table:                      # one line per run; empty if all is well
     "Return the failed and interrupted runs."
     lines = []
     for r in records:
-        state = display_state(r)
+        state, error = display_state(r), r.get("error") or {}
         if state not in ("failed", "interrupted"): continue
-        line = (r.get("error") or {}).get("line", state)
-        lines.append((f"{r['job']}/{r['name']}", line, str(r["folder"] / "executed.ipynb")))
-    return lines
+        kind = error.get("kind") or ("interrupted" if state == "interrupted" else "error")
+        job = f"Slurm job {r['slurm_job']}" if r.get("slurm_job") else ""
+        kind = ", ".join(part for part in (str(kind), job) if part)
+        cell = f" (cell {error['cell']})" if error.get("cell") is not None else ""
+        lines.append((f"{r['job']}/{r['name']}", kind, str(r.get("attempts") or 1),
+                      error.get("line", state) + cell, str(r["folder"] / "executed.ipynb")))
+    return Table(("run", "kind", "attempts", "last line", "notebook"), tuple(lines), n_keys=5)
 
 # %% ../../nbs/80_reproduce/86_report.ipynb #469e68ed
 def environment_table(
-    records: tuple[dict, ...],   # from `collect`
-) -> Table:                      # one line per machine and version
-    "Return where the runs were computed, and at what cost."
-    groups = {}
-    for r in records: groups.setdefault(_machine(r.get("environment") or {}), []).append(r)
+    records: Sequence[dict],     # from `collect`
+) -> Table:                      # one line per kind of machine and version
+    "Return where the runs were computed, with which software."
+    machines = {}
+    for r in records:
+        about = r.get("environment") or {}
+        packages = [f"{k} {v}" for k, v in (about.get("packages") or {}).items()]
+        software = ", ".join([f"Python {about.get('python', '?')}", *packages])
+        key = (str(about.get("processor", "?")), str(about.get("device", "?")), software,
+               code_name(about))
+        machines[key] = machines.get(key, 0) + 1
+    lines = tuple((*key, str(count)) for key, count in machines.items())
+    return Table(("processor", "device", "software", "code", "runs"), lines, n_keys=4)
+
+def cost_table(
+    found: Collection,   # from `collect`
+) -> Table:              # one line per job, one for records left out, and the sum
+    "Return what jobs have cost: hours of workers and GPUs, and the largest memory of a run."
+    jobs = {}
+    for r in found.records: jobs.setdefault(r["job"], []).append(r)
+    if found.superseded: jobs["left out"] = found.superseded
+    if len(jobs) > 1: jobs["together"] = (*found.records, *found.superseded)
     lines = []
-    for key, of_machine in groups.items():
-        seconds = sum(r.get("seconds") or 0 for r in of_machine)
-        memory = max(r.get("peak_memory_mb") or 0 for r in of_machine)
-        cost = (str(len(of_machine)), format_seconds(seconds), f"{memory:.0f} MB")
-        lines.append((*key, *cost))
-    heads = ("processor", "device", "software", "code", "runs", "time in runs", "peak memory")
-    return Table(heads, tuple(lines), n_keys=4)
+    for job, records in jobs.items():
+        spent = cost(records)
+        lines.append((job, str(spent.runs), f"{spent.worker_hours:.2f}", f"{spent.gpu_hours:.2f}",
+                      f"{spent.peak_memory_mb:.0f} MB"))
+    return Table(("job", "runs", "worker-hours", "GPU-hours", "peak memory"), tuple(lines))
 
-def _machine(about: dict) -> tuple[str, str, str, str]:
-    "Return processor, device, software and code version of an environment."
-    packages = [f"{k} {v}" for k, v in (about.get("packages") or {}).items()]
-    software = ", ".join([f"Python {about.get('python', '?')}", *packages])
-    code = f"{about.get('version', '?')} {_short(about.get('commit', ''))}".strip()
-    return about.get("processor", "?"), about.get("device", "?"), software, code
+def run_table(
+    records: Sequence[dict],     # from `collect`
+) -> Table:                      # one line per run
+    "Return state, place, attempts, time and memory of each run."
+    lines = tuple((f"{r['job']}/{r['name']}", display_state(r), r.get("where") or "local",
+                   str(r.get("attempts") or 1), str(len(r.get("gpus") or ())),
+                   format_seconds(r.get("seconds_all")) or "–",
+                   f"{r.get('peak_memory_mb') or 0:.0f} MB") for r in records)
+    heads = ("run", "state", "where", "attempts", "GPUs", "time", "peak memory")
+    return Table(heads, lines, n_keys=3)
 
-# %% ../../nbs/80_reproduce/86_report.ipynb #9beec8c0
-_KINDS = {".png": "png", ".gif": "gif", ".jpg": "jpeg", ".svg": "svg+xml"}
+# %% ../../nbs/80_reproduce/86_report.ipynb #cc3abcf4
+MAX_FILE, MAX_PAGE = 8_000_000, 64_000_000   # bytes inside a page: of one file, of all
+_KINDS = {".png": "image/png", ".gif": "image/gif", ".jpg": "image/jpeg", ".svg": "image/svg+xml",
+          ".wav": "audio/wav", ".ogg": "audio/ogg", ".mp3": "audio/mpeg", ".flac": "audio/flac"}
+
+@dataclass
+class Room:
+    "What a page may still take in."
+    left: int = MAX_PAGE   # bytes
+
+    def takes(
+        self,
+        size: int,   # bytes
+    ) -> bool:       # False if it is too large
+        "Take a file of this size in, if there is room."
+        fits = size <= min(MAX_FILE, self.left)
+        self.left -= size * fits
+        return fits
 
 def data_uri(
-    path: str | Path,   # png, gif, jpg or svg
+    path: str | Path,   # png, gif, jpg, svg, wav, ogg, mp3 or flac
 ) -> str:               # address that holds the file itself
-    "Return an image as a data address."
+    "Return a file as a data address."
     path = Path(path)
     content = base64.b64encode(path.read_bytes()).decode()
-    return f"data:image/{_KINDS[path.suffix.lower()]};base64,{content}"
+    return f"data:{_KINDS[path.suffix.lower()]};base64,{content}"
 
+# %% ../../nbs/80_reproduce/86_report.ipynb #099dc031
 def _still(path: Path) -> str:
     "Return the first frame of an animation as a data address."
     from PIL import Image
@@ -226,158 +403,299 @@ def _still(path: Path) -> str:
     with Image.open(path) as image: image.convert("RGB").save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
-def figure_html(
-    folder: Path,    # folder of the run
-    figure: dict,    # name, file, caption
-) -> str:            # one `<figure>` element, or a remark
-    "Return a figure of a run as HTML with its picture inside."
-    path, caption = folder / figure["file"], html.escape(figure.get("caption") or figure["name"])
+def _player(path: Path, caption: str) -> str:
+    "Return a picture, or a player for a sound, that holds its file."
+    address = data_uri(path)
+    if path.suffix.lower() in SOUND_FILES:
+        return f'<audio controls src="{address}" aria-label="{caption}"></audio>'
+    image = f'<img src="{address}" alt="{caption}">'
+    if path.suffix.lower() != ".gif": return image
+    still = f'<source media="(prefers-reduced-motion: reduce)" srcset="{_still(path)}">'
+    return f"<picture>{still}{image}</picture>"
+
+# %% ../../nbs/80_reproduce/86_report.ipynb #106c0c1b
+def media_html(
+    folder: Path,               # folder of the run
+    item: dict,                 # a figure or a sound of its record: name, file, caption
+    room: Room | None = None,   # what the page may still take in; None: a page of its own
+) -> str:                       # one `<figure>` element, or a remark
+    "Return a figure or a sound of a run as HTML with its file inside."
+    path, name = folder / item["file"], html.escape(item["name"])
     if not path.resolve().is_relative_to(folder.resolve()):
-        return "<p>A figure outside its run's folder was left out.</p>"
+        return f"<p>{name} lies outside its run's folder and was left out.</p>"
+    caption = html.escape(str(item.get("caption") or item["name"]))
     try:
-        image = f'<img src="{data_uri(path)}" alt="{caption}">'
-        if path.suffix == ".gif":
-            still = f'<source media="(prefers-reduced-motion: reduce)" srcset="{_still(path)}">'
-            image = f"<picture>{still}{image}</picture>"
-    except (OSError, KeyError):
-        return f"<p>The figure {html.escape(figure['name'])} is missing.</p>"
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+        size = path.stat().st_size
+        if not (room or Room()).takes(size):
+            return (f"<p>{name} ({size / 1e6:.1f} MB) is too large to be kept in this page: "
+                    f"<code>{html.escape(str(path))}</code></p>")
+        player = _player(path, caption)
+    except Exception as error:   # broken pictures fail in many ways
+        return f"<p>{name} can't be shown ({html.escape(type(error).__name__)}).</p>"
+    gain = item.get("gain", 1.0)
+    louder = f" (heard at {gain:.2g} of its level)" if isinstance(gain, float) and gain < 1 else ""
+    return f"<figure>{player}<figcaption>{caption}{louder}</figcaption></figure>"
 
 # %% ../../nbs/80_reproduce/86_report.ipynb #248b6526
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d0d7de;
-  --back: #fff; --panel: #f6f8fa; --link: #0550ae; --bad: #a40e26; }
+  --back: #fff; --panel: #f6f8fa; --link: #0550ae; --bad: #a40e26; --warn: #fff8c5; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9da7b1; --line: #3d444d;
-  --back: #0d1117; --panel: #161b22; --link: #79b8ff; --bad: #ff8182; } }
+  --back: #0d1117; --panel: #161b22; --link: #79b8ff; --bad: #ff8182; --warn: #3a2f0b; } }
+* { box-sizing: border-box; }
+[hidden] { display: none !important; }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--back);
   margin: 0 auto; max-width: 70rem; padding: 1rem 1.2rem 4rem; }
 a { color: var(--link); }
 h1 { line-height: 1.2; }
-h2 { border-bottom: 1px solid var(--line); margin-top: 2.5rem; }
-nav ul { columns: 18rem; padding-left: 1.2rem; }
+h2 { border-bottom: 1px solid var(--line); margin-top: 2.5rem; padding-bottom: .2rem; }
+h3 { display: inline; font-size: 1rem; }
+nav ul { columns: 18rem; column-gap: 2.5rem; padding-left: 1.2rem; }
+nav li { break-inside: avoid; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; margin: .8rem 0; font-size: .92rem; }
+table { border-collapse: collapse; margin: .8rem 0; font-size: .92rem; width: max-content; }
 caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; }
-tbody th { font-weight: 400; }
-thead th { border-bottom: 2px solid var(--soft); }
+tbody th { font-weight: 400; position: sticky; left: 0; background: var(--back); }
+thead th { border-bottom: 2px solid var(--soft); vertical-align: bottom; }
 th.number, td.number { text-align: right; font-variant-numeric: tabular-nums;
   white-space: nowrap; }
+td.key, tbody th { overflow-wrap: anywhere; max-width: 19rem; }
 .best { font-weight: 700; }
 .note, figcaption { color: var(--soft); font-size: .9rem; }
-.first { background: var(--panel); border: 1px solid var(--line); border-radius: 8px;
-  padding: .4rem 1.2rem; }
-.bad { color: var(--bad); font-weight: 600; }
+.note { margin: .2rem 0 1rem; max-width: 46rem; }
+.first, .warning { border: 1px solid var(--line); border-radius: 8px; padding: .4rem 1.2rem; }
+.first { background: var(--panel); overflow-wrap: anywhere; }
+.warning { background: var(--warn); overflow-wrap: anywhere; }
 code { overflow-wrap: anywhere; }
-.figures { display: grid; gap: 1.2rem;
+.filter { display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: end; margin: 1rem 0 .6rem; }
+.filter label { display: grid; font-size: .85rem; color: var(--soft); }
+.filter :is(input, select, button) { font: inherit; font-size: .95rem; color: var(--ink);
+  background: var(--back); border: 1px solid var(--soft); border-radius: 6px;
+  padding: .25rem .5rem; max-width: 16rem; min-height: 2.2rem; }
+.filter output { color: var(--soft); font-size: .9rem; padding-bottom: .35rem; }
+details { margin: .6rem 0; }
+.figures { display: grid; gap: 1.2rem; margin: .8rem 0; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); }
 figure { margin: 0; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
-summary { cursor: pointer; }
-a:focus-visible, summary:focus-visible, .scroll:focus-visible { outline: 3px solid var(--link); }
+audio { width: 100%; max-width: 30rem; }
+summary { cursor: pointer; padding: .2rem 0; }
+.skip { position: absolute; left: -99rem; }
+.skip:focus { position: static; }
+:focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
+@media (max-width: 40rem) { body { padding: .6rem .8rem 3rem; } nav ul { columns: 1; }
+  th, td { padding: .3rem .5rem; } td.key { max-width: 11rem; } tbody th { max-width: 8rem; }
+  .first, .warning { padding: .2rem .6rem; } .first ul { padding-left: 1.1rem; } }
+@media print { nav, .filter, .skip { display: none; } }
 """
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
+# %% ../../nbs/80_reproduce/86_report.ipynb #b73d8a6b
+_SCRIPT = """
+"use strict";
+for (const bar of document.querySelectorAll(".filter")) {
+  const group = bar.parentElement, text = bar.querySelector("input");
+  const selects = [...bar.querySelectorAll("select")], said = bar.querySelector("output");
+  const fold = group.querySelector("details");
+  const lines = [...group.querySelectorAll("tbody tr")].map(row => {
+    const heads = [...row.closest("table").tHead.rows[0].cells].map(cell => cell.textContent);
+    const cells = [...row.cells].map(cell => cell.textContent);
+    const full = row.closest(".full") !== null, words = full ? cells : [...heads, ...cells];
+    return {row, full, words: words.join(" ").toLowerCase(),
+            cell: new Map(heads.map((head, i) => [head, cells[i]]))};
+  });
+  const apply = () => {
+    const words = text.value.toLowerCase().split(/\\s+/).filter(Boolean);
+    const chosen = selects.filter(select => select.value);
+    for (const line of lines) line.row.hidden = !(
+      words.every(word => line.words.includes(word)) &&
+      chosen.every(s => !line.cell.has(s.name) || line.cell.get(s.name) === s.value));
+    const rows = lines.filter(line => line.full);
+    said.textContent = `${rows.filter(line => !line.row.hidden).length} of ${rows.length} rows`;
+    if (fold && (words.length || chosen.length)) fold.open = true;
+  };
+  bar.addEventListener("input", apply);
+  bar.querySelector("button").addEventListener("click", () => {
+    for (const field of [text, ...selects]) field.value = "";
+    apply();
+    text.focus();
+  });
+  bar.hidden = false;
+  apply();
+}
+"""
+
+def _checksum(text: str) -> str:
+    "Return the checksum of a script or a style sheet as a policy quotes it."
+    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
+
+_POLICY = ("default-src 'none'; img-src data:; media-src data:; base-uri 'none'; "
+           f"form-action 'none'; style-src {_checksum(_STYLE)}; script-src {_checksum(_SCRIPT)}")
+
+# %% ../../nbs/80_reproduce/86_report.ipynb #bc1b2991
 def _list(lines: list[str]) -> str:
     "Return sentences as an HTML list."
     items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
     return f"<ul>{items}</ul>" if lines else ""
 
-def _anchor(title: str) -> str:
-    "Return the anchor of a section."
-    return re.sub(r"\W+", "-", title.lower()).strip("-")
+def _scroll(table: Table, label: str, full: bool = False) -> str:
+    "Return a table in a region that scrolls by itself and that the keyboard reaches."
+    kind = "scroll full" if full else "scroll"
+    about = f'role="region" aria-label="{html.escape(label)}"'
+    body, mark, notes = table.to_html().partition("</table>")
+    return f'<div class="{kind}" tabindex="0" {about}>{body}{mark}</div>{notes}'
 
-def _section(title: str, body: str) -> str:
-    "Return a section with a heading that links can reach."
-    heading = f'<h2 id="{_anchor(title)}">{html.escape(title)}</h2>'
-    return f'<section aria-labelledby="{_anchor(title)}">{heading}\n{body}</section>\n'
+def _folded(summary: str, body: str, start: str = "") -> str:
+    "Return HTML that unfolds below its summary."
+    return f"<details{start}><summary>{html.escape(summary)}</summary>{body}</details>"
+
+MIN_ROWS, MAX_CHOICES = 6, 100   # smaller tables need no filter, longer lists no one reads
+
+def _filter(table: Table, label: str) -> str:
+    "Return the controls that filter a table's rows; the script shows them."
+    if len(table) < MIN_ROWS: return ""
+    fields = ['<label>Rows with<input type="search" autocomplete="off"></label>']
+    for j, name in enumerate(table.columns[:table.n_keys]):
+        values = list(dict.fromkeys(row[j] for row in table.rows))
+        if not 2 <= len(values) <= MAX_CHOICES or len(values) == len(table): continue
+        options = "".join(f'<option value="{html.escape(v)}">{html.escape(v)}</option>'
+                          for v in values if v)
+        fields.append(f'<label>{html.escape(name)}<select name="{html.escape(name)}">'
+                      f'<option value="">all</option>{options}</select></label>')
+    return (f'<div class="filter" role="group" aria-label="Filter: {html.escape(label)}" hidden>'
+            f'{"".join(fields)}<button type="button">Reset</button>'
+            f'<output aria-live="polite"></output></div>')
 
 # %% ../../nbs/80_reproduce/86_report.ipynb #67e32485
 def _group_html(group: Group) -> str:
     "Return a group of tables as HTML; the full table is folded where grids give the overview."
-    scroll = lambda table: f'<div class="scroll" tabindex="0">{table.to_html()}</div>'
-    grids = "".join(scroll(grid) for grid in group.grids)
-    if not group.grids: return scroll(group.full)
-    note = '<p class="note">In brackets: the published value.</p>'
-    summary = f"<summary>All {len(group.full)} rows with counts</summary>"
-    return f"{grids}{note}<details>{summary}{scroll(group.full)}</details>"
+    warning = html.escape(group.warning)
+    warning = f'<p class="warning" role="note">{warning}</p>' if warning else ""
+    full, bar = _scroll(group.full, group.title, True), _filter(group.full, group.title)
+    if group.grids:
+        grids = "".join(_scroll(grid, f"{group.title}: {grid.caption}") for grid in group.grids)
+        brackets = any(" (" in text for g in group.grids for row in g.rows for text in row[1:])
+        note = '<p class="note">In brackets: the published value.</p>' if brackets else ""
+        start = " open" if warning else ""   # a grid of one version may lack some rows
+        full = grids + note + _folded(f"All {len(group.full)} rows with counts", full, start)
+    return warning + bar + full
 
-def _failures_html(failures: list[tuple[str, str, str]]) -> str:
-    "Return the runs without results."
-    lines = [f"<li><strong>{html.escape(run)}</strong>: "
-             f"<span class='bad'>{html.escape(error)}</span><br>"
-             f"<code>{html.escape(path)}</code></li>"
-             for run, error, path in failures]
-    return f"<ul>{''.join(lines)}</ul>"
+def _table_html(table: Table, label: str) -> str:
+    "Return a table of its own with its filter."
+    return _filter(table, label) + _scroll(table, label, True)
 
-def _state_line(records: tuple[dict, ...]) -> str:
+def _media_sections(records: Sequence[dict]) -> str:
+    "Return figures and sounds, run by run."
+    room, parts = Room(), []
+    shown = [r for r in records if r["state"] == "finished"
+             and (r.get("figures") or r.get("sounds"))]
+    start = " open" if len(shown) <= 20 else ""
+    for r in shown:
+        items = [*(r.get("figures") or []), *(r.get("sounds") or [])]
+        body = "".join(media_html(r["folder"], item, room) for item in items)
+        heading = f"<h3>{html.escape(r['job'])}/{html.escape(r['name'])}</h3>"
+        parts.append(f'<details{start}><summary>{heading}</summary>'
+                     f'<div class="figures">{body}</div></details>')
+    return "".join(parts)
+
+# %% ../../nbs/80_reproduce/86_report.ipynb #0f01655b
+def _state_line(records: Sequence[dict]) -> str:
     "Return how many runs are in which state."
     states = [display_state(r) for r in records]
     order = ("finished", "running", "failed", "interrupted")
     counts = [f"{states.count(s)} {s}" for s in order if s in states]
     return ", ".join(counts) or "no runs"
 
-# %% ../../nbs/80_reproduce/86_report.ipynb #6e4d9082
-def _sections(found: Collection) -> dict[str, str]:
-    "Return the sections of the page by title."
+def _first_lines(found: Collection) -> list[str]:
+    "Return what a reader must know before the tables."
+    return [f"Runs: {_state_line(found.records)}.", *warning_lines(found),
+            *data_lines(found.records)]
+
+def _sections(found: Collection, groups: Sequence[Group]) -> list[tuple[str, str]]:
+    "Return title and HTML of the sections of the page."
     records = found.records
-    first = [f"Runs: {_state_line(records)}.", *data_lines(records), *warning_lines(found)]
-    sections = {"What to know first": f'<div class="first">{_list(first)}</div>'}
-    if failures := failure_lines(records):
-        sections["Runs without results"] = _failures_html(failures)
-    for group in result_groups(tidy_rows(records)): sections[group.title] = _group_html(group)
-    for r in records:
-        if r["state"] != "finished" or not r.get("figures"): continue
-        body = "".join(figure_html(r["folder"], f) for f in r["figures"])
-        sections[f"Figures: {r['name']}"] = f'<div class="figures">{body}</div>'
-    machines = environment_table(records).to_html()
-    sections["Environment and cost"] = f'<div class="scroll" tabindex="0">{machines}</div>'
+    first = f'<div class="first">{_list(_first_lines(found))}</div>'
+    sections = [("What to know first", first)]
+    if len(failures := failure_table(records)):
+        sections.append(("Runs without results", _table_html(failures, "Runs without results")))
+    sections += [(group.title, _group_html(group)) for group in groups]
+    if media := _media_sections(records): sections.append(("Figures and sounds", media))
+    runs = _folded(f"All {len(records)} runs", _table_html(run_table(records), "Runs"))
+    sections.append(("Cost", _scroll(cost_table(found), "Cost by job") + runs))
+    sections.append(("Environment", _scroll(environment_table(records), "Environment")))
+    if found.superseded:
+        body = _table_html(superseded_table(found), "Records left out")
+        heading = f"{len(found.superseded)} older or unfinished records of the same runs"
+        sections.append(("Records left out", _folded(heading, body)))
     return sections
 
+# %% ../../nbs/80_reproduce/86_report.ipynb #a4e2ba02
 def report_html(
-    found: Collection,   # from `collect`
-    title: str,          # heading
-) -> str:                # a whole page
+    found: Collection,                     # from `collect`
+    title: str,                            # heading
+    groups: Sequence[Group] | None = None,  # tables; None: those of the records
+) -> str:                                  # a whole page
     "Return the report as one self-contained page."
-    sections, name = _sections(found), html.escape(title)
-    links = "".join(f'<li><a href="#{_anchor(s)}">{html.escape(s)}</a></li>' for s in sections)
-    body = "".join(_section(s, content) for s, content in sections.items())
+    groups = result_groups(tidy_rows(found.records)) if groups is None else groups
+    name, used, links, body = html.escape(title), set(), [], []
+    for heading, content in _sections(found, groups):
+        anchor, text = _anchor(heading, used), html.escape(heading)
+        links.append(f'<li><a href="#{anchor}">{text}</a></li>')
+        body.append(f'<section aria-labelledby="{anchor}"><h2 id="{anchor}">{text}</h2>\n'
+                    f'{content}</section>\n')
     head = (f'<meta charset="utf-8"><title>{name}</title>'
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f'<meta name="description" content="{name}: published values beside ours">'
             f'<style>{_STYLE}</style>')
     return (f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n'
-            f'<header><h1>{name}</h1></header>\n<nav aria-label="Sections"><ul>{links}</ul></nav>\n'
-            f'<main>{body}</main></body></html>\n')
+            f'<a class="skip" href="#main">To the results</a><header><h1>{name}</h1></header>\n'
+            f'<nav aria-label="Sections"><ul>{"".join(links)}</ul></nav>\n'
+            f'<main id="main">{"".join(body)}</main>\n<script>{_SCRIPT}</script></body></html>\n')
+
+def _anchor(title: str, used: set[str]) -> str:
+    "Return an anchor that no other section has."
+    stem = re.sub(r"\W+", "-", title.lower()).strip("-") or "section"
+    anchor, n = stem, 1
+    while anchor in used or anchor == "main": anchor, n = f"{stem}-{n + 1}", n + 1
+    used.add(anchor)
+    return anchor
 
 # %% ../../nbs/80_reproduce/86_report.ipynb #f4e5b701
 def report_markdown(
-    found: Collection,   # from `collect`
-    title: str,          # heading
-    base: str | Path,    # folder of the report; figures are linked from there
-) -> str:                # Markdown
+    found: Collection,                     # from `collect`
+    title: str,                            # heading
+    base: str | Path,                      # folder of the report; figures are linked from there
+    groups: Sequence[Group] | None = None,  # tables; None: those of the records
+) -> str:                                  # Markdown
     "Return the report as Markdown, with figures linked instead of embedded."
-    records = found.records
-    first = [f"Runs: {_state_line(records)}.", *data_lines(records), *warning_lines(found)]
-    parts = [f"# {title}", "\n".join(f"- {line}" for line in first)]
-    if failures := failure_lines(records):
-        lines = [f"- **{run}**: {error} (`{path}`)" for run, error, path in failures]
-        parts += ["## Runs without results", "\n".join(lines)]
-    for group in result_groups(tidy_rows(records)):
-        tables = [*group.grids, group.full]
-        parts += [f"## {group.title}", *(table.to_markdown() for table in tables)]
-    for r in records:
-        if r["state"] != "finished" or not r.get("figures"): continue
-        parts += [f"## Figures: {r['name']}", *(_figure_markdown(r, f, base) for f in r["figures"])]
-    parts += ["## Environment and cost", environment_table(records).to_markdown()]
+    groups = result_groups(tidy_rows(found.records)) if groups is None else groups
+    lines = [f"- {plain_markdown(line)}" for line in _first_lines(found)]
+    parts = [f"# {plain_markdown(title)}", "\n".join(lines)]
+    if len(failures := failure_table(found.records)):
+        parts += ["## Runs without results", failures.to_markdown()]
+    for group in groups:
+        parts.append(f"## {plain_markdown(group.title)}")
+        if group.warning: parts.append(f"**{plain_markdown(group.warning)}**")
+        parts += [table.to_markdown() for table in (*group.grids, group.full)]
+    for r in found.records:
+        items = [*(r.get("figures") or []), *(r.get("sounds") or [])]
+        if r["state"] != "finished" or not items: continue
+        parts.append(f"## Figures: {plain_markdown(r['name'])}")
+        parts += [_media_markdown(r["folder"], item, base) for item in items]
+    parts += ["## Cost", cost_table(found).to_markdown()]
+    parts += ["## Environment", environment_table(found.records).to_markdown()]
+    if found.superseded: parts += ["## Records left out", superseded_table(found).to_markdown()]
     return "\n\n".join(parts) + "\n"
 
-def _figure_markdown(record: dict, figure: dict, base: str | Path) -> str:
-    "Return a link to a figure, relative to the report."
-    address = Path(os.path.relpath(record["folder"] / figure["file"], base)).as_posix()
-    caption = (figure["caption"] or figure["name"]).replace("[", "(").replace("]", ")")
-    return f"![{caption}]({address})"
+def _media_markdown(folder: Path, item: dict, base: str | Path) -> str:
+    "Return a link to a figure or a sound, relative to the report."
+    address = quote(Path(os.path.relpath(folder / item["file"], base)).as_posix())
+    caption = plain_markdown(str(item.get("caption") or item["name"]))
+    caption = caption.replace("[", "(").replace("]", ")")
+    sound = Path(item["file"]).suffix.lower() in SOUND_FILES
+    return ("" if sound else "!") + f"[{caption}]({address})"
 
 # %% ../../nbs/80_reproduce/86_report.ipynb #31029e3c
 @dataclass(frozen=True)
@@ -385,24 +703,27 @@ class Report:
     "The files of a report, and the tables to print."
     html: Path                 # self-contained page
     markdown: Path             # the same as text
-    parquet: Path | None       # tidy table; None without rows
+    parquet: Path              # tidy table
     groups: tuple[Group, ...]  # tables
     found: Collection          # what it was made from
 
+    def __repr__(self): return f"Report({str(self.html)!r}, groups={len(self.groups)})"
+
 def write_report(
-    jobs: tuple[str, ...] = (),     # names of jobs; empty: all
+    jobs: Sequence[str] = (),       # names of jobs; empty: all
     out: str | Path | None = None,  # folder; None: the job's folder, or that of all runs
     title: str = "",                # heading; default: the names of the jobs
+    only: Sequence[str] = (),       # conditions "KEY=VALUE", as for `select_records`
 ) -> Report:                        # what was written
     "Write `report.html`, `report.md` and `results.parquet`; `ValueError` if there are no records."
-    found = collect(tuple(jobs))
-    names = ", ".join(jobs) or "all jobs"
+    found, names = collect(jobs, only=only), ", ".join(jobs) or "all jobs"
     if not found.records and not found.unreadable:
         raise ValueError(f"no records of {names} in {runs_dir()}; start with `amcl run JOB`")
     folder = Path(out) if out else runs_dir() / jobs[0] if len(jobs) == 1 else runs_dir()
     title, rows = title or f"Report: {names}", tidy_rows(found.records)
-    text = report_markdown(found, title, folder.resolve())
-    return Report(write_text_atomic(folder / "report.html", report_html(found, title)),
+    groups = tuple(result_groups(rows))
+    page, text = (report_html(found, title, groups),
+                  report_markdown(found, title, folder.resolve(), groups))
+    return Report(write_text_atomic(folder / "report.html", page),
                   write_text_atomic(folder / "report.md", text),
-                  write_parquet(rows, folder / "results.parquet") if rows else None,
-                  tuple(result_groups(rows)), found)
+                  write_parquet(rows, folder / "results.parquet"), groups, found)
