@@ -1,17 +1,18 @@
 """The reproduction engine under everything that batches meet: bad jobs, failures, kills, full disks, company."""
 import json
-import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 from amcl_suite.core.settings import project_root
 from amcl_suite.reproduce.cli import main
-from amcl_suite.reproduce.jobs import JobError, load_job, notebook_parameters
+from amcl_suite.reproduce.jobs import load_job, notebook_parameters
 from amcl_suite.reproduce.report import collect
-from amcl_suite.reproduce.runner import is_locked, standing
+from amcl_suite.core.records import is_locked
+from amcl_suite.reproduce.worker import standing
 from toys import RESULT, WALK, Project, wait_until, walk_end
 
 TOY = "- {notebook: nbs/10_toy.ipynb, grid: {n: [%s]}}"
@@ -164,6 +165,27 @@ def test_interrupted_and_killed_runs_resume_to_the_same_result(project):
     assert project.records()["walk"]["attempts"] == 4
 
 
+def test_a_killed_engine_is_started_again_beside_its_workers(project):
+    logging = ("import time\nwith open(out_dir + '/../log.txt', 'a') as file: file.write(f'{n} ')\n"
+               "time.sleep(3)\n")
+    project.notebook(logging + RESULT)
+    project.job(TOY % "1, 2, 3")
+    first = project.start("run", "toy", "--workers", "2")
+    log = project.runs / "toy" / "log.txt"
+    wait_until(lambda: log.exists() and len(log.read_text().split()) == 2)
+    first.kill()
+    first.wait()                                         # its pipes stay open in the workers
+    second = project.start("run", "toy", "--workers", "2")
+    time.sleep(1.0)
+    assert len(log.read_text().split()) == 2             # the workers of the first still count
+    out, err = second.communicate(timeout=60)
+    assert second.returncode == 0 and "is running it" in out, out + err
+    assert "1 finished, 0 failed, 2 skipped" in out, out
+    assert sorted(log.read_text().split()) == ["1", "2", "3"]
+    assert {r["attempts"] for r in project.records().values()} == {1}
+    assert not (project.runs / ".submitit").exists()     # what the first left is cleared away
+
+
 def test_two_engines_run_nothing_twice(project):
     logging = "import time\nwith open(out_dir + '/../log.txt', 'a') as file: file.write(f'{n} ')\ntime.sleep(1)\n"
     project.notebook(logging + RESULT)
@@ -175,6 +197,107 @@ def test_two_engines_run_nothing_twice(project):
     assert any("is running it" in text or "finished by another process" in text for text in texts), texts
     assert all(r["attempts"] == 1 and r["state"] == "finished" for r in project.records().values())
     assert sum(int(text.split(" finished,")[0].split()[-1]) for text in texts) == 2, texts
+
+
+CRASH = """
+import os, pathlib
+tries = pathlib.Path(out_dir, "..", f"tries-{n}.txt")
+tries.write_text(tries.read_text() + "x" if tries.exists() else "x")
+if n == 1 and len(tries.read_text()) < 3: os.kill(os.getpid(), 9)
+if n == 2: raise RuntimeError("an error of the notebook")
+"""
+
+
+def test_crashes_are_retried_and_errors_are_not(project):
+    project.notebook(CRASH + RESULT)
+    project.job(TOY % "1, 2")
+    status, text = project.amcl("run", "toy", "--retries", "1", "--workers", "1")
+    assert status == 1 and "0 finished, 2 failed" in text, text
+    assert "trying again (1 of 1)" in text and "the notebook's process died" in text, text
+    kinds = {name: r["error"]["kind"] for name, r in project.records().items()}
+    assert kinds == {"toy-1": "crash", "toy-2": "error"}
+    tries = lambda n: (project.runs / "toy" / f"tries-{n}.txt").read_text()
+    assert (tries(1), tries(2)) == ("xx", "x")
+    status, text = project.amcl("run", "toy", "--only", "n=1")
+    assert status == 0 and tries(1) == "xxx", text
+    record = project.records()["toy-1"]
+    assert record["attempts"] == 3 and record["seconds_all"] > record["seconds"] > 0
+
+
+def test_a_run_that_never_ends_is_ended_and_can_be_resumed(project):
+    project.notebook(WALK)
+    project.job("- {notebook: nbs/10_toy.ipynb, name: walk, parameters: {n: 200}}")
+    status, text = project.amcl("run", "toy", "--timeout", "0.07", "--retries", "3")
+    assert status == 1 and "timed out after 0.07 min" in text and "trying again" not in text, text
+    record = project.records()["walk"]
+    assert record["error"]["kind"] == "timeout" and record["attempts"] == 1
+    status, text = project.amcl("run", "toy")
+    assert status == 0, text
+    starts = (project.folder("walk") / "starts.txt").read_text().split()
+    assert len(starts) == 2 and int(starts[1]) > 0
+    assert project.records()["walk"]["rows"][0]["value"] == walk_end(200)
+
+
+def test_a_notebook_that_prints_without_end(project):
+    project.notebook('for _ in range(100): print("x" * 999_999)\nprint("more")\n' + RESULT)
+    project.job("- {notebook: nbs/10_toy.ipynb, name: toy}")
+    status, text = project.amcl("run", "toy")
+    assert status == 0 and "1 finished" in text, text
+    executed = project.folder("toy") / "executed.ipynb"
+    assert executed.stat().st_size < 6_000_000 and "output cut after" in executed.read_text()
+
+
+def test_gpus_are_dealt_and_no_two_runs_share_their_own(project):
+    project.env["CUDA_VISIBLE_DEVICES"] = "0,1,GPU-ab"
+    seeing = ("import json, os, time\nbegin = time.time()\ntime.sleep(0.5)\n"
+              "with open(out_dir + '/../log.txt', 'a') as file: file.write(json.dumps(["
+              "os.environ['CUDA_VISIBLE_DEVICES'], begin, time.time()]) + '\\n')\n")
+    project.notebook(seeing + RESULT)
+    project.job(TOY.replace("}}", "}, gpus: 2}") % "1, 2" + "\n" +
+                TOY.replace("}}", "}, gpus: 1}") % "3, 4, 5")
+    status, text = project.amcl("run", "toy", "--workers", "3")
+    assert status == 0, text
+    seen = [json.loads(line) for line in (project.runs / "toy" / "log.txt").read_text().splitlines()]
+    assert sorted(len(gpus.split(",")) for gpus, *_ in seen) == [1, 1, 1, 2, 2]
+    assert {g for gpus, *_ in seen for g in gpus.split(",")} == {"0", "1", "GPU-ab"}
+    for i, (one, begin, end) in enumerate(seen):
+        for other, start, stop in seen[:i]:
+            if begin < stop and start < end: assert not set(one.split(",")) & set(other.split(","))
+    status, text = project.amcl("run", "toy", "--gpus", "4", "--force")
+    assert status == 2 and "asks for 4 GPUs, this machine has 3: start it with --gpus 3" in text, text
+    assert project.records()["toy-1"]["gpus"] and all(
+        r["state"] == "finished" for r in project.records().values())
+
+
+def test_clock_jumps_change_nothing(project, monkeypatch):
+    """An hour back, a day ahead: durations and time left come from a clock that only goes on."""
+    from amcl_suite.reproduce import engine
+    project.notebook("import time\nrunning = time.monotonic()\n" + RESULT)
+    project.job(TOY % "1, 2")
+    true_time, jumps = time.time, iter([0, -3600, 86400, -3600, 7200] * 10_000)
+    monkeypatch.setattr(time, "time", lambda: true_time() + next(jumps))
+    outcomes = engine.Engine(load_job("toy").runs, workers=2).run()
+    assert [o.state for o in outcomes] == ["finished"] * 2
+    assert all(0 < o.seconds < 60 for o in outcomes)
+    assert all(0 < r["seconds_all"] < 60 for r in project.records().values())
+
+
+@pytest.mark.slow
+def test_two_hundred_tiny_runs_leave_nothing_behind(project):
+    project.notebook(RESULT)
+    project.job("- {notebook: nbs/10_toy.ipynb, grid: {n: %s}}" % list(range(200)))
+    engine = project.start("run", "toy", "--workers", "2")
+    processes, most = set(), 0
+    while engine.poll() is None:
+        members = family(engine)
+        processes |= set(members)
+        most = max(most, len(members))
+        time.sleep(0.2)
+    out, err = engine.communicate()
+    assert engine.returncode == 0 and "200 finished, 0 failed" in out, out + err
+    assert most <= 1 + 2 * 4, most                       # engine; controller, worker, kernel, helper
+    assert not psutil.wait_procs(processes, timeout=5)[1]
+    assert not (project.runs / ".submitit").exists() and len(project.records()) == 200
 
 
 def test_full_disk_loses_nothing(project, small_disk):
@@ -224,6 +347,9 @@ def test_records_of_the_future_and_of_nobody(project):
     run.folder.mkdir(parents=True)
     (run.folder / "record.json").write_text('{"schema": 99}')
     assert "newer amcl_suite" in standing(run.folder, run.hash).remark
+    status, text = project.amcl("run", "toy")            # and isn't overwritten
+    assert status == 1 and "newer amcl_suite" in text and "--force" in text, text
+    assert json.loads((run.folder / "record.json").read_text()) == {"schema": 99}
     (run.folder / "record.json").write_bytes(b"\x80\x04gibberish")
     assert "not a record" in standing(run.folder, run.hash).remark
     found = collect(("toy",))

@@ -9,27 +9,44 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from ..core.records import SCHEMA_VERSION
-from ..core.settings import project_root, runs_dir
+from ..core.settings import project_root, runs_dir, setting
 
 # %% auto #0
-__all__ = ['MAX_RUNS', 'JobError', 'RunEntry', 'JobFile', 'read_job_file', 'Parameter', 'notebook_parameters', 'check_parameters',
-           'inside_project', 'PlannedRun', 'Job', 'jobs_dir', 'job_names', 'load_job', 'imported_modules',
-           'data_checksum', 'content_hash', 'select_runs']
+__all__ = ['MAX_RUNS', 'JobError', 'Needs', 'SlurmOptions', 'RunEntry', 'JobFile', 'read_job_file', 'Parameter',
+           'notebook_parameters', 'check_parameters', 'inside_project', 'PlannedRun', 'Job', 'jobs_dir', 'job_names',
+           'load_job', 'imported_modules', 'data_checksum', 'content_hash', 'select_runs', 'with_needs',
+           'slurm_options']
 
 # %% ../../nbs/80_reproduce/81_jobs.ipynb #774812d5
 class JobError(ValueError):
     "A job file or a selection that can't be run; the message names the place and the remedy."
 
-class RunEntry(BaseModel):
-    "One entry of a job file: a notebook, its parameters, and the grid to run it over."
+class Needs(BaseModel):
+    "What a run needs of the machine it runs on."
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    memory_gb: float = Field(1.0, gt=0)                # expected peak memory
+    cores: int = Field(1, ge=1)                        # for each process
+    processes: int = Field(1, ge=1)                    # that the notebook may start; AMCL_PROCESSES
+    gpus: Optional[int] = Field(None, ge=0)            # of its own; None: shares one if there is one
+    timeout_minutes: Optional[float] = Field(None, gt=0)  # of one attempt; None: no limit
+
+class SlurmOptions(BaseModel):
+    "What a job asks of Slurm besides its runs' needs; \"\" leaves it to the site."
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    partition: str = ""                                # as `sinfo` lists them
+    account: str = ""                                  # who pays
+    qos: str = ""                                      # quality of service
+    constraint: str = ""                               # features that nodes must have
+    exclude: str = ""                                  # nodes to avoid
+    setup: str = ""                                    # shell command before a worker starts
+
+class RunEntry(Needs):
+    "One entry of a job file: a notebook, its parameters, its needs, and the grid to run it over."
     notebook: str                                          # path relative to the project root
     name: str = ""                                         # template, such as "uci-{dataset}"
     parameters: dict[str, Any] = {}                        # parameter -> value
     grid: dict[str, list[Any]] = {}                        # parameter -> values
     minutes: Union[float, dict[str, dict[str, float]]] = 1.0  # expected, or by a parameter's value
-    memory_gb: float = Field(1.0, gt=0)                    # expected peak memory
     data: list[str] = []                                   # names of data sets, or templates
     fallback: dict[str, Any] = {}                          # parameters where its data can't be had
 
@@ -39,6 +56,7 @@ class JobFile(BaseModel):
     title: str                                             # one line
     description: str = ""                                  # what it reproduces
     runs: list[RunEntry] = Field(min_length=1)             # entries, in the order of the report
+    slurm: SlurmOptions = SlurmOptions()                   # for clusters
 
 # %% ../../nbs/80_reproduce/81_jobs.ipynb #a61beced
 def nearest(name: str, known) -> str:
@@ -52,7 +70,8 @@ def _explain(error: ValidationError) -> str:
     where, key = ".".join(str(p) for p in fault["loc"]), fault["loc"][-1]
     if fault["type"] == "missing": return f"{where}: missing"
     if fault["type"] != "extra_forbidden": return f"{where}: {fault['msg']}, got {fault['input']!r}"
-    known = RunEntry.model_fields if len(fault["loc"]) > 1 else JobFile.model_fields
+    part = {"runs": RunEntry, "slurm": SlurmOptions}.get(fault["loc"][0], JobFile)
+    known = (part if len(fault["loc"]) > 1 else JobFile).model_fields
     return f"{where}: unknown key{nearest(key, known)} Known: {', '.join(known)}"
 
 # %% ../../nbs/80_reproduce/81_jobs.ipynb #361a160e
@@ -189,9 +208,10 @@ class PlannedRun:
     notebook: str          # path relative to the project root
     parameters: dict       # parameter -> value, without `out_dir`
     minutes: float         # expected
-    memory_gb: float       # expected peak
+    needs: Needs           # of the machine
     data: tuple[str, ...]  # data sets it reads
     grid: tuple[str, ...] = field(default=(), repr=False)  # parameters that vary within the entry
+    slurm: SlurmOptions = field(default=SlurmOptions(), repr=False)  # for clusters
     fallback: PlannedRun | None = field(default=None, repr=False)  # what runs without its data
 
     @functools.cached_property
@@ -212,7 +232,8 @@ MAX_RUNS = 20_000   # more runs in one job is a slip in a grid, not a plan
 
 def _filled(template: str, values: dict[str, Any], where: str) -> str:
     "Return `template` with parameter values filled in, safe as a file name."
-    safe = {k: re.sub(r"[^\w.+=-]+", "-", str(v)).strip("-.") or "none" for k, v in values.items()}
+    safe = {k: str(v) if isinstance(v, (int, float)) else
+            re.sub(r"[^\w.+=-]+", "-", str(v)).strip("-.") or "none" for k, v in values.items()}
     try: text = string.Formatter().vformat(template, (), safe)
     except (KeyError, IndexError) as error:
         raise JobError(f"{where}: {template!r} uses {error}, which is no parameter here"
@@ -264,8 +285,8 @@ def _planned(job, entry, path, values, declared, where) -> PlannedRun:
     name = _filled(template, known, f"{where}: name")
     notebook = path.relative_to(project_root()).as_posix()
     minutes = _minutes(entry, known, where)
-    grid, memory = tuple(entry.grid), entry.memory_gb
-    return PlannedRun(job, name, notebook, values, minutes, memory, data, grid)
+    needs = Needs(**{k: getattr(entry, k) for k in Needs.model_fields})
+    return PlannedRun(job, name, notebook, values, minutes, needs, data, tuple(entry.grid))
 
 # %% ../../nbs/80_reproduce/81_jobs.ipynb #e4e8e716
 def jobs_dir() -> Path:  # absolute folder
@@ -293,7 +314,7 @@ def load_job(
                 raise JobError(f"{where}: {run.name} repeats {seen[key]}: same notebook, "
                                f"same parameters")
             seen[key] = f"{run.name} of runs.{index}"
-            runs.append(run)
+            runs.append(replace(run, slurm=file.slurm))
         if len(runs) > MAX_RUNS:
             raise JobError(f"{where}: more than {MAX_RUNS} runs; is a grid too fine?")
     return Job(name, file.title, file.description, tuple(runs))
@@ -367,26 +388,51 @@ def _root(named: str | None, here: str) -> Path:
 def content_hash(
     run: PlannedRun,   # a planned run
 ) -> str:              # hexadecimal SHA-256
-    "Return the hash of all that decides the result: code, parameters, data, record version."
+    "Return the hash of all that decides the result: code, parameters, data."
     path = _root(os.environ.get("AMCL_ROOT"), os.getcwd()) / run.notebook
-    content = {"schema": SCHEMA_VERSION, "code": _code_hashes(str(path), path.stat().st_mtime_ns),
+    content = {"code": _code_hashes(str(path), path.stat().st_mtime_ns),
                "parameters": run.parameters, "data": {d: data_checksum(d) for d in run.data}}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 # %% ../../nbs/80_reproduce/81_jobs.ipynb #ea4c1058
 def select_runs(
     runs: tuple[PlannedRun, ...],  # planned runs
-    only: tuple[str, ...] = (),    # conditions "KEY=VALUE", all of which must hold
+    only: tuple[str, ...] = (),    # "KEY=VALUE"; values of one key are alternatives
 ) -> list[PlannedRun]:             # those that fulfil them
     "Filter runs by parameter, `name` or `notebook`; `JobError` for unknown keys or no match."
-    keys = {"name", "notebook"}.union(*(r.parameters for r in runs))
+    keys, wanted = {"name", "notebook"}.union(*(r.parameters for r in runs)), {}
     for condition in only:
         key, equals, value = condition.partition("=")
         if not equals: raise JobError(f"--only: expected KEY=VALUE, got {condition!r}")
         if key not in keys:
             raise JobError(f"--only: unknown key {key!r}{nearest(key, keys)} "
                            f"Known: {', '.join(sorted(keys))}")
-        values = {str(getattr(r, key, r.parameters.get(key))) for r in runs}
-        runs = [r for r in runs if str(getattr(r, key, r.parameters.get(key))) == value]
-        if not runs: raise JobError(f"--only: no run has {condition}{nearest(value, values)}")
+        wanted.setdefault(key, []).append(value)
+    for key, values in wanted.items():
+        found = [str(getattr(r, key, r.parameters.get(key))) for r in runs]
+        missing = next((v for v in values if v not in found), None)
+        if missing is not None:
+            raise JobError(f"--only: no run has {key}={missing}{nearest(missing, found)}")
+        runs = [r for r, value in zip(runs, found) if value in values]
     return list(runs)
+
+# %% ../../nbs/80_reproduce/81_jobs.ipynb #a8cefbc5
+def with_needs(
+    runs: list[PlannedRun],   # planned runs
+    **changes,                # fields of `Needs`; None changes nothing
+) -> list[PlannedRun]:        # the runs with the changed needs
+    "Replace needs of runs; `JobError` for a value that no run can have."
+    changes = {k: v for k, v in changes.items() if v is not None}
+    try: return [replace(r, needs=Needs(**(r.needs.model_dump() | changes))) for r in runs]
+    except ValidationError as error: raise JobError(_explain(error)) from None
+
+def slurm_options(
+    run: PlannedRun,    # a planned run
+    **options,          # fields of `SlurmOptions` that override; "" or None changes nothing
+) -> SlurmOptions:      # what to ask of Slurm
+    "Return Slurm options from settings, job file and call, the later ones first."
+    asked = {}
+    for name in SlurmOptions.model_fields:
+        own = options.get(name) or getattr(run.slurm, name)
+        asked[name] = own or setting(f"slurm_{name}")
+    return SlurmOptions(**asked)

@@ -1,0 +1,190 @@
+"""The engine on a real cluster: one node, started by the tests themselves (see slurm_cluster.py)."""
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from slurm_cluster import ask, cluster, why_not
+from toys import RESULT, WALK, Project, wait_until, walk_end
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")]
+TOY = "- {notebook: nbs/10_toy.ipynb, grid: {n: [%s]}%s}"
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    with cluster(cpus=2, gpus=2) as (env, host):
+        yield env, host
+
+
+@pytest.fixture
+def project(tmp_path, slurm, monkeypatch):
+    made = Project(tmp_path)
+    made.env |= {name: slurm[0][name] for name in ("SLURM_CONF", "PATH")}
+    for name, value in made.env.items(): monkeypatch.setenv(name, value)
+    yield made
+    ask(slurm[0], "scancel", "--me")
+    wait_until(lambda: not ask(slurm[0], "squeue", "-h", "--me"))
+
+
+def jobs_of(env):
+    """Return the states of all jobs that Slurm still runs or queues."""
+    return ask(env, "squeue", "-h", "-r", "--me", "-o", "%i %T %r").splitlines()
+
+
+def walked(project):
+    """Return the step that the walk has reached."""
+    found = list(project.runs.glob("toy/*/checkpoints/state.json"))
+    return json.loads(found[0].read_text())["step"] if found else 0
+
+
+def assert_walk_is_whole(project, n):
+    """Check that the walk ended where an uninterrupted one does, without a step done twice."""
+    starts = [int(line) for line in (project.folder("walk") / "starts.txt").read_text().split()]
+    assert starts[0] == 0 and len(starts) > 1 and starts == sorted(set(starts)), starts
+    assert project.records()["walk"]["rows"][0]["value"] == walk_end(n)
+    return starts
+
+
+def test_an_array_with_a_failure(project):
+    """Runs with the same needs are one array; they get their GPUs, processes and threads."""
+    told = ('import os\nimport pathlib\npathlib.Path(out_dir, "told.txt").write_text(" ".join('
+            'os.environ[k] for k in ("CUDA_VISIBLE_DEVICES", "AMCL_PROCESSES", "OMP_NUM_THREADS")))\n'
+            'if n == 3: raise ValueError("three is too many")\n')
+    project.notebook(told + RESULT)
+    project.job(TOY % ("1, 2, 3, 4", ", gpus: 2, processes: 2, timeout_minutes: 10"))
+    status, text = project.amcl("run", "toy", "--where", "slurm", "--workers", "2")
+    assert status == 1 and "3 finished, 1 failed, 0 skipped" in text, text
+    assert "failed: toy/toy-3: ValueError: three is too many" in text and "submitted 4 runs" in text
+    assert "sacct" not in text and "Warning" not in text and "sbatch" not in text, text
+    records = project.records()
+    arrays = {r["slurm_job"].split("_")[0] for r in records.values()}
+    assert len(arrays) == 1 and {r["where"] for r in records.values()} == {"slurm"}
+    assert records["toy-1"]["gpus"] == ["0", "1"] and records["toy-1"]["processes"] == 2
+    assert (project.folder("toy-1") / "told.txt").read_text() == "0,1 2 1"
+    assert "Starting with JobEnvironment" in (project.folder("toy-1") / "worker.log").read_text()
+    assert not list(project.runs.rglob("*.pkl")) and not (project.runs / ".submitit").exists()
+    status, text = project.amcl("run", "toy", "--where", "slurm", "--only", "n=2")
+    assert status == 0 and "0 finished, 0 failed, 1 skipped" in text, text
+
+
+def test_what_slurm_refuses_is_said_in_its_words(project):
+    project.notebook(RESULT)
+    project.job(TOY % ("1", ""))
+    status, text = project.amcl("run", "toy", "--where", "slurm", "--partition", "nowhere")
+    assert status == 1 and "Slurm refused the run" in text, text
+    assert "nvalid partition" in text and "Traceback" not in text, text
+    status, text = project.amcl("run", "toy", "--partition", "main")
+    assert status == 2 and "--partition: only with --where slurm" in text, text
+
+
+def test_scancel_in_the_middle_then_resume(project, slurm):
+    project.notebook(WALK)
+    project.job("- {notebook: nbs/10_toy.ipynb, name: walk, parameters: {n: 150}}")
+    engine = project.start("run", "toy", "--where", "slurm")
+    wait_until(lambda: walked(project) >= 20)
+    ask(slurm[0], "scancel", project.records()["walk"]["slurm_job"])
+    out, err = engine.communicate(timeout=60)
+    assert engine.returncode == 130 and "on the cluster; start the job again" in out, out + err
+    record = project.records()["walk"]
+    assert record["state"] == "pending" and record["error"]["kind"] == "cancelled"
+    assert record["seconds_all"] > 0
+    status, text = project.amcl("run", "toy", "--where", "slurm")
+    assert status == 0 and "1 finished" in text, text
+    assert len(assert_walk_is_whole(project, 150)) == 2
+
+
+def test_time_out_is_requeued_and_goes_on(project):
+    """Slurm ends the first attempt after a minute; the run goes on by itself, without a new call."""
+    project.notebook(WALK.replace("time.sleep(0.03)", "time.sleep(0.03 if step > 40 else 1.0)"))
+    project.job("- {notebook: nbs/10_toy.ipynb, name: walk, parameters: {n: 60}, "
+                "timeout_minutes: 1}")
+    engine = project.start("run", "toy", "--where", "slurm")
+    out, err = engine.communicate(timeout=400)
+    assert engine.returncode == 0 and "1 finished" in out, out + err
+    assert len(assert_walk_is_whole(project, 60)) >= 2
+    record = project.records()["walk"]
+    assert record["attempts"] >= 2 and record["seconds_all"] > record["seconds"]
+
+
+def test_preempted_job_goes_on(project, slurm):
+    """A cluster that needs the node for something else requeues the job."""
+    project.notebook(WALK)
+    project.job("- {notebook: nbs/10_toy.ipynb, name: walk, parameters: {n: 150}}")
+    engine = project.start("run", "toy", "--where", "slurm", "--force")
+    wait_until(lambda: walked(project) >= 20)
+    ask(slurm[0], "scontrol", "requeue", project.records()["walk"]["slurm_job"])
+    out, err = engine.communicate(timeout=120)
+    assert engine.returncode == 0 and "1 finished" in out, out + err
+    assert len(assert_walk_is_whole(project, 150)) == 2          # --force doesn't begin anew
+
+
+def test_drained_node_waits_and_says_so(project, slurm):
+    env, host = slurm
+    project.notebook(RESULT)
+    project.job(TOY % ("1", ""))
+    ask(env, "scontrol", "update", f"NodeName={host}", "State=DRAIN", "Reason=test")
+    try:
+        engine = project.start("run", "toy", "--where", "slurm")
+        wait_until(lambda: any("PENDING" in line for line in jobs_of(env)))
+        def told():
+            status, text = project.amcl("status", "toy")
+            return status == 0 and "queued: toy/toy-1: Slurm job" in text and "DRAIN" in text.upper()
+        wait_until(told)
+        assert engine.poll() is None
+    finally: ask(env, "scontrol", "update", f"NodeName={host}", "State=RESUME")
+    out, err = engine.communicate(timeout=60)
+    assert engine.returncode == 0 and "1 finished" in out, out + err
+
+
+def test_detached_and_killed_engines_find_their_jobs_again(project, slurm):
+    """Nothing is submitted twice, whoever went away."""
+    project.notebook("import time\nwith open(out_dir + '/../log.txt', 'a') as f: f.write(f'{n} ')\n"
+                     "time.sleep(4)\n" + RESULT)
+    project.job(TOY % ("1, 2, 3", ""))
+    status, text = project.amcl("run", "toy", "--where", "slurm", "--workers", "1", "--detach")
+    assert status == 0 and "3 submitted" in text and "3 runs left to Slurm" in text, text
+    assert len(jobs_of(slurm[0])) == 3
+    engine = project.start("run", "toy", "--where", "slurm")
+    wait_until(lambda: any("RUNNING" in line for line in jobs_of(slurm[0])))
+    os.kill(engine.pid, signal.SIGKILL)
+    engine.communicate()
+    status, text = project.amcl("run", "toy", "--where", "local", "--only", "n=1")   # somebody else
+    assert status == 0 and ("is running it" in text or "1 skipped" in text), text
+    status, text = project.amcl("run", "toy", "--where", "slurm")
+    assert status == 0 and "found again" in text and "submitted" not in text, text
+    assert sorted((project.runs / "toy" / "log.txt").read_text().split()) == ["1", "2", "3"]
+    assert {r["attempts"] for r in project.records().values()} == {1}
+    assert not (project.runs / ".submitit").exists()
+
+
+def test_ctrl_c_leaves_jobs_and_cancel_ends_them(project, slurm):
+    project.notebook(WALK)
+    project.job("- {notebook: nbs/10_toy.ipynb, name: walk, parameters: {n: 5000}}")
+    engine = project.start("run", "toy", "--where", "slurm")
+    wait_until(lambda: walked(project) >= 5)
+    engine.send_signal(signal.SIGINT)
+    out, err = engine.communicate(timeout=30)
+    assert "`amcl cancel toy` ends them" in out, out + err
+    assert jobs_of(slurm[0]), "the job must go on"
+    status, text = project.amcl("cancel", "toy")
+    assert status == 0 and "ended walk: Slurm job" in text, text
+    wait_until(lambda: not jobs_of(slurm[0]))
+    status, text = project.amcl("cancel", "toy")
+    assert status == 0 and "nothing is queued or at work" in text, text
+
+
+def test_nothing_of_the_cluster_outlives_it():
+    before = set(subprocess.run(["pgrep", "-f", "slurm|munged"], capture_output=True,
+                                text=True).stdout.split())
+    with cluster() as (env, host):
+        assert ask(env, "sinfo", "-h", "-o", "%D").strip().startswith("1")
+        process = subprocess.Popen(["srun", "sleep", "300"], env=env)
+        wait_until(lambda: jobs_of(env))
+    process.wait(20)
+    time.sleep(0.5)
+    after = set(subprocess.run(["pgrep", "-f", "slurmctld|slurmd|munged"], capture_output=True,
+                               text=True).stdout.split())
+    assert not after - before
