@@ -1,71 +1,90 @@
-"The site can be built without Quarto, and what is broken is found."
-import json, shutil, subprocess, sys
+"The site can be built without Quarto, what is broken is found, and what a host runs exists."
+import json, re, shutil, subprocess, sys
 from pathlib import Path
 
-import pytest
-from amcl_suite.reproduce import docs
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def copy_project(folder: Path, chapters) -> Path:
-    "Copy what the docs need, with some chapters only."
-    for name in ("settings.ini", "pyproject.toml", "_quarto.yml"): shutil.copy(ROOT / name, folder)
-    shutil.copytree(ROOT / "amcl_suite", folder / "amcl_suite", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("index.ipynb", "references.bib", "styles.css", "_quarto.yml", *chapters):
-        (folder / "nbs" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / "nbs" / name, folder / "nbs" / name)
-    return folder
+import pytest, yaml
+from amcl_suite.reproduce import api, docs, site
+from site_fixture import CHAPTERS, ROOT, copy_project, markdown, whole_site, write_notebook
 
 
 def append(path: Path, text: str):
     "Append a Markdown cell to a notebook."
     book = json.loads(path.read_text(encoding="utf-8"))
-    book["cells"].append(dict(cell_type="markdown", id="ffffffff", metadata={}, source=text))
+    book["cells"].append(markdown(text) | {"id": "ffffffff"})
     path.write_text(json.dumps(book), encoding="utf-8")
 
 
 @pytest.mark.slow
-def test_every_page_builds_and_everything_resolves(tmp_path):
-    chapters = [p.relative_to(ROOT / "nbs").as_posix() for p in docs.notebooks(ROOT)]
-    faults = docs.build(copy_project(tmp_path, chapters), say=lambda line: None)
+def test_every_page_builds_and_everything_resolves():
+    folder, faults = whole_site()
     assert not faults, "\n".join(f"{page}: {fault}" for page, fault in faults)
-    pages = list((tmp_path / "_docs").rglob("*.html"))
-    assert len(pages) == len(chapters)
-    text = "".join(p.read_text(encoding="utf-8") for p in pages)
-    assert "<math" in text and 'src="data:image/png' in text and "csl-entry" in text
-    assert "src=\"http" not in text and "<script" not in text      # nothing is loaded from elsewhere
+    pages = {path: path.read_text(encoding="utf-8") for path in folder.rglob("*.html")}
+    assert len(pages) == len(CHAPTERS) + 1               # and the page of media
+    whole = "".join(pages.values())
+    assert "<math" in whole and 'src="data:image/png' in whole and "csl-entry" in whole
+    assert not re.search(r'(?:src|data|poster)="(?:https?:)?//', whole)   # nothing from elsewhere
+    media = (folder / "90_results/media.html").read_text(encoding="utf-8")
+    assert "data:audio/wav" in media and "data:image/gif" in media and "data:image/svg" in media
+    assert "Figure 1: It moves." in media
+
+
+@pytest.mark.slow
+def test_equations_become_mathml():
+    folder, _ = whole_site()
+    text = lambda path: path.read_text(encoding="utf-8")
+    for source in CHAPTERS:
+        cells = docs.read_cells(ROOT / "nbs" / source)
+        if not any("$$" in docs.prose(c.source) for c in cells if c.kind == "markdown"): continue
+        name = re.sub(r"^\d+[a-z]?_", "", Path(source).stem) + ".html"
+        assert "<math display=\"block\"" in text(folder / Path(source).parent / name), source
+
+
+@pytest.mark.slow
+def test_api_page_lists_and_links_every_public_name():
+    folder, _ = whole_site()
+    page = (folder / "api.html").read_text(encoding="utf-8")
+    names = [name for module in api.modules(ROOT) for name in module.names]
+    assert len(names) > 100
+    assert not [name.name for name in names if f"><code>{name.name}</code></a>" not in page]
+    assert 'href="10_mcl/assignment.html#annealed"' in page
 
 
 def small_project(folder: Path, *chapters: str) -> Path:
     "Copy some chapters and put a short front page before them, so that processing takes seconds."
     root = copy_project(folder, chapters)
-    front = dict(cell_type="markdown", id="aaaaaaaa", metadata={}, source="# Front\n> Short")
-    (root / "nbs" / "index.ipynb").write_text(json.dumps(dict(cells=[front], metadata={}, nbformat=4, nbformat_minor=5)))
+    write_notebook(root / "nbs" / "index.ipynb", [markdown("# Front\n> Short")])
     return root
 
 
 def test_what_is_broken_is_found_and_the_other_pages_are_built(tmp_path):
-    settings, records, tables = (f"00_core/{n}.ipynb" for n in ("01_settings", "05_records", "06_tables"))
-    root = small_project(tmp_path, settings, records, tables)
+    names = ("01_settings", "05_records", "06_tables")
+    settings, records, tables = chapters = [f"00_core/{name}.ipynb" for name in names]
+    root = small_project(tmp_path, *chapters)
     append(root / "nbs" / settings, "As @nobody1900none says.")
     append(root / "nbs" / records, "$$\\frac{1$$")
-    append(root / "nbs" / tables, "See @fig-core-nowhere, [this](05_records.ipynb#nothing-here) and [that](gone.ipynb).")
-    faults = docs.build(root, say=lambda line: None)
+    append(root / "nbs" / tables, "See @fig-core-nowhere, [this](05_records.ipynb#nothing-here), "
+           "[that](gone.ipynb). ![](https://x.org/a.png)")
+    faults = site.build(root, say=lambda line: None)
     text = "\n".join(f"{page}: {fault}" for page, fault in faults)
-    for page, expected in (("settings", "citation nobody1900none not found"), ("records", "TeX math"),
+    for page, expected in (("settings", "citation nobody1900none not found"),
+                           ("records", "TeX math"),
                            ("tables", "unresolved reference @fig-core-nowhere"),
-                           ("tables", "no such anchor records.html#nothing-here"), ("tables", "dead link gone.ipynb")):
-        assert any(p == f"00_core/{page}.html" and expected in fault for p, fault in faults), f"{expected}\n{text}"
+                           ("tables", "no such anchor records.html#nothing-here"),
+                           ("tables", "dead link gone.ipynb"), ("tables", "loads from elsewhere"),
+                           ("tables", "1 pictures without alternative text")):
+        matching = [f for p, f in faults if p == f"00_core/{page}.html" and expected in f]
+        assert matching, f"{expected}\n{text}"
     assert "<h1>Tables</h1>" in (root / "_docs/00_core/tables.html").read_text()
 
 
 def test_a_failing_export_names_its_notebook(tmp_path):
     root = small_project(tmp_path, "00_core/01_settings.ipynb")
-    book = json.loads((root / "nbs/00_core/01_settings.ipynb").read_text())
-    book["cells"].append(dict(cell_type="code", id="eeeeeeee", metadata={}, source="#| export\nno_such_name", outputs=[], execution_count=None))
-    (root / "nbs/00_core/01_settings.ipynb").write_text(json.dumps(book))
-    with pytest.raises(docs.DocsError, match="Settings"): docs.build(root, say=lambda line: None)
+    path = root / "nbs/00_core/01_settings.ipynb"
+    book = json.loads(path.read_text())
+    book["cells"].append(dict(cell_type="code", id="eeeeeeee", metadata={}, outputs=[],
+                              source="#| export\nno_such_name", execution_count=None))
+    path.write_text(json.dumps(book))
+    with pytest.raises(site.DocsError, match="Settings"): site.build(root, say=lambda line: None)
     assert not (root / "_docs").exists()          # a failed build leaves no half site
 
 
@@ -73,11 +92,61 @@ def test_readme_is_a_function_of_the_index(tmp_path):
     text, pictures = docs.readme(ROOT)
     assert (text, pictures) == docs.readme(ROOT)
     assert text == (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "bash scripts/reproduce.sh" in text and "bash scripts/test.sh" in text and "```python" in text
+    for expected in ("bash scripts/reproduce.sh", "bash scripts/test.sh", "```python"):
+        assert expected in text
     assert pictures and all(p.startswith(b"\x89PNG") for p in pictures.values())
-    for target in docs.links([docs.Cell("markdown", text)]): assert (ROOT / target.partition("#")[0]).exists(), target
+    for target in docs.links([docs.Cell("markdown", text)]):
+        assert (ROOT / target.partition("#")[0]).exists(), target
 
 
 def test_command_line_refuses_unknown_options():
-    done = subprocess.run([sys.executable, ROOT / "scripts" / "build_docs", "--no-such"], capture_output=True, text=True)
+    command = [sys.executable, ROOT / "scripts" / "build_docs", "--no-such"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and "usage" in done.stderr
+
+
+def test_quarto_settings_ask_no_server_and_name_files_that_exist():
+    settings = yaml.safe_load((ROOT / "_quarto.yml").read_text())
+    page = settings["format"]["html"]
+    assert page["html-math-method"] == "mathml"
+    assert set(page["theme"]) == {"light", "dark"}
+    assert all("theme.scss" in themes for themes in page["theme"].values())
+    assert "$web-font-path: false;" in (ROOT / "nbs/theme.scss").read_text()
+    for name in (page["css"], settings["website"]["favicon"], settings["bibliography"]):
+        assert (ROOT / "nbs" / name).is_file(), name
+
+
+# --- what a host runs ---
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_workflows_are_valid_and_run_scripts_that_exist(path):
+    text = path.read_text(encoding="utf-8")
+    workflow = yaml.safe_load(text)
+    assert workflow["jobs"] and True in workflow       # YAML reads the key `on` as a truth value
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    assert all("uses" in step or "run" in step for step in steps)
+    assert all(re.fullmatch(r"[\w./-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
+    scripts = re.findall(r"\bscripts/[\w./-]+", text)
+    assert "://" not in text                           # no address of a registry or any other host
+    assert scripts and all((ROOT / name).is_file() for name in scripts), scripts
+
+
+def test_both_workflows_are_there():
+    assert [path.name for path in WORKFLOWS] == ["site.yml", "test.yml"]
+
+
+def test_system_script_is_quiet_when_nothing_is_missing_and_never_fails(tmp_path):
+    script, bash = ROOT / "scripts" / "system.sh", shutil.which("bash")
+    for name in ("chromium", "slurmctld", "munged"):       # stand-ins for what the packages bring
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    only = {"PATH": str(tmp_path), "SBIN": "/nowhere"}
+    run = lambda: subprocess.run([bash, script], env=only, capture_output=True, text=True)
+    done = run()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    (tmp_path / "munged").unlink()
+    done = run()                                           # no apt-get on this path
+    assert done.returncode == 0 and "munge" in done.stdout and "skip" in done.stdout

@@ -4,20 +4,22 @@
 
 # %% ../../nbs/80_reproduce/89_checks.ipynb #3b78bfd2
 from __future__ import annotations
-import ast, contextlib, io, json, os, re, shutil, subprocess, sys, tempfile, tokenize
+import ast, contextlib, io, os, re, shutil, subprocess, sys, tempfile, tokenize
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 from ..core.settings import project_root
-from .docs import (Cell, citations, labels, links, notebooks, read_cells, readme,
-                                       references, sidebar)
+from .api import api_is_current
+from .docs import (PICTURES, Cell, citations, labels, links, notebooks,
+                                       read_cells, readme, references, sidebar)
 from .jobs import JobError, job_names, load_job, notebook_parameters
 
 # %% auto #0
-__all__ = ['BUDGET', 'CHECKS', 'Finding', 'check_references', 'check_links', 'check_sidebar', 'check_titles', 'check_imports',
-           'check_modules', 'check_documentation', 'check_experiments', 'check_jobs', 'check_outputs', 'check_executed',
-           'check_size', 'check_export', 'check_clean', 'check_readme', 'check_versions', 'run_checks', 'main']
+__all__ = ['WIDTH', 'BUDGET', 'CHECKS', 'Finding', 'check_references', 'check_links', 'check_sidebar', 'check_titles',
+           'check_imports', 'check_modules', 'check_documentation', 'check_width', 'check_experiments', 'check_jobs',
+           'check_outputs', 'check_executed', 'check_size', 'check_export', 'check_clean', 'check_readme', 'check_api',
+           'check_versions', 'run_checks', 'main']
 
 # %% ../../nbs/80_reproduce/89_checks.ipynb #eff2ae2e
 @dataclass(frozen=True)
@@ -47,10 +49,12 @@ def check_references(
     for name, cells in _pages(root):
         own = labels(cells)
         for label in own:
-            if label in owner: findings.append(Finding(name, f"label {label} is also in {owner[label]}"))
+            if label in owner:
+                findings.append(Finding(name, f"label {label} is also in {owner[label]}"))
             owner[label] = name
         for label in dict.fromkeys(references(cells)):
-            if label not in own: findings.append(Finding(name, f"@{label} has no label on this page"))
+            if label in own: continue
+            findings.append(Finding(name, f"@{label} has no label on this page"))
         for key in dict.fromkeys(citations(cells)):
             if key not in keys: findings.append(Finding(name, f"@{key} is not in references.bib"))
     return findings
@@ -59,7 +63,7 @@ def check_references(
 def check_links(
     root: Path,          # project root
 ) -> list[Finding]:      # dead links
-    "Check that every relative link of a notebook leads to a file, and to a heading where it names one."
+    "Check that every relative link leads to a file, and to a heading where it names one."
     findings = []
     for path in notebooks(root):
         for target in dict.fromkeys(links(read_cells(path))):
@@ -75,8 +79,11 @@ def _anchors(cells: list[Cell]) -> set[str]:
     "Return what links may name on a page: labels, headings as pandoc spells them, exported names."
     found = set(labels(cells))
     for cell in cells:
-        if cell.kind == "code": found |= {n.lower() for n in re.findall(r"^(?:def|class) (\w+)", cell.source, re.M)}
-        for title in re.findall(r"^#+ +(.*?)\s*$", cell.source, re.M) if cell.kind == "markdown" else []:
+        if cell.kind == "code":
+            names = re.findall(r"^(?:def|class) (\w+)", cell.source, re.M)
+            found |= {name.lower() for name in names}
+        if cell.kind != "markdown": continue
+        for title in re.findall(r"^#+ +(.*?)\s*$", cell.source, re.M):
             words = re.sub(r"[^\w\s.-]", "", re.sub(r"\{.*\}$", "", title)).lower()
             found.add(re.sub(r"\s+", "-", re.sub(r"^[^a-z]+", "", words.strip())))
     return found
@@ -104,8 +111,10 @@ def check_titles(
         if not lines or cells[0].kind != "markdown" or not lines[0].startswith("# "):
             findings.append(Finding(name, "the first cell is no title"))
         elif any(not line.startswith((">", "- ")) for line in lines[1:]):
-            findings.append(Finding(name, "text beside the title is lost on the site; give it a cell of its own"))
-        elif not any(line.startswith(">") for line in lines[1:]): findings.append(Finding(name, "no promise (`> ...`) under the title"))
+            findings.append(Finding(name, "text beside the title is lost on the site; "
+                                          "give it a cell of its own"))
+        elif not any(line.startswith(">") for line in lines[1:]):
+            findings.append(Finding(name, "no promise (`> ...`) under the title"))
     return findings
 
 # %% ../../nbs/80_reproduce/89_checks.ipynb #c67d1727
@@ -126,7 +135,8 @@ def check_imports(
             nodes = tree.body if exported else list(ast.walk(tree))
             if not any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in nodes): continue
             if all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in tree.body): continue
-            findings.append(Finding(name, f"imports share a cell with other code: {cell.body.splitlines()[0]!r}"))
+            first = cell.body.splitlines()[0]
+            findings.append(Finding(name, f"imports share a cell with other code: {first!r}"))
     return findings
 
 # %% ../../nbs/80_reproduce/89_checks.ipynb #09434de6
@@ -142,25 +152,34 @@ def check_modules(
         wanted[file] = name
     present = {p.relative_to(root).as_posix() for p in (root / "amcl_suite").rglob("*.py")}
     present = {p for p in present if not p.endswith(("/__init__.py", "/_modidx.py"))}
-    findings += [Finding(wanted[f], f"{f} is missing; run nbdev_export") for f in wanted if f not in present]
-    return findings + [Finding(f, "no notebook exports this module; remove it") for f in sorted(present - set(wanted))]
+    findings += [Finding(wanted[f], f"{f} is missing; run nbdev_export")
+                 for f in wanted if f not in present]
+    return findings + [Finding(f, "no notebook exports this module; remove it")
+                       for f in sorted(present - set(wanted))]
 
 # %% ../../nbs/80_reproduce/89_checks.ipynb #4a2999d7
 def check_documentation(
     root: Path,          # project root
 ) -> list[Finding]:      # missing docstrings and comments
-    "Check that exported symbols have a docstring and a comment on every parameter and on the result."
+    "Check that exported symbols have a docstring and a comment on every parameter and result."
     findings = []
     for name, cells in _pages(root):
-        exported = [c for c in cells if c.kind == "code" and c.directives.keys() & {"export", "exporti"}]
-        helped = {t.id for c in exported for n in _tree(c).body if isinstance(n, ast.Assign) and "help=" in ast.unparse(n)
-                  for t in n.targets if isinstance(t, ast.Name)}   # such as `Jobs = Annotated[..., Argument(help=...)]`
+        exported = [c for c in cells
+                    if c.kind == "code" and c.directives.keys() & {"export", "exporti"}]
+        helped = _helped(exported)
         for cell in exported:
             comments = _comments(cell.source)
             for node in _tree(cell).body if "export" in cell.directives else []:
                 if getattr(node, "name", "_").startswith("_"): continue
-                findings += [Finding(name, fault) for fault in _undocumented(node, comments, helped)]
+                faults = _undocumented(node, comments, helped)
+                findings += [Finding(name, fault) for fault in faults]
     return findings
+
+def _helped(cells: list[Cell]) -> set[str]:
+    "Return the names of types that carry a help text: `Jobs = Annotated[..., Argument(help=...)]`."
+    assigned = [node for cell in cells for node in _tree(cell).body if isinstance(node, ast.Assign)]
+    return {target.id for node in assigned if "help=" in ast.unparse(node)
+            for target in node.targets if isinstance(target, ast.Name)}
 
 def _comments(source: str) -> set[int]:
     "Return the numbers of lines that hold a comment."
@@ -172,13 +191,16 @@ def _undocumented(node: ast.stmt, comments: set[int], helped: set[str]) -> list[
     "Return what is missing at a function or class."
     name = node.name
     faults = [] if ast.get_docstring(node) else [f"{name}: no docstring"]
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)): return faults + _uncommented(node, comments, helped)
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return faults + _uncommented(node, comments, helped)
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and item.end_lineno not in comments:
             faults.append(f"{name}: no comment on {ast.unparse(item.target)}")
         if not isinstance(item, ast.FunctionDef) or _is_property(item): continue
-        if item.name == "__init__": faults += [f"{name}.{fault}" for fault in _uncommented(item, comments, helped)]
-        elif not item.name.startswith("_") and not ast.get_docstring(item): faults.append(f"{name}.{item.name}: no docstring")
+        if item.name == "__init__":
+            faults += [f"{name}.{fault}" for fault in _uncommented(item, comments, helped)]
+        elif not item.name.startswith("_") and not ast.get_docstring(item):
+            faults.append(f"{name}.{item.name}: no docstring")
     return faults
 
 def _is_property(node: ast.FunctionDef) -> bool:
@@ -188,15 +210,33 @@ def _is_property(node: ast.FunctionDef) -> bool:
 def _uncommented(node: ast.FunctionDef, comments: set[int], helped: set[str]) -> list[str]:
     "Return parameters without a line and a comment of their own, and a result without comment."
     spec, name = node.args, node.name
-    every = [*spec.posonlyargs, *spec.args, *spec.kwonlyargs, *filter(None, (spec.vararg, spec.kwarg))]
+    every = [*spec.posonlyargs, *spec.args, *spec.kwonlyargs]
+    every += filter(None, (spec.vararg, spec.kwarg))
     every = [a for i, a in enumerate(every) if not (i == 0 and a.arg in ("self", "cls"))]
     lines = [a.end_lineno for a in every]
     kinds = {a: ast.unparse(a.annotation) if a.annotation else "" for a in every}
+    alone = lambda a: lines.count(a.end_lineno) == 1 and a.end_lineno in comments
     faults = [f"{name}: no comment on {a.arg}" for a in every
-              if not ("help=" in kinds[a] or kinds[a] in helped) and (lines.count(a.end_lineno) > 1 or a.end_lineno not in comments)]
+              if not ("help=" in kinds[a] or kinds[a] in helped or alone(a))]
     returns = node.returns is not None and ast.unparse(node.returns) not in ("None", "'None'")
-    if returns and every and node.returns.end_lineno not in comments: faults.append(f"{name}: no comment on the result")
+    if returns and every and node.returns.end_lineno not in comments:
+        faults.append(f"{name}: no comment on the result")
     return faults
+
+# %% ../../nbs/80_reproduce/89_checks.ipynb #dd61d2b5
+WIDTH = 100   # characters of a line of code
+
+def check_width(
+    root: Path,          # project root
+) -> list[Finding]:      # lines that are too long
+    "Check that no line of code is longer than `WIDTH` characters."
+    findings = []
+    for name, cells in _pages(root):
+        lines = [line for cell in cells if cell.kind == "code" for line in cell.source.splitlines()
+                 if not line.startswith("#|") and "://" not in line]
+        findings += [Finding(name, f"{len(line)} characters, not {WIDTH}: {line.strip()[:50]!r}")
+                     for line in lines if len(line) > WIDTH]
+    return findings
 
 # %% ../../nbs/80_reproduce/89_checks.ipynb #74fac133
 def check_experiments(
@@ -207,13 +247,14 @@ def check_experiments(
     for path in notebooks(root):
         cells, name = read_cells(path), path.relative_to(root).as_posix()
         tagged = sum("parameters" in cell.tags for cell in cells)
-        if _default_exp(cells) or name == "nbs/index.ipynb" or name.startswith("nbs/90_results/"):
-            if tagged and _default_exp(cells): findings.append(Finding(name, "a chapter that exports has a parameters cell"))
-            continue
+        if module := _default_exp(cells):
+            if tagged:
+                findings.append(Finding(name, "a chapter that exports has a parameters cell"))
+        if module or name.startswith(("nbs/index.", "nbs/api.", "nbs/80_", "nbs/90_")): continue
         findings += [Finding(name, fault) for fault in _parameter_faults(path)]
         used = {key for cell in cells if cell.kind == "code" for key in cell.directives}
         findings += [Finding(name, f"an experiment must not use `{key}`: papermill ignores it")
-                     for key in sorted(used & {"export", "exporti", "eval", "slow", "gpu", "data"})]
+                     for key in sorted(used & {"export", "exporti", "eval", "slow", "gpu", "data", "slurm"})]
     return findings
 
 def _parameter_faults(path: Path) -> list[str]:
@@ -234,7 +275,8 @@ def check_jobs(
     try:
         for name in job_names():
             try: load_job(name)
-            except JobError as error: findings.append(Finding(f"scripts/jobs/{name}.yaml", str(error)))
+            except JobError as error:
+                findings.append(Finding(f"scripts/jobs/{name}.yaml", str(error)))
     finally:
         if before is None: del os.environ["AMCL_ROOT"]
         else: os.environ["AMCL_ROOT"] = before
@@ -242,9 +284,12 @@ def check_jobs(
 
 # %% ../../nbs/80_reproduce/89_checks.ipynb #dcf28af6
 BUDGET = 200_000   # bytes per notebook, outputs included
-_LOCAL = {r"\w*Warning\b": "a warning", r"(?<![\w.])/(?:work|tmp|root|home|Users|var)/": "a path of one machine",
+_LOCAL = {r"\w*Warning\b": "a warning",
+          r"(?<![\w.])/(?:work|tmp|root|home|Users|var)/": "a path of one machine",
           r"\b\d+(?:\.\d+)? ?(?:ms|µs|it/s|s/it)\b|\bWall time\b|\belapsed\b": "a timing",
           r"\bat 0x[0-9a-f]{6,}": "a memory address", r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d": "a date"}
+
+_SHOWN = {*PICTURES, "text/html", "text/markdown"}   # forms of output that can be a figure
 
 def _texts(cell: Cell) -> Iterator[str]:
     "Yield the text of stored outputs (of HTML only what a reader sees)."
@@ -263,9 +308,10 @@ def check_outputs(
             if cell.kind != "code": continue
             kinds = {form for o in cell.outputs for form in o.get("data", {})}
             label = cell.directives.get("label", "")
-            if label.startswith("fig-") and not kinds & {"image/png", "image/svg+xml", "text/html", "text/markdown"}:
+            if label.startswith("fig-") and not kinds & _SHOWN:
                 findings.append(Finding(name, f"{label} has no stored picture; run the notebook"))
-            if any(o["output_type"] == "error" for o in cell.outputs): findings.append(Finding(name, "a stored traceback"))
+            if any(o["output_type"] == "error" for o in cell.outputs):
+                findings.append(Finding(name, "a stored traceback"))
             text = "\n".join(_texts(cell))
             findings += [Finding(name, f"a stored output holds {what}: {found[0]!r}")
                          for pattern, what in _LOCAL.items() if (found := re.search(pattern, text))]
@@ -279,24 +325,28 @@ def check_executed(
     findings = []
     for name, cells in _pages(root):
         for cell in cells:
-            if cell.kind != "code" or cell.outputs or cell.directives.keys() & {"hide", "eval", "slow", "gpu", "data"}: continue
+            skipped = cell.directives.keys() & {"hide", "eval", "slow", "gpu", "data", "slurm"}
+            if cell.kind != "code" or cell.outputs or skipped: continue
             if cell.body.rstrip().endswith(";"): continue        # the output is suppressed
-            if _shows(_tree(cell)): findings.append(Finding(name, f"no stored output for {cell.body.splitlines()[-1][:60]!r}; run the notebook"))
+            if not _shows(_tree(cell)): continue
+            last = cell.body.splitlines()[-1][:60]
+            findings.append(Finding(name, f"no stored output for {last!r}; run the notebook"))
     return findings
 
 def _shows(tree: ast.Module) -> bool:
     "Tell whether code surely shows something: a top-level `print`, or a name at its end."
-    calls = [n.value for n in tree.body if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call)]
-    prints = any(isinstance(c.func, ast.Name) and c.func.id == "print" for c in calls)
-    last = tree.body[-1] if tree.body else None
-    return prints or (isinstance(last, ast.Expr) and isinstance(last.value, (ast.Name, ast.Attribute)))
+    values = [node.value if isinstance(node, ast.Expr) else None for node in tree.body]
+    functions = [value.func for value in values if isinstance(value, ast.Call)]
+    prints = any(isinstance(f, ast.Name) and f.id == "print" for f in functions)
+    return prints or (bool(values) and isinstance(values[-1], (ast.Name, ast.Attribute)))
 
 def check_size(
     root: Path,          # project root
 ) -> list[Finding]:      # notebooks over the budget
     "Check that no notebook is larger than `BUDGET` bytes."
     sizes = {path.relative_to(root).as_posix(): path.stat().st_size for path in notebooks(root)}
-    return [Finding(n, f"{size} bytes, budget {BUDGET}") for n, size in sizes.items() if size > BUDGET]
+    return [Finding(name, f"{size} bytes, budget {BUDGET}")
+            for name, size in sizes.items() if size > BUDGET]
 
 # %% ../../nbs/80_reproduce/89_checks.ipynb #845a907f
 @contextlib.contextmanager
@@ -305,27 +355,35 @@ def _copy(root: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         for name in ("settings.ini", "pyproject.toml"): shutil.copy2(root / name, folder)
         ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-        for name in ("nbs", "amcl_suite"): shutil.copytree(root / name, Path(folder) / name, ignore=ignore)
+        for name in ("nbs", "amcl_suite"):
+            shutil.copytree(root / name, Path(folder) / name, ignore=ignore)
         yield Path(folder)
 
 def _differences(command: str, root: Path, folder: str, pattern: str, remedy: str) -> list[Finding]:
     "Run an nbdev command in a copy and return the files of `folder` that it changes."
     with _copy(root) as copy:
-        tool = Path(sys.executable).with_name(command)
-        environment = {k: v for k, v in os.environ.items() if k != "IN_TEST"}    # where nbdev_test sets it, export does nothing
-        done = subprocess.run([str(tool)], cwd=copy, capture_output=True, text=True, env=environment)
-        if done.returncode: return [Finding(folder, f"{command} failed: {done.stderr.strip().splitlines()[-1]}")]
+        done = _nbdev(command, copy)
+        if done.returncode:
+            return [Finding(folder, f"{command} failed: {done.stderr.strip().splitlines()[-1]}")]
         read = lambda base: {p.relative_to(base).as_posix(): p.read_text(encoding="utf-8")
-                             for p in (base / folder).rglob(pattern) if "__pycache__" not in p.parts}
+                             for p in (base / folder).rglob(pattern)
+                             if "__pycache__" not in p.parts}
         before, after = read(root), read(copy)
     changed = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
     return [Finding(name, remedy) for name in changed if ".ipynb_checkpoints" not in name]
+
+def _nbdev(command: str, folder: Path) -> subprocess.CompletedProcess:
+    "Run a command of nbdev; not as if in a test, where export does nothing."
+    tool = Path(sys.executable).with_name(command)
+    environment = {k: v for k, v in os.environ.items() if k != "IN_TEST"}
+    return subprocess.run([str(tool)], cwd=folder, capture_output=True, text=True, env=environment)
 
 def check_export(
     root: Path,          # project root
 ) -> list[Finding]:      # modules that export would change
     "Check that `nbdev_export` would change nothing."
-    return _differences("nbdev_export", root, "amcl_suite", "*.py", "not what the notebooks export; run nbdev_export")
+    remedy = "not what the notebooks export; run nbdev_export"
+    return _differences("nbdev_export", root, "amcl_suite", "*.py", remedy)
 
 def check_clean(
     root: Path,          # project root
@@ -334,6 +392,8 @@ def check_clean(
     return _differences("nbdev_clean", root, "nbs", "*.ipynb", "not clean; run nbdev_clean")
 
 # %% ../../nbs/80_reproduce/89_checks.ipynb #f54d67f2
+_REFRESH = "run scripts/build_docs --sources"
+
 def check_readme(
     root: Path,          # project root
 ) -> list[Finding]:      # README or pictures that differ from the index notebook
@@ -341,27 +401,40 @@ def check_readme(
     text, pictures = readme(root)
     wanted = {"README.md": text.encode()} | pictures
     present = {p.relative_to(root).as_posix() for p in (root / "README_files").glob("*")}
-    stale = [n for n, content in wanted.items() if not (root / n).is_file() or (root / n).read_bytes() != content]
-    return [Finding(n, "not in step with nbs/index.ipynb; run bash scripts/docs.sh") for n in [*stale, *sorted(present - set(wanted))]]
+    current = lambda n: (root / n).is_file() and (root / n).read_bytes() == wanted[n]
+    stale = [n for n in wanted if not current(n)] + sorted(present - set(wanted))
+    return [Finding(n, f"not in step with nbs/index.ipynb; {_REFRESH}") for n in stale]
+
+def check_api(
+    root: Path,          # project root
+) -> list[Finding]:      # the index of names, if its stored output is not what it would be now
+    "Check that `nbs/api.ipynb` lists the names that the package exports now."
+    if api_is_current(root): return []
+    return [Finding("nbs/api.ipynb", f"not the names that the package exports; {_REFRESH}")]
 
 def check_versions(
     root: Path,          # project root
 ) -> list[Finding]:      # what differs between the two files
     "Check that settings.ini and pyproject.toml agree in name, version and Python."
     import configparser, tomllib
-    settings, project = configparser.ConfigParser(), tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    settings.read(root / "settings.ini", encoding="utf-8")
-    pairs = {"version": (settings["DEFAULT"]["version"], project["version"]),
-             "name": (settings["DEFAULT"]["lib_name"], project["name"]),
-             "Python": (">=" + settings["DEFAULT"].get("min_python", ""), project["requires-python"])}
-    return [Finding("settings.ini", f"{what}: {a} here, {b} in pyproject.toml") for what, (a, b) in pairs.items() if a != b]
+    parser = configparser.ConfigParser()
+    parser.read(root / "settings.ini", encoding="utf-8")
+    settings = parser["DEFAULT"]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pairs = {"version": (settings["version"], project["version"]),
+             "name": (settings["lib_name"], project["name"]),
+             "Python": (">=" + settings.get("min_python", ""), project["requires-python"])}
+    return [Finding("settings.ini", f"{what}: {a} here, {b} in pyproject.toml")
+            for what, (a, b) in pairs.items() if a != b]
 
 # %% ../../nbs/80_reproduce/89_checks.ipynb #51b84e53
 CHECKS: dict[str, Callable[[Path], list[Finding]]] = {
-    "titles": check_titles, "references": check_references, "links": check_links, "sidebar": check_sidebar, "imports": check_imports,
-    "modules": check_modules, "documentation": check_documentation, "experiments": check_experiments, "jobs": check_jobs,
-    "outputs": check_outputs, "executed": check_executed, "size": check_size, "export": check_export, "clean": check_clean,
-    "readme": check_readme, "versions": check_versions}
+    "titles": check_titles, "references": check_references, "links": check_links,
+    "sidebar": check_sidebar, "imports": check_imports, "modules": check_modules,
+    "documentation": check_documentation, "experiments": check_experiments, "jobs": check_jobs,
+    "outputs": check_outputs, "executed": check_executed, "size": check_size,
+    "export": check_export, "clean": check_clean, "readme": check_readme, "api": check_api,
+    "versions": check_versions}
 
 def run_checks(
     names: Iterable[str] = (),          # keys of `CHECKS`; empty: all

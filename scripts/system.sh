@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that only tests need: a browser for the site, Slurm for the cluster.
+# Does nothing when they are there; where it can't install them, it says so, and those tests skip.
+# usage: bash scripts/system.sh
+set -uo pipefail
+
+PATH=$PATH:${SBIN:-/usr/sbin}   # daemons are there, and only root's path names it
+missing=()
+need() { command -v "$1" >/dev/null || missing+=("$2"); }   # need COMMAND PACKAGE
+need chromium chromium
+need slurmctld slurm-wlm
+need munged munge
+(( ${#missing[@]} )) || exit 0
+
+say() { printf '[system] %s\n' "$*"; }
+skip() {
+  say "$1: ${missing[*]}"
+  say "the tests that need them skip; to run them, as root: apt-get install ${missing[*]}"
+  exit 0
+}
+command -v apt-get >/dev/null || skip "missing, and there is no apt-get"
+(( EUID == 0 )) || skip "missing, and only root can install"
+
+say "installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt=(apt-get -qq -o DPkg::Lock::Timeout=300)
+"${apt[@]}" update >/dev/null 2>&1
+"${apt[@]}" install -y --no-install-recommends "${missing[@]}" fonts-dejavu fonts-liberation >/dev/null 2>&1 || skip "could not install"
