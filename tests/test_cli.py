@@ -138,6 +138,11 @@ def test_data_commands(project, amcl, tmp_path, monkeypatch):
     (("run", "toy", "--workers", "0"), "--workers: expected"), (("run", "toy", "--workers", "many"), "--workers: expected"),
     (("run", "toy", "--only", "n"), "expected KEY=VALUE"), (("run", "toy", "--only", "m=1"), "unknown key 'm'"),
     (("run", "toy", "--only", "n=7"), "no run has n=7"), (("report", "toy"), "no records of toy"), (("sing",), "No such command"),
+    (("run", "toy", "--where", "slrum"), "did you mean 'slurm'?"),
+    (("run", "toy", "--detach"), "--detach: only with --where slurm"),
+    (("run", "toy", "--timeout", "-1"), "greater than 0, got -1.0"),
+    (("run", "toy", "--gpus", "-1"), "gpus: Input should be"), (("cancel", "toi"), "did you mean"),
+    (("run", "toy", "--retries", "-1"), "'--retries'"), (("status", "toy", "--every", "0"), "'--every'"),
 ])
 def test_wrong_calls_are_one_line_and_status_2(project, amcl, arguments, words):
     status, out, err = amcl(*arguments)

@@ -50,6 +50,11 @@ def small_disk(tmp_path):
     ("{notebook: nbs/10_toy.ipynb, grid: {n: [1, 1]}}", "repeats"),
     ("{notebook: nbs/10_toy.ipynb}\n- {notebook: nbs/10_toy.ipynb}", "same notebook, same parameters"),
     ("!!python/object/apply:os.getcwd []", "not valid YAML"),
+    ("{notebook: nbs/10_toy.ipynb, gpus: two}", "gpus: Input should be a valid integer, got 'two'"),
+    ("{notebook: nbs/10_toy.ipynb, processes: 0}", "processes: Input should be greater than or equal"),
+    ("{notebook: nbs/10_toy.ipynb, memory_gb: -1}", "memory_gb: Input should be greater than 0"),
+    ("{notebook: nbs/10_toy.ipynb, timeout_minuts: 3}", "did you mean 'timeout_minutes'?"),
+    ("{notebook: nbs/10_toy.ipynb}\nslurm: {partitoin: x}", "did you mean 'partition'?"),
 ])
 def test_bad_jobs_are_refused_before_anything_starts(project, capsys, entry, words):
     project.notebook(RESULT)

@@ -9,9 +9,9 @@ import pytest
 from amcl_suite.core.records import (SCHEMA_VERSION, Cost, RecordError, cost, make_row, open_run,
                                      read_arrays, read_record, write_json_atomic)
 from amcl_suite.core.settings import project_root
-from amcl_suite.reproduce import report as chapter
-from amcl_suite.reproduce.report import (collect, report_html, result_groups, select_records,
-                                         tidy_rows, warning_lines, write_report)
+from amcl_suite.reproduce import report, report_page
+from amcl_suite.reproduce.report import collect, result_groups, tidy_rows, warning_lines
+from amcl_suite.reproduce.report_page import write_report
 
 HOSTILE = '<script>alert("&1")</script><img src=x onerror=alert(2)>|](javascript:alert(3))'
 
@@ -46,7 +46,7 @@ def leave(runs, name, job="toy", hash="00", **changes):
 
 def plain(page):
     """Return a page without the script and the style that are ours."""
-    return page.replace(chapter._SCRIPT, "").replace(chapter._STYLE, "")
+    return page.replace(report_page._SCRIPT, "").replace(report_page._STYLE, "")
 
 
 # --- records -------------------------------------------------------------------------------------
@@ -252,7 +252,7 @@ def test_hostile_text_stays_text(runs):
     (folder / "figures" / "a.png").write_bytes(b"\x89PNG")
     made = write_report(("toy",), title=HOSTILE)
     page, text = made.html.read_text(), made.markdown.read_text()
-    assert page.count("<script") == 1 and page.count("<script>" + chapter._SCRIPT) == 1
+    assert page.count("<script") == 1 and page.count("<script>" + report_page._SCRIPT) == 1
     assert "<img src=x" not in page + text and "<script" not in text and "](javascript" not in text.replace("\\|](", "")
     assert "lies outside its run" in page and not re.search(r'[ "]on\w+="', plain(page))
 
@@ -295,8 +295,8 @@ def test_parquet_round_trip(sweep):
 def test_a_thousand_records_are_read_once(runs, monkeypatch):
     """Bounded work: each record is read once, and page and tables grow with the rows, not faster."""
     for i in range(1000): leave(runs, f"d{i:04d}", hash=f"{i:04d}" * 16, parameters={"n": i})
-    read, calls = chapter.read_record, []
-    monkeypatch.setattr(chapter, "read_record", lambda path: calls.append(path) or read(path))
+    read, calls = report.read_record, []
+    monkeypatch.setattr(report, "read_record", lambda path: calls.append(path) or read(path))
     made = write_report(("toy",))
     assert len(calls) == 1000 and len(made.found.records) == 1000 and len(made.groups[0].full) == 2000
     assert made.html.stat().st_size < 1000 * len(made.groups[0].full)
@@ -309,7 +309,7 @@ def test_sounds_and_large_files(runs, monkeypatch):
     run.audio([0.0, 0.5, -2.0, 0.0], "loud", 8000, "A click")
     run.audio([0.0] * 4000, "long", 8000, "Silence")
     leave(runs, "a", sounds=run.sounds)
-    monkeypatch.setattr(chapter, "MAX_FILE", 4000)
+    monkeypatch.setattr(report_page, "MAX_FILE", 4000)
     page = write_report(("toy",)).html.read_text()
     assert page.count("<audio controls") == 1 and "data:audio/wav;base64,UklGR" in page
     assert "A click (heard at 0.5 of its level)" in page

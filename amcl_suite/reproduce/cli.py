@@ -79,7 +79,8 @@ def _show_runs(console, runs: list, workers: str = "auto", where: str = "local",
     "Print runs with their states and needs, then what is left and what it costs."
     from amcl_suite.core.tables import format_seconds
     from amcl_suite.reproduce.display import plural
-    from amcl_suite.reproduce.engine import count_workers, estimate, expected_minutes
+    from amcl_suite.reproduce.engine import count_workers
+    from amcl_suite.reproduce.planning import estimate, expected_minutes
     from amcl_suite.reproduce.worker import standing
     table = _table("run", "parameters", "state", "expected", "needs", "data")
     minutes = expected_minutes(runs)
@@ -144,7 +145,7 @@ def run(
 
 def _planned(console, jobs: list[str], only: list[str] | None, **needs) -> list:
     "Return the runs of jobs, with data fetched, stand-ins chosen and needs as asked for."
-    from amcl_suite.reproduce.engine import prepare_data, with_fallbacks
+    from amcl_suite.reproduce.planning import prepare_data, with_fallbacks
     from amcl_suite.reproduce.jobs import load_job, select_runs, with_needs
     runs = [run for name in dict.fromkeys(jobs) for run in load_job(name).runs]
     runs = with_needs(select_runs(runs, tuple(only or ())), **needs)
@@ -230,7 +231,7 @@ def _status(jobs: list[str] | None):
 
 def _without_missing_data(name: str) -> list:
     "Return the runs of a job, with stand-ins for those whose data are not here."
-    from amcl_suite.reproduce.engine import with_fallbacks
+    from amcl_suite.reproduce.planning import with_fallbacks
     from amcl_suite.reproduce.jobs import data_checksum, load_job
     runs = load_job(name).runs
     missing = [d for d in {d for run in runs for d in run.data} if not data_checksum(d)]
@@ -268,7 +269,8 @@ def report(
         help="Folder for the report; default: that of the runs.")] = None,
 ) -> None:
     "Write report.html, report.md and results.parquet, and print the tables: paper versus ours."
-    from amcl_suite.reproduce.report import data_lines, warning_lines, write_report
+    from amcl_suite.reproduce.report import data_lines, warning_lines
+    from amcl_suite.reproduce.report_page import write_report
     console, made = _console(), write_report(tuple(jobs or ()), out, only=tuple(only or ()))
     for group in made.groups:
         _line(console, f"\n{group.title}")

@@ -5,11 +5,10 @@
 # %% ../../nbs/80_reproduce/85_engine.ipynb #70060c57
 from __future__ import annotations
 import contextlib, json, os, shutil, signal, threading, time, uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from fastcore.basics import patch
-from ..core.records import (OutputError, RecordError, RunState, output_errors, read_record,
-                                     write_json_atomic)
+from ..core.records import OutputError, RunState, output_errors, write_json_atomic
 from ..core.settings import project_root, runs_dir
 from ..core.tables import format_seconds
 from .jobs import JobError, PlannedRun, data_checksum
@@ -17,11 +16,11 @@ from .worker import Standing, Task, standing
 from .executors import (Handle, LocalExecutor, SlurmExecutor, check_gpus, ending,
                                             n_workers, slurm_states, squeue, submission_paths)
 from .display import Lines, LiveTable, Silent, plural
+from .planning import expected_minutes
 
 # %% auto #0
 __all__ = ['LAG', 'Outcome', 'Live', 'Engine', 'make_executor', 'note_submission', 'read_submission', 'make_task', 'stale_logs',
-           'remove_stale_logs', 'prepare_data', 'with_fallbacks', 'earlier_minutes', 'expected_minutes', 'Estimate',
-           'estimate', 'run_all', 'count_workers', 'exit_status']
+           'remove_stale_logs', 'run_all', 'count_workers', 'exit_status']
 
 # %% ../../nbs/80_reproduce/85_engine.ipynb #cf73bd58
 @dataclass
@@ -441,93 +440,6 @@ def remove_stale_logs() -> int:  # folders removed
     stale = stale_logs()
     for folder in stale: _remove_logs(folder)
     return len(stale)
-
-# %% ../../nbs/80_reproduce/85_engine.ipynb #1b492d32
-def prepare_data(
-    runs: list[PlannedRun],   # planned runs
-    say=print,                # takes one line
-) -> list[str]:               # names of sets that are not here
-    "Find or fetch the data sets of runs; `ValueError` for an unknown name."
-    names, missing = sorted({d for r in runs for d in r.data}), []
-    if not names: return []
-    from amcl_suite.core.data import DataError, catalogue, locate, resource
-    network = True
-    for name in names:
-        resource(name)
-        try: locate(name, download=network)
-        except DataError as error:
-            missing.append(name)
-            network = network and not catalogue()[name].downloadable
-            if len(missing) == 1: say(f"data: {error}")
-    if missing:
-        say(f"data: going on without {', '.join(missing)}")
-    data_checksum.cache_clear()
-    return missing
-
-def with_fallbacks(
-    runs: list[PlannedRun],   # planned runs
-    missing: list[str],       # data sets that can't be had, from `prepare_data`
-    say=print,                # takes one line
-) -> list[PlannedRun]:        # runs to start, fallbacks once each
-    "Replace runs whose data can't be had by their fallbacks, and say so."
-    chosen = [r.fallback if r.fallback and set(r.data) & set(missing) else r for r in runs]
-    if replaced := sorted({r.name for r, c in zip(runs, chosen) if c is not r}):
-        instead = sorted({c.name for r, c in zip(runs, chosen) if c is not r})
-        say(f"data: {', '.join(instead)} stands in for {', '.join(replaced)}; "
-            f"its numbers are not the paper's data")
-    key = lambda run: (run.job, run.notebook, json.dumps(run.parameters, sort_keys=True))
-    return list({key(run): run for run in chosen}.values())
-
-# %% ../../nbs/80_reproduce/85_engine.ipynb #4b0c868a
-def earlier_minutes(
-    job: str,               # name of the job
-) -> dict[str, float]:      # run name -> minutes
-    "Return how long finished runs of a job took, all attempts together, by name."
-    found = {}
-    for path in (runs_dir() / job).glob("*/record.json"):
-        with contextlib.suppress(RecordError):
-            record = read_record(path)
-            if record["state"] == RunState.finished and record.get("seconds_all"):
-                found[record["name"]] = record["seconds_all"] / 60
-    return found
-
-def expected_minutes(
-    runs: list[PlannedRun],   # planned runs
-) -> dict[str, float]:        # hash -> min
-    "Return the expected time of each run: as it took before, else as its job file says."
-    before = {job: earlier_minutes(job) for job in {r.job for r in runs}}
-    return {r.hash: before[r.job].get(r.name, r.minutes) for r in runs}
-
-@dataclass(frozen=True)
-class Estimate:
-    "What is still to do, and what it will cost."
-    n_todo: int           # runs
-    n_done: int           # finished runs
-    n_known: int          # of those to do: how many have an earlier duration
-    worker_hours: float   # sum over runs
-    gpu_hours: float      # likewise, times GPUs of their own
-    hours: float          # wall time with the given workers, at best
-
-    def __repr__(self):
-        known = f", {self.n_known} timed before" if self.n_known else ""
-        gpu = f", {self.gpu_hours:.2g} GPU-hours" if self.gpu_hours else ""
-        wall = format_seconds(3600 * self.hours)
-        return (f"{plural(self.n_todo, 'run')} to do ({self.n_done} done{known}): about "
-                f"{self.worker_hours:.2g} worker-hours{gpu}, {wall} of wall time")
-
-def estimate(
-    runs: list[PlannedRun],   # planned runs
-    workers: int = 1,         # runs in flight
-    force: bool = False,      # count finished runs as still to do
-) -> Estimate:                # of what is left
-    "Estimate the cost of runs from earlier records and job files."
-    expected = expected_minutes(runs)
-    todo = [r for r in runs if force or standing(r.folder, r.hash).state != "finished"]
-    hours = [expected[r.hash] / 60 for r in todo]
-    known = sum(expected[r.hash] != r.minutes for r in todo)
-    gpu = sum(h * (r.needs.gpus or 0) for h, r in zip(hours, todo))
-    wall = max([sum(hours) / workers, *hours], default=0.0)
-    return Estimate(len(todo), len(runs) - len(todo), known, sum(hours), gpu, wall)
 
 # %% ../../nbs/80_reproduce/85_engine.ipynb #c988c759
 def run_all(
