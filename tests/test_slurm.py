@@ -162,6 +162,19 @@ def test_detached_and_killed_engines_find_their_jobs_again(project, slurm):
     assert not (project.runs / ".submitit").exists()
 
 
+def test_logs_of_detached_runs_reach_their_folders(project, slurm):
+    project.notebook(RESULT)
+    project.job(TOY % ("1", ""))
+    assert project.amcl("run", "toy", "--where", "slurm", "--detach")[0] == 0
+    wait_until(lambda: not jobs_of(slurm[0]))
+    status, text = project.amcl("clean")
+    assert status == 0 and "removed engine" in text, text
+    assert "Job completed successfully" in (project.folder("toy-1") / "worker.log").read_text()
+    assert not list(project.runs.rglob("submission.json")) + list(project.runs.rglob("*.pkl"))
+    status, text = project.amcl("run", "toy")
+    assert status == 0 and "1 skipped" in text, text
+
+
 def test_ctrl_c_leaves_jobs_and_cancel_ends_them(project, slurm):
     project.notebook(WALK)
     project.job("- {notebook: nbs/10_toy.ipynb, name: walk, parameters: {n: 5000}}")

@@ -241,7 +241,7 @@ def _standing(run, slurm: dict) -> tuple:
     "Return the state of a run and its standing; \"queued\" if Slurm has it and it isn't at work."
     from amcl_suite.reproduce.engine import read_submission
     from amcl_suite.reproduce.worker import standing
-    found, note = standing(run.folder, run.hash), read_submission(run)
+    found, note = standing(run.folder, run.hash), read_submission(run.folder)
     known, reason = slurm.get(note.get("id", ""), ("ended", ""))
     if found.state != "running" and note.get("where") == "slurm" and known != "ended":
         return "queued", f"Slurm job {note['id']}" + (f" ({reason})" if reason else "")

@@ -30,8 +30,8 @@ def progress_text(
     folder: str | Path,    # folder of a run
 ) -> tuple[str, str]:      # how far, and the values
     "Return progress as texts for people."
-    state, cell = progress_of(folder), _read(Path(folder) / "cell.json").get("cell")
-    if not state: return (f"cell {cell}" if cell else "starting"), ""
+    state, at = progress_of(folder), _read(Path(folder) / "cell.json")
+    if not state: return (f"cell {at['cell']}/{at['cells']}" if "cells" in at else "starting"), ""
     far = f"{state['label']} " if state.get("label") else ""
     numbers = {k: v for k, v in state["values"].items() if isinstance(v, (int, float))}
     values = ", ".join(f"{k} {v:.4g}" for k, v in numbers.items())

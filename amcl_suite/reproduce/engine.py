@@ -19,8 +19,8 @@ from .display import Lines, LiveTable, Silent, plural
 from .planning import expected_minutes
 
 # %% auto #0
-__all__ = ['LAG', 'Outcome', 'Live', 'Engine', 'make_executor', 'note_submission', 'read_submission', 'make_task', 'stale_logs',
-           'remove_stale_logs', 'run_all', 'count_workers', 'exit_status']
+__all__ = ['LAG', 'Outcome', 'Live', 'Engine', 'make_executor', 'note_submission', 'read_submission', 'make_task', 'keep_log',
+           'remove_logs', 'stale_logs', 'remove_stale_logs', 'run_all', 'count_workers', 'exit_status']
 
 # %% ../../nbs/80_reproduce/85_engine.ipynb #cf73bd58
 @dataclass
@@ -40,6 +40,7 @@ class Live:
     token: str = ""             # attempt; "" if it is not ours
     begin: float | None = None  # monotonic s when it was first seen at work
     ended: float | None = None  # monotonic s when the executor first said that it has ended
+    log: str = ""               # what its worker printed last
     @property
     def seconds(self) -> float: return time.monotonic() - self.begin if self.begin else 0.0
 
@@ -104,7 +105,7 @@ def run(
         with _terminate_as_interrupt(): self._loop()
     except KeyboardInterrupt: self._stop()
     finally:
-        if not any(o.state == "submitted" for o in self.outcomes): _remove_logs(self.logs)
+        if not any(o.state == "submitted" for o in self.outcomes): remove_logs(self.logs)
         remove_stale_logs()
     return self.outcomes
 
@@ -173,10 +174,10 @@ def note_submission(
         write_json_atomic(run.folder / "submission.json", note)
 
 def read_submission(
-    run: PlannedRun,   # a planned run
-) -> dict:             # where, id, logs, token, host; empty if there is none
+    folder: Path,   # of a run
+) -> dict:          # where, id, logs, token, host; empty if there is none
     "Return which job was to run a run."
-    try: note = json.loads((run.folder / "submission.json").read_text(encoding="utf-8"))
+    try: note = json.loads((folder / "submission.json").read_text(encoding="utf-8"))
     except (OSError, ValueError): return {}
     keys = ("where", "id", "logs", "token", "host")
     return note if isinstance(note, dict) and all(isinstance(note.get(k), str) for k in keys) else {}
@@ -184,7 +185,7 @@ def read_submission(
 @patch
 def _slurm_job_of(self: Engine, run: PlannedRun) -> tuple[dict, str, str]:
     "Return the note, state and detail of a run's job if Slurm still has it; state \"\" otherwise."
-    note = read_submission(run)
+    note = read_submission(run.folder)
     if note.get("where") != "slurm": return note, "", ""
     if self.asked is None or time.monotonic() - self.asked > 3:
         self.elsewhere, self.asked = slurm_states(), time.monotonic()
@@ -315,7 +316,7 @@ def _settle(self: Engine) -> None:
         told = ours and found.record["state"] != RunState.running
         if not told and self.executor.keeps_running and time.monotonic() - live.ended < LAG: continue
         self.live.remove(live)
-        self._keep_log(live)
+        live.log = keep_log(live.run.folder, live.handle)
         if found.state == "running": self._wait_for(live.run, found.record or {})
         else: self._conclude(live, found, ours)
 
@@ -349,7 +350,7 @@ def _conclude(self: Engine, live: Live, found: Standing, ours: bool) -> None:
 @patch
 def _bury(self: Engine, live: Live, record: dict | None) -> dict:
     "Return why a worker ended without an outcome, and say so in its record."
-    log = [line for line in getattr(live, "log", "").splitlines() if line.strip()]
+    log = [line for line in live.log.splitlines() if line.strip()]
     errors = [line for line in log if "Error: " in line]
     kind, line = ending(live.handle.detail)
     if errors and not record: kind, line = "error", errors[-1]   # the worker's own last words
@@ -368,15 +369,18 @@ def _note_end(live: Live, record: dict, error: dict) -> None:
         write_json_atomic(live.run.folder / "record.json",
                           record | {"state": state, "error": error, "seconds_all": spent})
 
-@patch
-def _keep_log(self: Engine, live: Live) -> None:
-    "Move what the worker printed into its run's folder and remove submitit's files for it."
-    paths = submission_paths(live.handle)
+def keep_log(
+    folder: Path,     # of a run whose worker has ended
+    handle: Handle,   # its submission
+) -> str:             # what the worker printed last
+    "Move what a worker printed into its run's folder and remove submitit's files for it."
+    paths, log = submission_paths(handle), ""
     with contextlib.suppress(OSError):
-        live.log = paths[0].read_text(errors="replace")[-20_000:]
-        (live.run.folder / "worker.log").write_text(live.log)
-    for path in [*paths, live.run.folder / "submission.json"]:
+        log = paths[0].read_text(errors="replace")[-20_000:]
+        (folder / "worker.log").write_text(log)
+    for path in [*paths, folder / "submission.json"]:
         with contextlib.suppress(OSError): path.unlink(missing_ok=True)
+    return log
 
 # %% ../../nbs/80_reproduce/85_engine.ipynb #3c5ccf9e
 @patch
@@ -387,7 +391,7 @@ def _stop(self: Engine) -> None:
     self.executor.cancel([live.handle for live in self.live])
     for live in self.live:
         found = standing(live.run.folder)
-        self._keep_log(live)
+        keep_log(live.run.folder, live.handle)
         if (found.record or {}).get("token") == live.token and found.state == "interrupted":
             error = {"line": "interrupted", "kind": "interrupted"}
             if found.record["state"] == RunState.running: _note_end(live, found.record, error)
@@ -415,8 +419,13 @@ def _give_up_rest(self: Engine) -> None:
     self.live, self.waiting, self.queue = [], [], []
 
 # %% ../../nbs/80_reproduce/85_engine.ipynb #634ba09d
-def _remove_logs(folder: Path) -> None:
-    "Remove an engine's folder of submission files."
+def remove_logs(
+    folder: Path,   # below `runs/.submitit`
+) -> None:
+    "Remove an engine's folder of submission files; logs go to their runs."
+    for path in runs_dir().glob("*/*/submission.json"):
+        note = read_submission(path.parent)
+        if note.get("logs") == str(folder): keep_log(path.parent, Handle(note["id"], note["logs"]))
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError): folder.parent.rmdir()   # unless another engine uses it
 
@@ -438,7 +447,7 @@ def _in_use(folder: Path) -> bool:
 def remove_stale_logs() -> int:  # folders removed
     "Remove what killed engines have left behind."
     stale = stale_logs()
-    for folder in stale: _remove_logs(folder)
+    for folder in stale: remove_logs(folder)
     return len(stale)
 
 # %% ../../nbs/80_reproduce/85_engine.ipynb #c988c759

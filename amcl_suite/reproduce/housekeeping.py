@@ -13,7 +13,7 @@ from ..core.settings import runs_dir
 from .jobs import PlannedRun
 from .worker import standing
 from .executors import cancel_slurm, end_processes, slurm_states
-from .engine import read_submission, stale_logs
+from .engine import read_submission, remove_logs, stale_logs
 
 # %% auto #0
 __all__ = ['Leftover', 'leftovers', 'chosen', 'remove', 'cancel_runs']
@@ -73,7 +73,7 @@ def remove(
     "Remove a folder whole or not at all."
     aside = runs_dir() / f".deleted-{uuid.uuid4().hex[:12]}"
     if leftover.kind == "engine":
-        shutil.rmtree(leftover.path, ignore_errors=True)
+        remove_logs(leftover.path)
         return not leftover.path.exists()
     lock = FileLock(leftover.path / "run.lock")
     try: lock.acquire(timeout=0)
@@ -91,7 +91,7 @@ def cancel_runs(
     import psutil
     states, ended, jobs, processes = slurm_states(), [], [], []
     for run in runs:
-        note, found = read_submission(run), standing(run.folder)
+        note, found = read_submission(run.folder), standing(run.folder)
         record = found.record or {}
         if note.get("where") == "slurm" and states.get(note["id"], ("ended",))[0] != "ended":
             jobs.append(note["id"])

@@ -249,11 +249,13 @@ def _run_notebook(task: Task, folder: Path) -> tuple[RunState, dict | None]:
 
 def _papermill_execute(papermill, task: Task, folder: Path) -> None:
     "Let papermill execute the notebook of a task, and keep saying which cell is at work."
+    source = Path(task.root) / task.about["notebook"]
+    n_cells = len(json.loads(source.read_text(encoding="utf-8"))["cells"]) + 1   # the injected one
     def tell(cell, cell_index):
         with contextlib.suppress(OSError):
-            write_json_atomic(folder / "cell.json", {"cell": cell_index + 1})
+            write_json_atomic(folder / "cell.json", {"cell": cell_index + 1, "cells": n_cells})
     papermill.execute_notebook(
-        Path(task.root) / task.about["notebook"], folder / "executed.ipynb",
+        source, folder / "executed.ipynb",
         task.about["parameters"] | {"out_dir": str(folder)}, kernel_name="python3", language="python",
         progress_bar=False, cwd=task.root, on_cell_start=tell)
 
