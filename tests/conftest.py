@@ -10,4 +10,5 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes more than about ten seconds (left out by `scripts/test.sh --fast`)")
+    config.addinivalue_line("markers", "slow: takes more than about ten seconds (left out by "
+                            "`scripts/test.sh --fast`)")

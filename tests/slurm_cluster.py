@@ -1,4 +1,4 @@
-"""A one-node Slurm cluster on loopback, for tests: it lives in one folder and ends only its own processes.
+"""A one-node Slurm cluster on loopback, for tests: in one folder, ending only its own processes.
 
 As a program it runs one command inside such a cluster:  python tests/slurm_cluster.py COMMAND...
 """

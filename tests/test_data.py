@@ -1,4 +1,4 @@
-"""Data from the network and from damaged folders, against a local server that serves the published bytes."""
+"""Data from the network and from damaged folders, against a local server of the published bytes."""
 import http.server
 import os
 import shutil
@@ -14,7 +14,8 @@ from amcl_suite.mcl.uci import UCI_NAMES, read_uci
 
 DATA = Path(os.environ.get("AMCL_DATA", ""))
 ARCHIVE, CONTAINER = DATA / "uci_raw.zip", DATA / "uci_regression.h5"
-needs_archive = pytest.mark.skipif(not (os.environ.get("AMCL_DATA") and ARCHIVE.is_file()), reason="AMCL_DATA holds no uci_raw.zip")
+needs_archive = pytest.mark.skipif(not (os.environ.get("AMCL_DATA") and ARCHIVE.is_file()),
+                                   reason="AMCL_DATA holds no uci_raw.zip")
 
 
 class Server:
@@ -51,7 +52,8 @@ def server(tmp_path, monkeypatch):
     files = {}
     if ARCHIVE.is_file():
         with zipfile.ZipFile(ARCHIVE) as archive:
-            files = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
+            files = {name: archive.read(name) for name in archive.namelist()
+                     if not name.endswith("/")}
     server = Server(files)
     monkeypatch.delenv("AMCL_DATA", raising=False)
     monkeypatch.setenv("AMCL_CACHE", str(tmp_path / "cache"))

@@ -10,7 +10,8 @@ PACKAGE = ROOT / "amcl_suite"
 # part -> parts it may import from, besides itself (DESIGN, section 2)
 ALLOWED = {
     "core": set(), "mcl": {"core"}, "separation": {"core", "mcl"}, "ensembles": {"core", "mcl"},
-    "objects": {"core"}, "interactive": {"core"}, "audition": {"core", "mcl", "separation"}, "reproduce": {"core"},
+    "objects": {"core"}, "interactive": {"core"}, "audition": {"core", "mcl", "separation"},
+    "reproduce": {"core"},
 }
 AUDIO = {"torchaudio", "librosa", "soundfile", "asteroid", "speechbrain", "pyroomacoustics"}
 HEAVY = {"torch", "numpy", "pandas", "matplotlib", "lightning", "sklearn", "scipy"} | AUDIO
@@ -27,10 +28,12 @@ def imported_parts(source: str, package: str) -> set[str]:
         names = []
         if isinstance(node, ast.Import): names = [a.name for a in node.names]
         if isinstance(node, ast.ImportFrom):
-            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+            base = (importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+                    if node.level else node.module)
             names = [base] if base != "amcl_suite" else [f"amcl_suite.{a.name}" for a in node.names]
         found |= {n.split(".")[1] for n in names if n.startswith("amcl_suite.")}
-    return {name for name in found if name in ALLOWED or (PACKAGE / name).is_dir()}   # not `__version__`
+    known = lambda name: name in ALLOWED or (PACKAGE / name).is_dir()      # not `__version__`
+    return set(filter(known, found))
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: p.relative_to(PACKAGE).as_posix())
@@ -41,36 +44,45 @@ def test_parts_import_only_what_they_may(path):
 
 
 def test_a_forbidden_import_would_be_seen():
-    for source in ("from amcl_suite.mcl import losses", "from ..mcl.losses import f", "def f():\n    import amcl_suite.mcl",
+    for source in ("from amcl_suite.mcl import losses", "from ..mcl.losses import f",
+                   "def f():\n    import amcl_suite.mcl",
                    "from amcl_suite import mcl"):
         assert imported_parts(source, "amcl_suite.core") == {"mcl"}
-    assert imported_parts("from .settings import setting\nimport amcl_suites.mcl", "amcl_suite.core") == {"core"}
+    assert imported_parts("from .settings import setting\nimport amcl_suites.mcl",
+                          "amcl_suite.core") == {"core"}
 
 
 def after_import(statement: str) -> dict:
     "Run an import in a fresh process; return its seconds and the top-level modules that it loaded."
-    code = (f"import sys, time, json; before = set(sys.modules); start = time.perf_counter()\n{statement}\n"
+    code = ("import sys, time, json; before = set(sys.modules); start = time.perf_counter()\n"
+            f"{statement}\n"
             "seconds = time.perf_counter() - start\n"
-            "print(json.dumps({'seconds': seconds, 'modules': sorted({m.split('.')[0] for m in set(sys.modules) - before})}))")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+            "new = sorted({m.split('.')[0] for m in set(sys.modules) - before})\n"
+            "print(json.dumps({'seconds': seconds, 'modules': new}))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                          cwd=ROOT)
     return json.loads(done.stdout)
 
 
 def test_the_package_itself_loads_nothing_heavy():
     runs = [after_import("import amcl_suite") for _ in range(5)]
     assert not HEAVY & set(runs[0]["modules"])
-    assert min(run["seconds"] for run in runs) < 0.3     # the best of five: other processes may be at work
+    # the best of five: other processes may be at work
+    assert min(run["seconds"] for run in runs) < 0.3
 
 
 def test_settings_and_data_need_no_numerical_library():
-    assert not HEAVY & set(after_import("import amcl_suite.core.settings, amcl_suite.core.data")["modules"])
+    light = after_import("import amcl_suite.core.settings, amcl_suite.core.data")
+    assert not HEAVY & set(light["modules"])
 
 
 def test_mcl_modules_load_no_audio_and_no_plotting():
     names = [f"amcl_suite.mcl.{p.stem}" for p in modules() if p.parent.name == "mcl"]
     unwanted = AUDIO | {"matplotlib", "pandas", "sklearn", "papermill", "imageio", "lightning"}
-    lines = [f"import {name}; loaded[{name!r}] = sorted({unwanted!r} & set(sys.modules))" for name in names]
-    done = subprocess.run([sys.executable, "-c", "\n".join(["import json, sys", "loaded = {}", *lines, "print(json.dumps(loaded))"])],
+    lines = [f"import {name}; loaded[{name!r}] = sorted({unwanted!r} & set(sys.modules))"
+             for name in names]
+    done = subprocess.run([sys.executable, "-c", "\n".join(["import json, sys", "loaded = {}",
+                                                            *lines, "print(json.dumps(loaded))"])],
                           capture_output=True, text=True, check=True, cwd=ROOT)
     assert json.loads(done.stdout) == {name: [] for name in names}
 

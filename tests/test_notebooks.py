@@ -18,7 +18,8 @@ def test_check_is_green(name):
 @pytest.fixture()
 def copy(tmp_path):
     "A copy of the project that a test may spoil."
-    for name in ("settings.ini", "pyproject.toml", "_quarto.yml", "README.md"): shutil.copy(ROOT / name, tmp_path)
+    for name in ("settings.ini", "pyproject.toml", "_quarto.yml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
     ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
     for name in ("nbs", "amcl_suite", "scripts", "README_files"):
         if (ROOT / name).is_dir(): shutil.copytree(ROOT / name, tmp_path / name, ignore=ignore)
@@ -47,14 +48,17 @@ def printed(text: str): return [dict(output_type="stream", name="stdout", text=[
 
 
 SPOILS = {
-    "titles": (lambda cells: cells[0].update(source="# Assignment\n> Who learns\n\nlost text"), "lost on the site"),
+    "titles": (lambda cells: cells[0].update(source="# Assignment\n> Who learns\n\nlost text"),
+               "lost on the site"),
     "references": (add("markdown", "see @eq-mcl-nowhere"), "@eq-mcl-nowhere"),
     "links": (add("markdown", "[gone](../gone.ipynb)"), "dead link"),
     "imports": (add("code", "import os\nx = os.sep"), "imports share"),
-    "modules": (lambda cells: [c.update(source="#| default_exp mcl.renamed") for c in cells if "default_exp" in "".join(c["source"])],
+    "modules": (lambda cells: [c.update(source="#| default_exp mcl.renamed")
+                               for c in cells if "default_exp" in "".join(c["source"])],
                 "mcl/renamed.py is missing"),
     "documentation": (add("code", "#| export\ndef bare(x): return x"), "bare: no comment on x"),
-    "experiments": (add("code", "n: int = 1  # one", metadata={"tags": ["parameters"]}), "parameters cell"),
+    "experiments": (add("code", "n: int = 1  # one", metadata={"tags": ["parameters"]}),
+                    "parameters cell"),
     "outputs": (add("code", "f()", outputs=printed("/tmp/x: UserWarning")), "a warning"),
     "executed": (add("code", "print(1)"), "no stored output"),
     "size": (add("code", "f()", outputs=printed("much " * 50_000)), "budget"),
@@ -74,7 +78,8 @@ def test_check_sees_a_spoilt_notebook(copy, name):
 
 def test_check_sees_a_notebook_that_is_not_listed(copy):
     shutil.copy(copy / CHAPTER, copy / "nbs/10_mcl/18z_other.ipynb")
-    assert any("18z_other.ipynb is not in the sidebar" in f.message for f in CHECKS["sidebar"](copy))
+    assert any("18z_other.ipynb is not in the sidebar" in f.message
+               for f in CHECKS["sidebar"](copy))
 
 
 def test_check_sees_a_readme_that_lags_behind(copy):
@@ -84,22 +89,26 @@ def test_check_sees_a_readme_that_lags_behind(copy):
 
 def test_check_sees_versions_that_differ(copy):
     text = (copy / "pyproject.toml").read_text()
-    (copy / "pyproject.toml").write_text(text.replace('requires-python = ">=3.11"', 'requires-python = ">=3.10"'))
+    (copy / "pyproject.toml").write_text(text.replace('requires-python = ">=3.11"',
+                                                      'requires-python = ">=3.10"'))
     assert len(CHECKS["versions"](copy)) == 1
 
 
 def test_check_sees_a_job_with_an_unknown_parameter(copy):
-    experiment = next((p for p in notebooks(copy) if any("parameters" in c["metadata"].get("tags", ())
+    experiment = next((p for p in notebooks(copy)
+                       if any("parameters" in c["metadata"].get("tags", ())
                        for c in json.loads(p.read_text())["cells"])), None)
     assert experiment is not None, "the project has no experiment"
-    job = f"title: Wrong\nruns:\n  - notebook: {experiment.relative_to(copy).as_posix()}\n    parameters: {{no_such_parameter: 1}}\n"
+    job = (f"title: Wrong\nruns:\n  - notebook: {experiment.relative_to(copy).as_posix()}\n"
+           "    parameters: {no_such_parameter: 1}\n")
     (copy / "scripts" / "jobs").mkdir(exist_ok=True)
     (copy / "scripts" / "jobs" / "wrong.yaml").write_text(job)
     assert any("no_such_parameter" in f.message for f in CHECKS["jobs"](copy))
 
 
 def test_checks_leave_the_project_as_it_is(copy):
-    read = lambda: {p: p.read_bytes() for p in copy.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    read = lambda: {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()
+                    and "__pycache__" not in p.parts}
     before = read()
     run_checks(root=copy)
     assert read() == before

@@ -71,7 +71,8 @@ def test_version_1_is_migrated_in_memory(runs, line, kind):
     write_json_atomic(folder / "record.json", old)
     before, read = (folder / "record.json").read_bytes(), read_record(folder)
     assert read["error"] == {"kind": kind, "line": line, "cell": 3} and read["migrated_from"] == 1
-    assert (read["where"], read["gpus"], read["processes"], read["seconds_all"]) == ("local", [], 1, 60)
+    assert (read["where"], read["gpus"], read["processes"], read["seconds_all"]) == ("local", [], 1,
+                                                                                     60)
     assert (folder / "record.json").read_bytes() == before
     write_json_atomic(folder / "record.json", {k: v for k, v in old.items() if k != "seconds"})
     assert read_record(folder)["seconds_all"] == 0          # killed before it could say
@@ -82,12 +83,14 @@ def test_version_1_is_migrated_in_memory(runs, line, kind):
     ({"schema": 0}, "schema version 0 can't be read"), ({"schema": None}, "no schema version"),
     ({"schema": True}, "no schema version"), ({"schema": "2"}, "no schema version"),
     ({"state": "bored"}, "unknown state 'bored'"), ({"hash": 5}, "hash is missing or no str"),
-    ({"parameters": []}, "parameters is missing or no dict"), ({"gpus": 2}, "gpus is missing or no list"),
+    ({"parameters": []}, "parameters is missing or no dict"),
+    ({"gpus": 2}, "gpus is missing or no list"),
     ({"attempts": True}, "attempts is missing or no int"), ({"seconds_all": "1 h"}, "no number"),
     ({"rows": {}}, "rows is missing or no list"), ({"rows": [1]}, "rows[0] is missing or no dict"),
     ({"rows": [{"method": "a", "metric": "b", "value": None, "scale": "full", "better": ""}]},
      "rows[0].value is missing or no number"),
-    ({"figures": [{"name": "a"}]}, "figures[0].file is missing"), ({"error": "it broke"}, "no dict"),
+    ({"figures": [{"name": "a"}]}, "figures[0].file is missing"),
+    ({"error": "it broke"}, "no dict"),
     ({"schema": 1, "error": "it broke"}, "error is missing or no dict")])
 def test_wrong_records_are_named_and_do_not_stop_the_report(runs, changes, told):
     folder = leave(runs, "bad", **changes)
@@ -118,7 +121,8 @@ def test_special_numbers_come_back(runs):
     values = [math.nan, math.inf, -math.inf]
     folder = leave(runs, "a", rows=[*rows_of(value=math.nan, per_split=values)])
     row = read_record(folder)["rows"][0]
-    assert math.isnan(row["value"]) and math.isnan(row["per_split"][0]) and row["per_split"][1:] == values[1:]
+    assert (math.isnan(row["value"]) and math.isnan(row["per_split"][0])
+            and row["per_split"][1:] == values[1:])
 
 
 def test_nothing_is_unpickled(tmp_path):
@@ -151,7 +155,8 @@ def test_superseded_records_are_named_and_not_used(runs):
     assert [r["folder"] for r in made.found.records] == [folder] and len(made.found.superseded) == 2
     page = plain(made.html.read_text())
     assert "(1 failed) are left out" in page and "9.0" not in page
-    for there in ("a-11111111", "a-33333333", "2026-01-03", "failed: ValueError: later"): assert there in page
+    for there in ("a-11111111", "a-33333333", "2026-01-03", "failed: ValueError: later"):
+        assert there in page
     assert "together" in page                       # their cost counts
 
 
@@ -173,11 +178,13 @@ def test_versions_are_never_mixed_silently(runs):
         leave(runs, name, **({"environment": about} if about else {}))
     made = write_report(("toy",))
     group, = made.groups
-    assert group.full.columns[:4] == ("dataset", "method", "metric", "code") and len(group.full) == 8
+    assert (group.full.columns[:4] == ("dataset", "method", "metric", "code")
+            and len(group.full) == 8)
     assert {row[0]: row[3] for row in group.full.rows} == {
         "wine": "0.1.0 c0ffeec0ffee", "yacht": "0.1.0 c0ffeec0ffee",
         "boston": "0.2.0 decadedecade+changes", "energy": "0.2.0 decadedecade+changes"}
-    assert [sorted(row[0] for row in grid.rows) for grid in group.grids] == [["boston", "energy"], ["wine", "yacht"]]
+    assert [sorted(row[0] for row in grid.rows) for grid in group.grids] == [["boston", "energy"],
+                                                                             ["wine", "yacht"]]
     assert "0.1.0 c0ffeec0ffee: toy/wine, toy/yacht" in group.warning
     assert any("several versions" in line for line in warning_lines(made.found))
     for text in (made.html.read_text(), made.markdown.read_text()): assert group.warning in text
@@ -190,8 +197,10 @@ def test_numbers_are_printed_as_the_runs_formed_them(runs):
     leave(runs, "a", hash="11" * 32, rows=rows_of("wine", value=1.0))
     leave(runs, "b", hash="22" * 32, rows=rows_of("wine", value=3.0))
     full = result_groups(tidy_rows(collect().records))[0].full
-    assert [row[full.columns.index("ours ± std")] for row in full.rows] == ["1.00 ± 0.25"] * 2 + ["3.00 ± 0.25"] * 2
-    assert {row[full.columns.index("run")] for row in full.rows} == {"toy/a-11111111", "toy/b-22222222"}
+    assert ([row[full.columns.index("ours ± std")] for row in full.rows] == ["1.00 ± 0.25"] * 2
+            + ["3.00 ± 0.25"] * 2)
+    assert {row[full.columns.index("run")] for row in full.rows} == {"toy/a-11111111",
+                                                                     "toy/b-22222222"}
 
 
 # --- filters -------------------------------------------------------------------------------------
@@ -199,17 +208,22 @@ def test_numbers_are_printed_as_the_runs_formed_them(runs):
 @pytest.fixture
 def sweep(runs):
     for i, dataset in enumerate(("yacht", "wine", "boston")):
-        leave(runs, dataset, hash=f"{i}{i}" * 32, parameters={"dataset": dataset, "rate": 0.1 * (i + 1), "fast": i == 0})
-    leave(runs, "late", state="failed", rows=[], parameters={"dataset": "wine", "rate": 0.5, "fast": False},
+        leave(runs, dataset, hash=f"{i}{i}" * 32,
+              parameters={"dataset": dataset, "rate": 0.1 * (i + 1), "fast": i == 0})
+    leave(runs, "late", state="failed", rows=[], parameters={"dataset": "wine", "rate": 0.5,
+                                                             "fast": False},
           error={"line": "ValueError: no", "kind": "error"}, experiment="")
     return runs
 
 
 @pytest.mark.parametrize("only, left", [
-    ((), "boston late wine yacht"), (("dataset=wine",), "late wine"), (("dataset=wine", "dataset=yacht"), "late wine yacht"),
-    (("dataset=wine", "state=finished"), "wine"), (("rate=0.10",), "yacht"), (("fast=true",), "yacht"),
+    ((), "boston late wine yacht"), (("dataset=wine",), "late wine"),
+    (("dataset=wine", "dataset=yacht"), "late wine yacht"),
+    (("dataset=wine", "state=finished"), "wine"), (("rate=0.10",), "yacht"),
+    (("fast=true",), "yacht"),
     (("fast=False", "method=aMCL"), "boston wine"), (("commit=c0ffee",), "boston late wine yacht"),
-    (("name=late",), "late"), (("job=toy", "experiment=toy", "notebook=nbs/10_toy.ipynb", "table=Table 1", "metric=RMSE",
+    (("name=late",), "late"),
+    (("job=toy", "experiment=toy", "notebook=nbs/10_toy.ipynb", "table=Table 1", "metric=RMSE",
                                 "setting=", "scale=full", "version=0.1.0"), "boston wine yacht")])
 def test_filters(sweep, only, left):
     found = collect(only=only)
@@ -224,10 +238,13 @@ def test_filters_of_rows_keep_only_these_rows(sweep):
 
 
 @pytest.mark.parametrize("only, told", [
-    (("dataste=wine",), "unknown key 'dataste', did you mean 'dataset'?"), (("dataset",), "expected KEY=VALUE"),
+    (("dataste=wine",), "unknown key 'dataste', did you mean 'dataset'?"),
+    (("dataset",), "expected KEY=VALUE"),
     (("dataset=whine",), "no record has dataset=whine, did you mean 'wine'?"),
-    (("dataset=wine", "dataset=whine"), "did you mean 'wine'?"), (("rate=0.7",), "no record has rate=0.7"),
-    (("dataset=boston", "name=wine"), "no record fulfils all of dataset=boston, name=wine"), (("state=done",), "finished")])
+    (("dataset=wine", "dataset=whine"), "did you mean 'wine'?"),
+    (("rate=0.7",), "no record has rate=0.7"),
+    (("dataset=boston", "name=wine"), "no record fulfils all of dataset=boston, name=wine"),
+    (("state=done",), "finished")])
 def test_bad_filters_name_the_nearest(sweep, only, told):
     with pytest.raises(ValueError, match="only: ") as error: write_report(("toy",), only=only)
     assert told in str(error.value)
@@ -242,18 +259,23 @@ def test_filter_looks_at_older_records_too(runs):
 # --- files ---------------------------------------------------------------------------------------
 
 def test_hostile_text_stays_text(runs):
-    rows = rows_of(HOSTILE, table=HOSTILE, metric=HOSTILE, setting=HOSTILE, paper_source=HOSTILE, unit=HOSTILE)
-    folder = leave(runs, "a", rows=rows * 4, notes=[HOSTILE], data={HOSTILE: ""}, experiment=HOSTILE,
+    rows = rows_of(HOSTILE, table=HOSTILE, metric=HOSTILE, setting=HOSTILE, paper_source=HOSTILE,
+                   unit=HOSTILE)
+    folder = leave(runs, "a", rows=rows * 4, notes=[HOSTILE], data={HOSTILE: ""},
+                   experiment=HOSTILE,
                    figures=[{"name": HOSTILE, "file": "figures/a.png", "caption": HOSTILE},
                             {"name": "gone", "file": "../../../etc/passwd", "caption": HOSTILE}],
-                   environment={"version": HOSTILE, "commit": HOSTILE, "processor": HOSTILE, "packages": {HOSTILE: "1"}})
-    leave(runs, "b", state="failed", error={"line": HOSTILE, "kind": HOSTILE}, slurm_job=HOSTILE, rows=[])
+                   environment={"version": HOSTILE, "commit": HOSTILE, "processor": HOSTILE,
+                                "packages": {HOSTILE: "1"}})
+    leave(runs, "b", state="failed", error={"line": HOSTILE, "kind": HOSTILE}, slurm_job=HOSTILE,
+          rows=[])
     (folder / "figures").mkdir()
     (folder / "figures" / "a.png").write_bytes(b"\x89PNG")
     made = write_report(("toy",), title=HOSTILE)
     page, text = made.html.read_text(), made.markdown.read_text()
     assert page.count("<script") == 1 and page.count("<script>" + report_page._SCRIPT) == 1
-    assert "<img src=x" not in page + text and "<script" not in text and "](javascript" not in text.replace("\\|](", "")
+    assert ("<img src=x" not in page + text and "<script" not in text
+            and "](javascript" not in text.replace("\\|](", ""))
     assert "lies outside its run" in page and not re.search(r'[ "]on\w+="', plain(page))
 
 
@@ -261,7 +283,8 @@ def test_page_asks_nobody_and_its_policy_allows_one_script(sweep):
     import base64
     import hashlib
     page = write_report(("toy",)).html.read_text()
-    assert not re.search(r"https?://|//\w|<link|@import|url\(|<iframe|<form|srcdoc|style=", plain(page))
+    outside = r"https?://|//\w|<link|@import|url\(|<iframe|<form|srcdoc|style="
+    assert not re.search(outside, plain(page))
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)[1]
     directives = dict(part.strip().split(" ", 1) for part in policy.split(";"))
     assert directives["default-src"] == "'none'" and "unsafe" not in policy and "*" not in policy
@@ -270,35 +293,41 @@ def test_page_asks_nobody_and_its_policy_allows_one_script(sweep):
         checksum = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
         assert directives[directive] == f"'sha256-{checksum}'"
     anchors = re.findall(r' id="([^"]+)"', page)
-    assert len(anchors) == len(set(anchors)) and set(re.findall(r'href="#([^"]+)"', page)) <= set(anchors)
+    assert (len(anchors) == len(set(anchors)) and set(re.findall(r'href="#([^"]+)"', page))
+            <= set(anchors))
 
 
 def test_sections_with_one_title_have_two_anchors(runs):
     leave(runs, "a", rows=[*rows_of(table="Cost"), *rows_of(table="cost!"), *rows_of(table="main")])
     page = write_report().html.read_text()
-    assert 'id="cost-full-scale"' in page and 'id="cost-full-scale-2"' in page and page.count('id="main"') == 1
+    assert ('id="cost-full-scale"' in page and 'id="cost-full-scale-2"' in page
+            and page.count('id="main"') == 1)
 
 
 def test_parquet_round_trip(sweep):
     pandas = pytest.importorskip("pandas")
-    leave(sweep, "odd", rows=rows_of("odd", value=math.inf, std=None, per_split=[1.0, math.nan]), parameters={"n": "many"})
+    leave(sweep, "odd", rows=rows_of("odd", value=math.inf, std=None, per_split=[1.0, math.nan]),
+          parameters={"n": "many"})
     made = write_report(("toy",))
     frame, rows = pandas.read_parquet(made.parquet), tidy_rows(made.found.records)
     assert len(frame) == len(rows) == 8 and set(frame) == {key for row in rows for key in row}
     odd = frame[frame.run == "odd"]
-    assert list(odd.value) == [math.inf] * 2 and odd["std"].isna().all() and list(odd["parameter.n"]) == ["many"] * 2
+    assert (list(odd.value) == [math.inf] * 2 and odd["std"].isna().all()
+            and list(odd["parameter.n"]) == ["many"] * 2)
     assert odd.per_split.iloc[0][0] == 1.0 and math.isnan(odd.per_split.iloc[0][1])
     assert list(frame[frame.run == "wine"]["value"]) == [1.25, 1.0]
-    assert len(pandas.read_parquet(write_report(("toy",), only=("state=failed",)).parquet)) == 0   # no rows of before
+    # no rows of before
+    assert len(pandas.read_parquet(write_report(("toy",), only=("state=failed",)).parquet)) == 0
 
 
 def test_a_thousand_records_are_read_once(runs, monkeypatch):
-    """Bounded work: each record is read once, and page and tables grow with the rows, not faster."""
+    """Bounded work: each record is read once; page and tables grow with the rows, not faster."""
     for i in range(1000): leave(runs, f"d{i:04d}", hash=f"{i:04d}" * 16, parameters={"n": i})
     read, calls = report.read_record, []
     monkeypatch.setattr(report, "read_record", lambda path: calls.append(path) or read(path))
     made = write_report(("toy",))
-    assert len(calls) == 1000 and len(made.found.records) == 1000 and len(made.groups[0].full) == 2000
+    assert (len(calls) == 1000 and len(made.found.records) == 1000
+            and len(made.groups[0].full) == 2000)
     assert made.html.stat().st_size < 1000 * len(made.groups[0].full)
     assert len(write_report(("toy",), only=("n=7", "n=8")).found.records) == 2
 
@@ -313,17 +342,21 @@ def test_sounds_and_large_files(runs, monkeypatch):
     page = write_report(("toy",)).html.read_text()
     assert page.count("<audio controls") == 1 and "data:audio/wav;base64,UklGR" in page
     assert "A click (heard at 0.5 of its level)" in page
-    assert "long (0.0 MB) is too large to be kept in this page" in page and str(folder / "sounds" / "long.wav") in page
+    assert ("long (0.0 MB) is too large to be kept in this page" in page
+            and str(folder / "sounds" / "long.wav") in page)
     assert "[A click](a-00/sounds/loud.wav)" in (runs / "toy" / "report.md").read_text()
 
 
 def test_cost_and_failures(runs):
-    leave(runs, "a", where="slurm", gpus=[0, 1], processes=2, seconds_all=5400.0, attempts=2, peak_memory_mb=900.0)
-    leave(runs, "b", state="failed", rows=[], attempts=3, slurm_job="12_1", error={"line": "over time", "kind": "timeout"})
+    leave(runs, "a", where="slurm", gpus=[0, 1], processes=2, seconds_all=5400.0, attempts=2,
+          peak_memory_mb=900.0)
+    leave(runs, "b", state="failed", rows=[], attempts=3, slurm_job="12_1",
+          error={"line": "over time", "kind": "timeout"})
     leave(runs, "c", state="running", rows=[])
     text = write_report(("toy",)).markdown.read_text()
     assert "| toy | 3 | 3.03 | 3.00 | 900 MB |" in text
-    assert re.search(r"\| toy/b \| timeout, Slurm job 12_1 \| 3 \| over time \| .*executed.ipynb", text)
+    assert re.search(r"\| toy/b \| timeout, Slurm job 12_1 \| 3 \| over time \| .*executed.ipynb",
+                     text)
     assert re.search(r"\| toy/c \| interrupted \| 1 \|", text)
 
 
@@ -333,20 +366,24 @@ def test_filter_in_a_browser(sweep):
     for i in range(4): leave(sweep, f"more{i}", hash=f"a{i}" * 32)
     made, said = write_report(("toy",)), []
     with playwright.sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
+        browser = player.chromium.launch(executable_path=shutil.which("chromium"),
+                                         args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 390, "height": 800})
-        for event in ("console", "pageerror", "requestfailed"): page.on(event, lambda e: said.append(str(e)))
+        for event in ("console", "pageerror", "requestfailed"):
+            page.on(event, lambda e: said.append(str(e)))
         page.goto(made.html.as_uri())
         group = page.locator("section", has=page.locator("#table-1-full-scale"))
         assert group.locator("output").inner_text() == "14 of 14 rows"
         group.locator("input").press_sequentially("wine amcl")
-        assert group.locator("output").inner_text() == "1 of 14 rows" and group.locator("details[open]").count() == 1
-        page.keyboard.press("Tab"), page.keyboard.press("Tab"), page.keyboard.press("Tab"), page.keyboard.press("Enter")
-        assert group.locator("output").inner_text() == "14 of 14 rows"           # the button, reached by Tab
+        assert (group.locator("output").inner_text() == "1 of 14 rows"
+                and group.locator("details[open]").count() == 1)
+        for key in ("Tab", "Tab", "Tab", "Enter"): page.keyboard.press(key)
+        assert group.locator("output").inner_text() == "14 of 14 rows"  # the button, reached by Tab
         group.locator("select[name=method]").select_option("MCL")
         assert group.locator("output").inner_text() == "7 of 14 rows"
         assert page.evaluate("document.documentElement.scrollWidth") == 390 and not said
         without = browser.new_context(java_script_enabled=False).new_page()
         without.goto(made.html.as_uri())
-        assert without.locator("tbody tr").count() and not without.locator(".filter").first.is_visible()
+        assert (without.locator("tbody tr").count()
+                and not without.locator(".filter").first.is_visible())
         browser.close()

@@ -20,23 +20,26 @@ def environment_is_ours():
     return Path(sys.prefix).resolve() == (ROOT / ".venv").resolve()
 
 
-@pytest.mark.skipif(not environment_is_ours(), reason="these tests don't run in the .venv of this checkout")
+@pytest.mark.skipif(not environment_is_ours(),
+                    reason="these tests don't run in the .venv of this checkout")
 def test_second_set_up_takes_seconds():
     subprocess.run(["bash", ROOT / "scripts/setup.sh"], check=True, capture_output=True)
     start = time.perf_counter()
-    done = subprocess.run(["bash", ROOT / "scripts/setup.sh"], check=True, capture_output=True, text=True)
+    done = subprocess.run(["bash", ROOT / "scripts/setup.sh"], check=True, capture_output=True,
+                          text=True)
     assert "up to date" in done.stdout and time.perf_counter() - start < 5
 
 
 def small_checkout(folder: Path) -> Path:
     "A folder with what setup.sh reads, and no environment."
     (folder / "scripts").mkdir()
-    for name in ("scripts/setup.sh", "requirements.lock", "pyproject.toml"): shutil.copy(ROOT / name, folder / name)
+    for name in ("scripts/setup.sh", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder / name)
     return folder
 
 
 def tools(folder: Path, **commands: str) -> dict:
-    "Return an environment whose PATH holds the usual tools, and the given commands as scripts instead."
+    "Return an environment whose PATH holds the usual tools, with the given commands as scripts."
     folder.mkdir()
     for name in ("bash", "env", "df", "awk", "cat", "rm", "mktemp", "dirname", "grep"):
         if found := shutil.which(name): (folder / name).symlink_to(found)
@@ -46,14 +49,18 @@ def tools(folder: Path, **commands: str) -> dict:
     return {"PATH": str(folder), "HOME": str(folder)}
 
 
-def set_up(root: Path, env: dict): return subprocess.run([shutil.which("bash"), root / "scripts/setup.sh"], env=env, capture_output=True, text=True)
+def set_up(root: Path, env: dict):
+    return subprocess.run([shutil.which("bash"), root / "scripts/setup.sh"], env=env,
+                          capture_output=True, text=True)
 
 
 def test_old_python_is_refused_with_a_remedy(tmp_path):
     root = small_checkout(tmp_path)
-    env = tools(tmp_path / "bin", python3='[[ "$1" == --version ]] && echo "Python 3.9.1"; [[ "$1" != -c ]]')
+    env = tools(tmp_path / "bin",
+                python3='[[ "$1" == --version ]] && echo "Python 3.9.1"; [[ "$1" != -c ]]')
     done = set_up(root, env)
-    assert done.returncode == 1 and "Python 3.9.1" in done.stderr and "remedy: install one" in done.stderr
+    assert (done.returncode == 1 and "Python 3.9.1" in done.stderr
+            and "remedy: install one" in done.stderr)
     assert not (root / ".venv").exists()
 
 
@@ -64,19 +71,23 @@ def test_no_network_is_named_with_a_remedy(tmp_path):
     done = set_up(root, env)
     assert done.returncode == 1 and "could not install the locked packages" in done.stderr
     assert "remedy: check the network" in done.stderr
-    assert not (root / ".venv" / "amcl_suite.stamp").exists()       # a failed set-up is not taken for a finished one
+    # a failed set-up is not taken for a finished one
+    assert not (root / ".venv" / "amcl_suite.stamp").exists()
 
 
 def test_wrong_argument_is_refused():
-    done = subprocess.run(["bash", ROOT / "scripts/setup.sh", "--nonsense"], capture_output=True, text=True)
+    done = subprocess.run(["bash", ROOT / "scripts/setup.sh", "--nonsense"], capture_output=True,
+                          text=True)
     assert done.returncode == 1 and "usage" in done.stderr
-    assert subprocess.run(["bash", ROOT / "scripts/test.sh", "--nonsense"], capture_output=True).returncode == 2
+    assert subprocess.run(["bash", ROOT / "scripts/test.sh", "--nonsense"],
+                          capture_output=True).returncode == 2
 
 
 def locked() -> dict[str, set[str]]:
     "Return the versions of every locked package."
     found: dict[str, set[str]] = {}
-    for name, version in re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", (ROOT / "requirements.lock").read_text(), re.M):
+    for name, version in re.findall(r"^([A-Za-z0-9._-]+)==(\S+)",
+                                    (ROOT / "requirements.lock").read_text(), re.M):
         found.setdefault(name.lower().replace("_", "-"), set()).add(version)
     return found
 
@@ -92,7 +103,8 @@ def test_lock_names_no_registry_and_hashes_everything():
 
 def test_lock_holds_what_the_project_asks_for():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+    wanted = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values()
+                                          for r in extra)]
     versions = locked()
     for requirement in wanted:
         name = re.match(r"[A-Za-z0-9._-]+", requirement).group().lower().replace("_", "-")
@@ -108,9 +120,10 @@ def test_torch_is_the_published_one():
 def test_ci_runs_only_what_a_user_can():
     lines = [line.strip() for line in (ROOT / ".ci/run").read_text().splitlines()]
     commands = [line for line in lines if line and not line.startswith(("#", "set ", "cd ", "if "))]
-    assert commands == ["bash scripts/test.sh"]
+    assert commands == ["bash scripts/system.sh", "bash scripts/test.sh"]
     readme = (ROOT / "README.md").read_text()
-    for script in ("scripts/reproduce.sh", "scripts/test.sh", "scripts/docs.sh"): assert f"bash {script}" in readme
+    for script in ("reproduce", "test", "docs", "system"):
+        assert f"bash scripts/{script}.sh" in readme
 
 
 def test_installed_package_is_complete():

@@ -1,4 +1,4 @@
-"""The engine on a real cluster: one node, started by the tests themselves (see slurm_cluster.py)."""
+"""The engine on a real cluster: one node, started by the tests (see slurm_cluster.py)."""
 import json
 import os
 import signal
@@ -53,7 +53,8 @@ def assert_walk_is_whole(project, n):
 def test_an_array_with_a_failure(project):
     """Runs with the same needs are one array; they get their GPUs, processes and threads."""
     told = ('import os\nimport pathlib\npathlib.Path(out_dir, "told.txt").write_text(" ".join('
-            'os.environ[k] for k in ("CUDA_VISIBLE_DEVICES", "AMCL_PROCESSES", "OMP_NUM_THREADS")))\n'
+            'os.environ[k] for k in ("CUDA_VISIBLE_DEVICES", "AMCL_PROCESSES", '
+            '"OMP_NUM_THREADS")))\n'
             'if n == 3: raise ValueError("three is too many")\n')
     project.notebook(told + RESULT)
     project.job(TOY % ("1, 2, 3, 4", ", gpus: 2, processes: 2, timeout_minutes: 10"))
@@ -99,7 +100,7 @@ def test_scancel_in_the_middle_then_resume(project, slurm):
 
 
 def test_time_out_is_requeued_and_goes_on(project):
-    """Slurm ends the first attempt after a minute; the run goes on by itself, without a new call."""
+    """Slurm ends the first attempt after a minute; the run goes on without a new call."""
     project.notebook(WALK.replace("time.sleep(0.03)", "time.sleep(0.03 if step > 40 else 1.0)"))
     project.job("- {notebook: nbs/10_toy.ipynb, name: walk, parameters: {n: 60}, "
                 "timeout_minutes: 1}")
@@ -133,7 +134,8 @@ def test_drained_node_waits_and_says_so(project, slurm):
         wait_until(lambda: any("PENDING" in line for line in jobs_of(env)))
         def told():
             status, text = project.amcl("status", "toy")
-            return status == 0 and "queued: toy/toy-1: Slurm job" in text and "DRAIN" in text.upper()
+            return (status == 0 and "queued: toy/toy-1: Slurm job" in text
+                    and "DRAIN" in text.upper())
         wait_until(told)
         assert engine.poll() is None
     finally: ask(env, "scontrol", "update", f"NodeName={host}", "State=RESUME")

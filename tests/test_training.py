@@ -17,8 +17,10 @@ torch.set_num_threads(1)
 import amcl_suite.mcl.regression as regression
 from dataclasses import replace
 original = regression.TrainingSettings
-regression.TrainingSettings = lambda *a, **k: original(*a, **(k | {"checkpoint_seconds": 0.}))   # a checkpoint every epoch
-config = regression.UCIConfig.small(dataset="bimodal", n_splits=2, n_epochs=80, methods=("amcl", "mc_dropout"))
+every_epoch = {"checkpoint_seconds": 0.}
+regression.TrainingSettings = lambda *a, **k: original(*a, **(k | every_epoch))
+config = regression.UCIConfig.small(dataset="bimodal", n_splits=2, n_epochs=80,
+                                    methods=("amcl", "mc_dropout"))
 def progress(done, total, label, loss): print(done, flush=True)
 regression.run_uci(config, sys.argv[1], progress).to_pickle(sys.argv[2])
 """
@@ -26,7 +28,8 @@ regression.run_uci(config, sys.argv[1], progress).to_pickle(sys.argv[2])
 
 def start(folder, result):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(result)], stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(result)],
+                            stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def test_sigkill_and_resume_give_the_identical_result(tmp_path):
@@ -43,14 +46,16 @@ def test_sigkill_and_resume_give_the_identical_result(tmp_path):
     epochs_resumed = sum(1 for _ in resumed.stdout)
     assert resumed.wait() == 0
     assert epochs_resumed < 0.8 * epochs_through              # it went on, it did not start again
-    pd.testing.assert_frame_equal(pd.read_pickle(tmp_path / "a.pkl"), pd.read_pickle(tmp_path / "b.pkl"), check_exact=True)
+    pd.testing.assert_frame_equal(pd.read_pickle(tmp_path / "a.pkl"),
+                                  pd.read_pickle(tmp_path / "b.pkl"), check_exact=True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 def test_full_disk_keeps_the_former_checkpoint(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)],
+                      capture_output=True).returncode:
         pytest.skip("this machine does not allow mounting a tmpfs")
     try:
         save_atomic({"fingerprint": "x", "kept": torch.ones(3)}, disk / "c.pt")

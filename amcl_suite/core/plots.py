@@ -44,20 +44,25 @@ METHODS = {
 
 # %% ../../nbs/00_core/07_plots.ipynb #8b92ce53
 _ALIASES = {
-    "wta": "mcl winnertakesall wtamcl", "relaxed": "relaxedwta rwta relaxedmcl relaxedeps relaxedepsilon relaxedwtaeps relaxedwtaepsilon",
-    "relaxed_annealed": "relaxedannealed relaxedwtaannealed relaxedwtaannealedepsilon relaxedepsannealed epsilonannealed epsannealed annealedepsilon",
-    "top_n": "topn evolvingwta ewta", "amcl": "annealed annealedmcl awta amclexponential amclexp stableawta amclours ours",
+    "wta": "mcl winnertakesall wtamcl", "relaxed": "relaxedwta rwta relaxedmcl relaxedeps "
+    "relaxedepsilon relaxedwtaeps relaxedwtaepsilon",
+    "relaxed_annealed": "relaxedannealed relaxedwtaannealed relaxedwtaannealedepsilon "
+    "relaxedepsannealed epsilonannealed epsannealed annealedepsilon",
+    "top_n": "topn evolvingwta ewta", "amcl": "annealed annealedmcl awta amclexponential amclexp "
+    "stableawta amclours ours",
     "amcl_linear": "amcllinear amcllin linear", "sampled": "sampledassignment stochastic",
     "pit": "permutation permutationinvarianttraining", "transport": "emd optimaltransport ot",
     "mlp": "singlehead singleheadmlp single singlemodel", "uniform": "independentheads independent",
     "dropout": "mcdropout montecarlodropout", "ensemble": "deepensemble deepensembles ensembles de",
-    "mixture": "mdn mixturedensitynetwork mixturedensity", "optimum": "optimal deterministicannealing da kmeans bound theory",
+    "mixture": "mdn mixturedensitynetwork mixturedensity",
+    "optimum": "optimal deterministicannealing da kmeans bound theory",
     "paper": "published reference pbp card",
 }
 
 def _normal(name: str) -> str: return re.sub(r"[^a-z]", "", name.lower())
 
-_KNOWN = {_normal(key): key for key in METHODS} | {alias: key for key, names in _ALIASES.items() for alias in names.split()}
+_KNOWN = {_normal(key): key for key in METHODS} | {alias: key for key, names in _ALIASES.items()
+                                                   for alias in names.split()}
 
 def method_style(
     name: str,          # a method in any usual spelling
@@ -79,19 +84,25 @@ def use_style() -> None:
     "Set matplotlib's defaults to the suite's look; call it once per notebook."
     import matplotlib as mpl
     from cycler import cycler
-    cycle = list(dict.fromkeys(style.colour for key, style in METHODS.items() if key not in ("optimum", "paper")))
+    cycle = list(dict.fromkeys(style.colour for key, style in METHODS.items()
+                               if key not in ("optimum", "paper")))
     mpl.rcParams.update({
-        "figure.dpi": 100, "savefig.dpi": 100, "figure.figsize": (6, 3), "figure.constrained_layout.use": True, "figure.facecolor": "white",
-        "font.size": 9, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8, "legend.frameon": False,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "axes.prop_cycle": cycler(color=cycle),
-        "grid.color": "#e6e6e6", "grid.linewidth": 0.6, "axes.edgecolor": "#555555", "lines.linewidth": 1.6, "lines.markersize": 5,
+        "figure.dpi": 100, "savefig.dpi": 100, "figure.figsize": (6, 3),
+        "figure.constrained_layout.use": True, "figure.facecolor": "white",
+        "font.size": 9, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
+        "legend.fontsize": 8, "legend.frameon": False,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+        "axes.axisbelow": True, "axes.prop_cycle": cycler(color=cycle),
+        "grid.color": "#e6e6e6", "grid.linewidth": 0.6, "axes.edgecolor": "#555555",
+        "lines.linewidth": 1.6, "lines.markersize": 5,
         "image.cmap": "viridis", "svg.hashsalt": "amcl_suite", "svg.fonttype": "none"})
     from IPython import get_ipython
     from matplotlib.figure import Figure
-    if (shell := get_ipython()) is not None: shell.display_formatter.formatters["image/png"].for_type(Figure, _stored_png)
+    if (shell := get_ipython()) is not None:
+        shell.display_formatter.formatters["image/png"].for_type(Figure, _stored_png)
 
 def _stored_png(fig) -> bytes:
-    "Return a figure as palette PNG without version, date or resolution that depends on the front end."
+    "Return a figure as palette PNG that is the same whatever the front end."
     from PIL import Image
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", bbox_inches="tight", dpi=100)
@@ -101,29 +112,32 @@ def _png(pixels: np.ndarray, n_colours: int = 0) -> bytes:
     "Return pixels as PNG, with a palette of `n_colours` if not 0."
     from PIL import Image
     image, buffer = Image.fromarray(pixels), io.BytesIO()
-    if n_colours: image = image.quantize(n_colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    if n_colours:
+        image = image.quantize(n_colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 # %% ../../nbs/00_core/07_plots.ipynb #ef63bef9
 def plot_hypotheses(
-    ax,                                   # matplotlib axis to draw on
-    hypotheses,                           # `(n_hyps, 2)`, target units
-    scores=None,                          # `(n_hyps,)` in [0, 1], fill of the markers; None: all full
-    samples=None,                         # `(n_samples, 2)` targets behind them, target units; None: none
-    method: str = "wta",                  # gives colour and marker
-    size: float = 28,                     # marker area, points squared
-    limits: tuple | None = (-1, 1),       # range of both axes; None: as matplotlib chooses
-):                                        # the axis
+    ax,                              # matplotlib axis to draw on
+    hypotheses,                      # `(n_hyps, 2)`, target units
+    scores=None,                     # `(n_hyps,)` in [0, 1], fill of the markers; None: all full
+    samples=None,                    # `(n_samples, 2)` targets, target units; None: none
+    method: str = "wta",             # gives colour and marker
+    size: float = 28,                # marker area, points squared
+    limits: tuple | None = (-1, 1),  # range of both axes; None: as matplotlib chooses
+):                                   # the axis
     "Draw hypotheses, filled by their scores, over samples of the targets."
     points, style = _points(hypotheses, "hypotheses"), method_style(method)
-    if samples is not None: ax.scatter(*_points(samples, "samples").T, s=2, color="#b5b5b5", linewidths=0, rasterized=True, zorder=1)
+    if samples is not None: ax.scatter(*_points(samples, "samples").T, s=2, color="#b5b5b5",
+                                       linewidths=0, rasterized=True, zorder=1)
     fill = np.ones(len(points)) if scores is None else _array(scores, "scores", (len(points),))
     fill = np.clip(fill / max(float(fill.max(initial=0.0)), 1e-12), 0, 1)
     red, green, blue = (int(style.colour[i:i + 2], 16) / 255 for i in (1, 3, 5))
     faces = np.column_stack([np.tile([red, green, blue], (len(points), 1)), fill])
     marker = "o" if style.marker in "+x" else style.marker
-    ax.scatter(*points.T, s=size, c=faces, edgecolors=style.colour, linewidths=0.9, marker=marker, zorder=3)
+    ax.scatter(*points.T, s=size, c=faces, edgecolors=style.colour, linewidths=0.9, marker=marker,
+               zorder=3)
     ax.set_aspect("equal")
     if limits is not None: ax.set(xlim=limits, ylim=limits)
     ax.locator_params(nbins=4)
@@ -131,10 +145,11 @@ def plot_hypotheses(
 
 # %% ../../nbs/00_core/07_plots.ipynb #7ddfe71d
 def _array(values, name: str, shape: tuple) -> np.ndarray:
-    "Return `values` as a float array of `shape` (None: any length); `ValueError` naming the argument."
+    "Return `values` as floats of `shape` (None: any length); `ValueError` naming the argument."
     if hasattr(values, "detach"): values = values.detach().cpu()
     array = np.asarray(values, dtype=float)
-    if array.ndim != len(shape) or any(want not in (None, got) for want, got in zip(shape, array.shape)):
+    if array.ndim != len(shape) or any(want not in (None, got)
+                                       for want, got in zip(shape, array.shape)):
         raise ValueError(f"{name}: expected shape {shape} (None: any length), got {array.shape}")
     return array
 
@@ -142,14 +157,14 @@ def _points(values, name: str) -> np.ndarray: return _array(values, name, (None,
 
 # %% ../../nbs/00_core/07_plots.ipynb #8203c34e
 def plot_voronoi(
-    ax,                              # matplotlib axis to draw on
-    hypotheses,                      # `(n_hyps, 2)`, target units
-    limits: tuple = (-1, 1),         # range of both axes
-    colour: str = "#777777",         # of the cell borders
-    values=None,                     # `(n_hyps,)` number per cell, shown as colour (pass the mappable on to a colour bar); None: borders only
-    **kwargs,                        # further arguments for the `PolyCollection`, such as `cmap`
-):                                   # the axis; the cells are its last collection
-    "Draw the borders of the Voronoi cells of `hypotheses`, which are the regions that each of them wins."
+    ax,                       # matplotlib axis to draw on
+    hypotheses,               # `(n_hyps, 2)`, target units
+    limits: tuple = (-1, 1),  # range of both axes
+    colour: str = "#777777",  # of the cell borders
+    values=None,              # `(n_hyps,)` numbers to show as colour; None: borders only
+    **kwargs,                 # further arguments for the `PolyCollection`, such as `cmap`
+):                            # the axis; the cells are its last collection
+    "Draw the Voronoi cells of `hypotheses`: the regions that each of them wins."
     from matplotlib.collections import PolyCollection
     points = _points(hypotheses, "hypotheses")
     if not len(points): raise ValueError("hypotheses: expected at least one point, got none")
@@ -162,10 +177,11 @@ def plot_voronoi(
     return ax
 
 def _cells(points: np.ndarray, limits: tuple) -> list[np.ndarray]:
-    "Return the corners of the cell of each of the distinct points, one array `(n_corners, 2)` per point."
+    "Return the corners of the cell of each distinct point, one `(n_corners, 2)` per point."
     from scipy.spatial import Voronoi
     far = 50 * max(float(np.ptp(limits)), float(np.abs(points).max()), 1e-9)
-    diagram = Voronoi(np.concatenate([points, far * np.array([[1, 0], [-1, 0], [0, 1], [0, -1]]) + points.mean(0)]))
+    diagram = Voronoi(np.concatenate([points, far * np.array([[1, 0], [-1, 0], [0, 1], [0, -1]])
+                                      + points.mean(0)]))
     return [diagram.vertices[diagram.regions[diagram.point_region[k]]] for k in range(len(points))]
 
 # %% ../../nbs/00_core/07_plots.ipynb #9c5f87d7
@@ -176,7 +192,9 @@ def figure_array(
     "Return a figure as pixels."
     if not hasattr(fig, "canvas"):
         pixels = np.asarray(fig)
-        if pixels.ndim != 3 or pixels.shape[-1] not in (3, 4): raise ValueError(f"fig: expected a figure or pixels (height, width, 3), got {pixels.shape}")
+        if pixels.ndim != 3 or pixels.shape[-1] not in (3, 4):
+            raise ValueError("fig: expected a figure or pixels (height, width, 3), got "
+                             f"{pixels.shape}")
         return np.ascontiguousarray(pixels[..., :3].astype(np.uint8))
     import matplotlib.pyplot as plt
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -193,7 +211,8 @@ def thin(
     "Return at most `n_max` evenly spaced items."
     if n_max < 1: raise ValueError(f"n_max: expected >= 1, got {n_max}")
     if len(items) <= n_max: return list(items)
-    return [items[int(round(i))] for i in np.linspace(0, len(items) - 1, n_max)] if n_max > 1 else [items[-1]]
+    return ([items[int(round(i))] for i in np.linspace(0, len(items) - 1, n_max)] if n_max > 1
+            else [items[-1]])
 
 # %% ../../nbs/00_core/07_plots.ipynb #249f2981
 @dataclass(frozen=True)
@@ -210,32 +229,39 @@ def _gif(frames: list, fps: float, n_colours: int, scale: float) -> bytes:
     "Return the frames as an endless GIF with one palette for all."
     from PIL import Image
     images = [Image.fromarray(frame) for frame in frames]
-    if scale < 1: images = [image.resize([max(1, round(scale * side)) for side in image.size], Image.LANCZOS) for image in images]
+    if scale < 1: images = [image.resize([max(1, round(scale * side)) for side in image.size],
+                                         Image.LANCZOS) for image in images]
     sample = Image.fromarray(np.concatenate([np.asarray(image) for image in thin(images, 4)]))
     palette = sample.quantize(n_colours, Image.Quantize.MEDIANCUT)
     flat = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     buffer = io.BytesIO()
-    flat[0].save(buffer, "GIF", save_all=True, append_images=flat[1:], duration=max(20, round(1000 / fps)), loop=0)
+    flat[0].save(buffer, "GIF", save_all=True, append_images=flat[1:],
+                 duration=max(20, round(1000 / fps)), loop=0)
     return buffer.getvalue()
 
 # %% ../../nbs/00_core/07_plots.ipynb #0c06a01a
 def save_animation(
-    frames: Iterable,          # figures or pixel arrays of one size, in order; a generator draws them one by one
+    frames: Iterable,          # figures or pixel arrays of one size, in order; may be a generator
     path: str | Path,          # file to write, ends in `.gif`
     fps: float = 8.0,          # frames per second, > 0
     max_frames: int = 40,      # more frames are thinned evenly
     max_bytes: int = 300_000,  # budget of the file
 ) -> Animation:                # the GIF and its still
-    "Write an endless GIF within the budget and a PNG of its last frame; `ValueError` if even a small one is too large."
+    "Write an endless GIF within the budget and a PNG of its last frame; `ValueError` if too large."
     path = Path(path)
-    if path.suffix != ".gif" or not fps > 0: raise ValueError(f"path, fps: expected a name ending in .gif and fps > 0, got {path.name!r}, {fps}")
+    if path.suffix != ".gif" or not fps > 0:
+        raise ValueError("path, fps: expected a name ending in .gif and fps > 0, got "
+                         f"{path.name!r}, {fps}")
     pixels = [figure_array(frame) for frame in frames]
     if not pixels: raise ValueError("frames: expected at least one, got none")
-    if len(sizes := {frame.shape for frame in pixels}) > 1: raise ValueError(f"frames: expected one size, got {sorted(sizes)}")
+    if len(sizes := {frame.shape for frame in pixels}) > 1:
+        raise ValueError(f"frames: expected one size, got {sorted(sizes)}")
     pixels = thin(pixels, max_frames)
     for n_colours, scale in ((128, 1), (64, 1), (32, 1), (32, .8), (32, .6), (24, .5), (16, .4)):
         if len(content := _gif(pixels, fps, n_colours, scale)) <= max_bytes: break
-    else: raise ValueError(f"frames: {len(content)} bytes at the smallest setting, budget {max_bytes}; pass fewer or smaller frames")
+    else:
+        raise ValueError(f"frames: {len(content)} bytes at the smallest setting, budget "
+                         f"{max_bytes}; pass fewer or smaller frames")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     still = path.with_suffix(".png")
@@ -262,14 +288,23 @@ def interactive_frames(
 ) -> Interactive:                # shows itself at the end of a cell
     "Return a slider over frames that works in a rendered page without a server."
     frames = [_png(figure_array(figure), n_colours) for figure in figures]
-    if not frames or len(frames) != len(labels): raise ValueError(f"labels: expected one per frame, got {len(labels)} for {len(frames)} frames")
-    if not 0 <= start < len(frames): raise ValueError(f"start: expected 0 to {len(frames) - 1}, got {start}")
-    images = [f'<img src="data:image/png;base64,{base64.b64encode(frame).decode()}" alt="{html.escape(alt)}{", " if alt else ""}{html.escape(str(label))}"'
-              f' style="max-width:100%;display:{"block" if i == start else "none"}">' for i, (frame, label) in enumerate(zip(frames, labels))]
+    if not frames or len(frames) != len(labels):
+        raise ValueError(f"labels: expected one per frame, got {len(labels)} for {len(frames)} "
+                         "frames")
+    if not 0 <= start < len(frames):
+        raise ValueError(f"start: expected 0 to {len(frames) - 1}, got {start}")
+    images = [f'<img src="data:image/png;base64,{base64.b64encode(frame).decode()}" '
+              f'alt="{html.escape(alt)}{", " if alt else ""}{html.escape(str(label))}"'
+              f' style="max-width:100%;display:{"block" if i == start else "none"}">'
+              for i, (frame, label) in enumerate(zip(frames, labels))]
     texts = "|".join(str(label).replace("|", "/") for label in labels)
-    show = ("const f=this.closest('figure'),i=+this.value,t=f.dataset.labels.split('|');f.querySelectorAll('img').forEach((m,k)=>"
-            "{m.style.display=k===i?'block':'none'});f.querySelector('output').textContent=t[i];this.setAttribute('aria-valuetext',t[i])")
-    slider = (f'<label>{html.escape(name)} <input type="range" min="0" max="{len(frames) - 1}" step="1" value="{start}" '
-              f'aria-valuetext="{html.escape(str(labels[start]))}" oninput="{show}" style="width:60%;vertical-align:middle"></label> '
+    show = ("const f=this.closest('figure'),i=+this.value,t=f.dataset.labels.split('|');"
+            "f.querySelectorAll('img').forEach((m,k)=>{m.style.display=k===i?'block':'none'});"
+            "f.querySelector('output').textContent=t[i];this.setAttribute('aria-valuetext',t[i])")
+    slider = (f'<label>{html.escape(name)} <input type="range" min="0" max="{len(frames) - 1}" '
+              f'step="1" value="{start}" '
+              f'aria-valuetext="{html.escape(str(labels[start]))}" oninput="{show}" '
+              'style="width:60%;vertical-align:middle"></label> '
               f'<output>{html.escape(str(labels[start]))}</output>')
-    return Interactive(f'<figure class="amcl-frames" data-labels="{html.escape(texts)}">' + "\n".join(images) + f"\n<div>{slider}</div></figure>", len(frames))
+    return Interactive(f'<figure class="amcl-frames" data-labels="{html.escape(texts)}">'
+                       + "\n".join(images) + f"\n<div>{slider}</div></figure>", len(frames))

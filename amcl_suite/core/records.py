@@ -539,7 +539,7 @@ def read_record(
 def read_arrays(
     folder: str | Path,  # folder of a run
 ) -> dict:               # name -> array; empty where the run kept none
-    "Return the arrays of a run; `RecordError` for what is no plain array, which is never unpickled."
+    "Return the arrays of a run, never unpickled; `RecordError` for what is no plain array."
     import zipfile
     import numpy as np
     path = Path(folder) / "arrays.npz"

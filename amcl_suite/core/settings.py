@@ -21,14 +21,16 @@ def _is_root(folder: Path) -> bool:
 
 def project_root(
     start: str | Path | None = None,  # folder to start from; None: the working folder
-) -> Path:                            # absolute folder that holds `settings.ini`, `nbs/` and `scripts/`
-    "Return the project's root folder; `FileNotFoundError` if no checkout is found. `AMCL_ROOT` overrides the search."
+) -> Path:                            # absolute, with `settings.ini`, `nbs/` and `scripts/`
+    "Return the project's root folder (or `AMCL_ROOT`); `FileNotFoundError` if there is none."
     if start is None and os.environ.get("AMCL_ROOT"): start = os.environ["AMCL_ROOT"]
     here = Path(start or Path.cwd()).resolve()
-    installed = [Path(__file__).resolve().parents[2]] if start is None and "__file__" in globals() else []
+    installed = ([Path(__file__).resolve().parents[2]] if start is None and "__file__" in globals()
+                 else [])
     for folder in (here, *here.parents, *installed):
         if _is_root(folder): return folder
-    raise FileNotFoundError(f"no amcl_suite checkout at or above {here}: run from the cloned repository or set AMCL_ROOT to it")
+    raise FileNotFoundError(f"no amcl_suite checkout at or above {here}: run from the cloned "
+                            "repository or set AMCL_ROOT to it")
 
 # %% ../../nbs/00_core/01_settings.ipynb #ea27304f
 def setting(
@@ -46,7 +48,7 @@ def setting(
 
 # %% ../../nbs/00_core/01_settings.ipynb #88e470ca
 def runs_dir() -> Path:  # absolute folder; it may not exist yet
-    "Return the folder of all run records: `AMCL_RUNS_PATH`, else `runs_path` of `settings.ini`, else `runs`."
+    "Return the folder of all run records: `AMCL_RUNS_PATH`, `runs_path` of `settings.ini`, `runs`."
     return (_root_or_cwd() / Path(setting("runs_path", "runs")).expanduser()).resolve()
 
 def _root_or_cwd() -> Path:

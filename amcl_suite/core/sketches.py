@@ -6,7 +6,7 @@
 from __future__ import annotations
 from dataclasses import dataclass
 import numpy as np
-from .plots import METHODS, use_style
+from .plots import METHODS
 
 # %% auto #0
 __all__ = ['COLOURS', 'RATE', 'tint', 'voice', 'spectrogram', 'draw_voices', 'scene', 'compete', 'draw_scene', 'Stream',

@@ -13,14 +13,15 @@ __all__ = ['StackedPerceptron', 'unstack', 'stack']
 
 # %% ../../nbs/00_core/03_stacked.ipynb #fc85a6e8
 class _StackedPerceptron(torch.autograd.Function):
-    "Forward and backward pass of stacked ReLU layers; dropout masks multiply the hidden activations."
+    "Forward and backward pass of stacked ReLU layers; dropout masks multiply hidden activations."
     @staticmethod
     def forward(ctx, inputs, masks, *parameters):
         activations, hidden = [], inputs.mT
         layers = list(zip(parameters[::2], parameters[1::2]))
         for index, (weight, bias) in enumerate(layers):
             activations.append(hidden)
-            hidden = torch.baddbmm(bias.unsqueeze(-1), weight, hidden.expand(weight.shape[0], -1, -1))
+            hidden = torch.baddbmm(bias.unsqueeze(-1), weight,
+                                   hidden.expand(weight.shape[0], -1, -1))
             if index < len(layers) - 1:
                 hidden.relu_()
                 if masks: hidden.mul_(masks[index])
@@ -38,43 +39,50 @@ class _StackedPerceptron(torch.autograd.Function):
             gradients[:0] = [torch.bmm(gradient, inputs.mT), gradient.sum(-1)]
             if index:
                 gradient = torch.bmm(weights[index].mT, gradient)
-                torch.ops.aten.threshold_backward.grad_input(gradient, inputs, 0, grad_input=gradient)
+                torch.ops.aten.threshold_backward.grad_input(
+                    gradient, inputs, 0, grad_input=gradient)
                 if ctx.masks: gradient.mul_(ctx.masks[index - 1])
         return None, None, *gradients
 
 # %% ../../nbs/00_core/03_stacked.ipynb #dbd0e563
 class StackedPerceptron(nn.Module):
-    "Many multilayer perceptrons with ReLU as one module, parameters stacked on a leading `runs` axis."
+    "Many multilayer perceptrons with ReLU as one module, stacked on a leading `runs` axis."
     def __init__(self,
-        sizes: Sequence[int],                 # units per layer, input first, such as (8, 50, 10)
-        seeds: Sequence[int],                 # one seed per run
-        dropout: float = 0.,                  # probability in [0, 1) to drop a hidden unit while training
-        dtype: torch.dtype = torch.float32,   # type of the parameters
-        device: str | torch.device = "cpu",   # where the parameters live
+        sizes: Sequence[int],                # units per layer, input first, such as (8, 50, 10)
+        seeds: Sequence[int],                # one seed per run
+        dropout: float = 0.,                 # probability in [0, 1) to drop a hidden unit
+        dtype: torch.dtype = torch.float32,  # type of the parameters
+        device: str | torch.device = "cpu",  # where the parameters live
     ):
         super().__init__()
-        if len(sizes) < 2 or min(sizes) < 1: raise ValueError(f"sizes: expected at least two positive sizes, got {tuple(sizes)}")
+        if len(sizes) < 2 or min(sizes) < 1:
+            raise ValueError(f"sizes: expected at least two positive sizes, got {tuple(sizes)}")
         if len(seeds) < 1: raise ValueError("seeds: expected one seed per run, got none")
-        if not 0 <= dropout < 1: raise ValueError(f"dropout: expected a probability in [0, 1), got {dropout}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout: expected a probability in [0, 1), got {dropout}")
         self.sizes, self.seeds, self.dropout = tuple(sizes), tuple(seeds), dropout
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         self.layers = nn.ParameterList()
         for fan_in, fan_out in zip(sizes[:-1], sizes[1:]):
             for shape in ((fan_out, fan_in), (fan_out,)):
-                drawn = torch.stack([torch.rand(shape, generator=g, dtype=torch.float64) for g in generators])
-                self.layers.append(nn.Parameter(((2 * drawn - 1) * fan_in ** -.5).to(device, dtype)))
+                drawn = torch.stack([torch.rand(shape, generator=g, dtype=torch.float64)
+                                     for g in generators])
+                self.layers.append(nn.Parameter(
+                    ((2 * drawn - 1) * fan_in ** -.5).to(device, dtype)))
         self.generators = [torch.Generator(device).manual_seed(int(seed) + 2**31) for seed in seeds]
 
     @property
     def n_runs(self) -> int: return len(self.seeds)
-    def __repr__(self): return f"StackedPerceptron(runs={self.n_runs}, sizes={self.sizes}, dropout={self.dropout})"
+    def __repr__(self):
+        return f"StackedPerceptron(runs={self.n_runs}, sizes={self.sizes}, dropout={self.dropout})"
 
 # %% ../../nbs/00_core/03_stacked.ipynb #98128c5e
 def _masks(self, batch: int):
     "Draw dropout masks, one per hidden layer: `(runs, units, batch)`, scaled to keep the mean."
     if not (self.training and self.dropout): return None
     keep = 1 - self.dropout
-    return [torch.stack([(torch.rand(units, batch, generator=g, device=g.device) < keep) / keep for g in self.generators])
+    return [torch.stack([(torch.rand(units, batch, generator=g, device=g.device) < keep) / keep
+                         for g in self.generators])
             .to(self.layers[0].dtype) for units in self.sizes[1:-1]]
 
 def _forward(
@@ -82,8 +90,10 @@ def _forward(
     inputs: Tensor,  # `(runs, batch, features)`, or `(1, batch, features)` shared by all runs
 ) -> Tensor:         # `(runs, outputs, batch)`, batch fastest
     "Return the outputs of all runs; `ValueError` on a mismatched shape."
-    if inputs.ndim != 3 or inputs.shape[0] not in (1, self.n_runs) or inputs.shape[2] != self.sizes[0]:
-        raise ValueError(f"inputs: expected ({self.n_runs} or 1, batch, {self.sizes[0]}), got {tuple(inputs.shape)}")
+    if (inputs.ndim != 3 or inputs.shape[0] not in (1, self.n_runs)
+            or inputs.shape[2] != self.sizes[0]):
+        raise ValueError(f"inputs: expected ({self.n_runs} or 1, batch, {self.sizes[0]}), got "
+                         f"{tuple(inputs.shape)}")
     return _StackedPerceptron.apply(inputs, self._masks(inputs.shape[1]), *self.layers)
 
 StackedPerceptron._masks, StackedPerceptron.forward = _masks, _forward
@@ -92,24 +102,30 @@ StackedPerceptron._masks, StackedPerceptron.forward = _masks, _forward
 def unstack(
     model: StackedPerceptron,  # many networks
     index: int,                # which run
-) -> nn.Sequential:            # an ordinary network `(batch, features) -> (batch, outputs)` with copied parameters
+) -> nn.Sequential:            # `(batch, features) -> (batch, outputs)`, with copied parameters
     "Return one run of a stack as `nn.Sequential` of `Linear`, `ReLU` and, where used, `Dropout`."
     modules, parameters = [], list(model.layers)
     for position, (weight, bias) in enumerate(zip(parameters[::2], parameters[1::2])):
-        linear = nn.Linear(weight.shape[2], weight.shape[1], dtype=weight.dtype, device=weight.device)
-        linear.load_state_dict({"weight": weight[index].detach().clone(), "bias": bias[index].detach().clone()})
+        linear = nn.Linear(weight.shape[2], weight.shape[1], dtype=weight.dtype,
+                           device=weight.device)
+        linear.load_state_dict({"weight": weight[index].detach().clone(),
+                                "bias": bias[index].detach().clone()})
         modules.append(linear)
-        if position < len(model.sizes) - 2: modules += [nn.ReLU()] + ([nn.Dropout(model.dropout)] if model.dropout else [])
+        if position < len(model.sizes) - 2:
+            modules += [nn.ReLU()] + ([nn.Dropout(model.dropout)] if model.dropout else [])
     return nn.Sequential(*modules)
 
 def stack(
-    networks: Sequence[nn.Sequential],  # ordinary networks of one architecture, `Linear` and `ReLU` in turn
+    networks: Sequence[nn.Sequential],  # of one architecture, `Linear` and `ReLU` in turn
 ) -> StackedPerceptron:                 # the same networks as one module
     "Stack ordinary networks; `ValueError` if their architectures differ."
     linears = [[m for m in network if isinstance(m, nn.Linear)] for network in networks]
-    sizes = {tuple([layers[0].in_features] + [m.out_features for m in layers]) for layers in linears}
-    if len(sizes) != 1: raise ValueError(f"networks: expected one architecture, got sizes {sorted(sizes)}")
-    model = StackedPerceptron(sizes.pop(), range(len(networks)), dtype=linears[0][0].weight.dtype, device=linears[0][0].weight.device)
+    sizes = {tuple([layers[0].in_features] + [m.out_features for m in layers])
+             for layers in linears}
+    if len(sizes) != 1:
+        raise ValueError(f"networks: expected one architecture, got sizes {sorted(sizes)}")
+    model = StackedPerceptron(sizes.pop(), range(len(networks)), dtype=linears[0][0].weight.dtype,
+                              device=linears[0][0].weight.device)
     with torch.no_grad():
         for position, layer in enumerate(zip(*linears)):
             model.layers[2 * position].copy_(torch.stack([m.weight for m in layer]))

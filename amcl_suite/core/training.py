@@ -23,18 +23,23 @@ _OPTIMISERS = ("Adam", "AdamW", "SGD", "RMSprop", "Adagrad", "Adadelta", "NAdam"
 @dataclass(frozen=True)
 class TrainingSettings:
     "How to train a stack; validated on creation."
-    n_epochs: int                     # >= 1, passes over the training rows
-    learning_rate: float              # > 0, constant
-    optimiser: str = "Adam"           # an elementwise optimiser of `torch.optim`
-    evaluate_every: int = 1           # >= 1, epochs between evaluations; the last epoch is always evaluated
-    patience: int = 0                 # evaluations without improvement after which a run stops; 0: never
-    checkpoint_seconds: float = 20.   # >= 0, time between checkpoints, where a checkpoint file is given
+    n_epochs: int                    # >= 1, passes over the training rows
+    learning_rate: float             # > 0, constant
+    optimiser: str = "Adam"          # an elementwise optimiser of `torch.optim`
+    evaluate_every: int = 1          # >= 1, epochs between evaluations; the last has one
+    patience: int = 0                # evaluations without improvement until a run stops; 0: never
+    checkpoint_seconds: float = 20.  # >= 0, s between checkpoints, where a file is given
 
     def __post_init__(self):
-        for name, low in dict(n_epochs=1, evaluate_every=1, patience=0, checkpoint_seconds=0).items():
-            if not getattr(self, name) >= low: raise ValueError(f"{name}: expected at least {low}, got {getattr(self, name)}")
-        if not self.learning_rate > 0: raise ValueError(f"learning_rate: expected a number > 0, got {self.learning_rate}")
-        if self.optimiser not in _OPTIMISERS: raise ValueError(f"optimiser: expected one of {', '.join(_OPTIMISERS)}, got {self.optimiser!r}")
+        for name, low in dict(n_epochs=1, evaluate_every=1, patience=0,
+                              checkpoint_seconds=0).items():
+            if not getattr(self, name) >= low:
+                raise ValueError(f"{name}: expected at least {low}, got {getattr(self, name)}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate: expected a number > 0, got {self.learning_rate}")
+        if self.optimiser not in _OPTIMISERS:
+            raise ValueError(f"optimiser: expected one of {', '.join(_OPTIMISERS)}, got "
+                             f"{self.optimiser!r}")
 
     def make_optimiser(self, parameters) -> torch.optim.Optimizer:
         "Return the optimiser over stacked parameters, fused where PyTorch has it."
@@ -43,7 +48,7 @@ class TrainingSettings:
 
 # %% ../../nbs/00_core/04_training.ipynb #2118e8e0
 class SeededBatches:
-    "Batches whose randomness comes from one generator per seed, so that a checkpoint can keep and restore it."
+    "Batches drawn with one generator per seed, so that a checkpoint can keep and restore them."
     def __init__(self,
         seeds,                                 # one integer per run (or per distinct source)
         device: str | torch.device = "cpu",    # where the generators draw
@@ -71,51 +76,65 @@ class ShuffledBatches(SeededBatches):
         seeds,               # one seed per run: the order of its rows
     ):
         if inputs.ndim != 3 or targets.ndim != 3 or inputs.shape[:2] != targets.shape[:2]:
-            raise ValueError(f"targets: expected (sets, rows, dim) matching inputs {tuple(inputs.shape)}, got {tuple(targets.shape)}")
-        if inputs.shape[1] < 1: raise ValueError("inputs: expected at least one row, got an empty data set")
+            raise ValueError("targets: expected (sets, rows, dim) matching inputs "
+                             f"{tuple(inputs.shape)}, got {tuple(targets.shape)}")
+        if inputs.shape[1] < 1:
+            raise ValueError("inputs: expected at least one row, got an empty data set")
         if batch_size < 1: raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         for name, value in dict(inputs=inputs, targets=targets).items():
-            if not bool(value.isfinite().all()): raise ValueError(f"{name}: {int((~value.isfinite()).sum())} values are NaN or infinite; clean the data first")
-        if len(seeds) != len(set_index): raise ValueError(f"seeds: expected one per run ({len(set_index)}), got {len(seeds)}")
+            if not bool(value.isfinite().all()):
+                raise ValueError(f"{name}: {int((~value.isfinite()).sum())} values are NaN or "
+                                 "infinite; clean the data first")
+        if len(seeds) != len(set_index):
+            raise ValueError(f"seeds: expected one per run ({len(set_index)}), got {len(seeds)}")
         self.rows, self.batch_size = inputs.shape[1], min(batch_size, inputs.shape[1])
-        self.inputs, self.targets = inputs.reshape(-1, inputs.shape[2]), targets.reshape(-1, targets.shape[2])
+        self.inputs, self.targets = (inputs.reshape(-1, inputs.shape[2]),
+                                     targets.reshape(-1, targets.shape[2]))
         self.first_row = (set_index.to(inputs.device) * self.rows)[:, None]
         super().__init__(seeds)
 
     def __len__(self) -> int: return -(-self.rows // self.batch_size)
 
     def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
-        "Yield `(runs, batch, features)` inputs and `(runs, dim, batch)` targets until every row was seen once."
-        order = torch.stack([torch.randperm(self.rows, generator=g) for g in self.generators]).to(self.inputs.device) + self.first_row
+        "Yield inputs `(runs, batch, features)`, targets `(runs, dim, batch)`, every row once."
+        order = torch.stack([torch.randperm(self.rows, generator=g)
+                             for g in self.generators]).to(self.inputs.device) + self.first_row
         for start in range(0, self.rows, self.batch_size):
             rows = order[:, start:start + self.batch_size]
             flat = rows.reshape(-1)
-            yield (self.inputs.index_select(0, flat).view(*rows.shape, -1), self.targets.index_select(0, flat).view(*rows.shape, -1).mT)
+            yield (self.inputs.index_select(0, flat).view(*rows.shape, -1),
+                   self.targets.index_select(0, flat).view(*rows.shape, -1).mT)
 
 # %% ../../nbs/00_core/04_training.ipynb #f4639c36
 @dataclass
 class Fit:
     "What a training leaves: the last and the selected weights, and the history."
-    history: dict[str, Tensor] = field(default_factory=dict)    # quantity -> `(evaluations, runs)`
-    epochs: list[int] = field(default_factory=list)             # epochs after which it was evaluated (1 = after the first)
-    states: dict[str, list[Tensor]] = field(default_factory=dict)      # rule -> stacked parameters; "last" always
-    best_epoch: dict[str, Tensor] = field(default_factory=dict)        # rule -> `(runs,)`, epoch of the selected weights
-    best_value: dict[str, Tensor] = field(default_factory=dict)        # rule -> `(runs,)`, its lowest value
+    history: dict[str, Tensor] = field(default_factory=dict)       # quantity -> `(evals, runs)`
+    epochs: list[int] = field(default_factory=list)                # evaluated, from 1
+    states: dict[str, list[Tensor]] = field(default_factory=dict)  # rule -> parameters
+    best_epoch: dict[str, Tensor] = field(default_factory=dict)    # rule -> `(runs,)`
+    best_value: dict[str, Tensor] = field(default_factory=dict)    # rule -> `(runs,)`, lowest
 
-    def __repr__(self): return f"Fit(rules={sorted(self.states)}, quantities={sorted(self.history)}, evaluations={len(self.epochs)})"
+    def __repr__(self):
+        return (f"Fit(rules={sorted(self.states)}, quantities={sorted(self.history)}, "
+                f"evaluations={len(self.epochs)})")
 
-def _record(fit: Fit, values: dict[str, Tensor], select: dict[str, str], parameters: list[Tensor], epoch: int, running: Tensor) -> None:
+def _record(fit: Fit, values: dict[str, Tensor], select: dict[str, str], parameters: list[Tensor],
+            epoch: int, running: Tensor) -> None:
     "Append an evaluation to the history and update the best weights of running runs in place."
     fit.epochs.append(epoch)
     for name, value in values.items():
         row = value.detach()[None].clone()
         fit.history[name] = torch.cat([fit.history[name], row]) if name in fit.history else row
     for rule, quantity in select.items():
-        if quantity not in values: raise ValueError(f"select: rule {rule!r} needs {quantity!r}, but `evaluate` gives {sorted(values)}")
+        if quantity not in values:
+            raise ValueError(f"select: rule {rule!r} needs {quantity!r}, but `evaluate` gives "
+                             f"{sorted(values)}")
         value = values[quantity].detach()
         if rule not in fit.states:
             fit.states[rule] = [p.detach().clone() for p in parameters]
-            fit.best_value[rule], fit.best_epoch[rule] = torch.full_like(value, float("inf")), torch.zeros(len(value), dtype=torch.long)
+            fit.best_value[rule], fit.best_epoch[rule] = (
+                torch.full_like(value, float("inf")), torch.zeros(len(value), dtype=torch.long))
         better = (value < fit.best_value[rule]) & running
         for kept, new in zip(fit.states[rule], parameters): kept[better] = new.detach()[better]
         fit.best_value[rule] = torch.where(better, value, fit.best_value[rule])
@@ -126,14 +145,15 @@ def save_atomic(
     content: dict,       # tensors and plain values
     path: str | Path,    # file to write; its folder must exist
 ) -> None:
-    "Write a checkpoint through a temporary file and rename; `OSError` leaves the former file untouched."
+    "Write a checkpoint atomically; `OSError` leaves the former file untouched."
     temporary = Path(f"{path}.{os.getpid()}.tmp")
     try:
         torch.save(content, temporary)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:      # torch reports a full disk as RuntimeError
         temporary.unlink(missing_ok=True)
-        raise OSError(f"could not write the checkpoint {path} ({error}): free some space or choose another folder; the former one is kept") from None
+        raise OSError(f"could not write the checkpoint {path} ({error}): free some space or choose "
+                      "another folder; the former one is kept") from None
 
 def load_checked(
     path: str | Path,    # file written by `save_atomic`
@@ -142,47 +162,57 @@ def load_checked(
     "Read a checkpoint; `ValueError` if it is damaged or belongs to other settings."
     if not Path(path).exists(): return None
     try: content = torch.load(path, weights_only=True)
-    except Exception as error: raise ValueError(f"checkpoint {path} can't be read ({type(error).__name__}): delete it to start again") from None
+    except Exception as error:
+        raise ValueError(f"checkpoint {path} can't be read ({type(error).__name__}): "
+                         "delete it to start again") from None
     if content.get("fingerprint") != fingerprint:
-        raise ValueError(f"checkpoint {path} belongs to other settings: delete it or use another folder")
+        raise ValueError(f"checkpoint {path} belongs to other settings: delete it "
+                         "or use another folder")
     return content
 
 # %% ../../nbs/00_core/04_training.ipynb #7426565c
 def _fingerprint(model: nn.Module, settings: TrainingSettings, batches, tag: str) -> str:
     "Return a hash of all that must agree for a resume."
     first = [float(p.detach().double().sum()) for p in model.parameters()]
-    return hashlib.sha256(repr((repr(model), getattr(model, "seeds", None), settings, len(batches), tag, first)).encode()).hexdigest()
+    return hashlib.sha256(repr((repr(model), getattr(model, "seeds", None), settings, len(batches),
+                                tag, first)).encode()).hexdigest()
 
 def _snapshot(fingerprint, epoch, model, optimiser, batches, fit, running, stale) -> dict:
     "Return everything that decides the rest of the training."
-    return dict(fingerprint=fingerprint, epoch=epoch, model=model.state_dict(), optimiser=optimiser.state_dict(), batches=batches.state(),
-                noise=[g.get_state() for g in getattr(model, "generators", [])], fit=vars(fit), running=running, stale=stale)
+    return dict(fingerprint=fingerprint, epoch=epoch, model=model.state_dict(),
+                optimiser=optimiser.state_dict(), batches=batches.state(),
+                noise=[g.get_state() for g in getattr(model, "generators", [])], fit=vars(fit),
+                running=running, stale=stale)
 
 def _restore(saved, model, optimiser, batches) -> tuple[int, Fit, Tensor, Tensor]:
-    "Put a snapshot back; return the next epoch, the history, the running runs and their stale counts."
-    model.load_state_dict(saved["model"]); optimiser.load_state_dict(saved["optimiser"]); batches.load_state(saved["batches"])
-    for generator, state in zip(getattr(model, "generators", []), saved["noise"]): generator.set_state(state)
+    "Put a snapshot back; return the next epoch, the history, the active runs, their stale counts."
+    model.load_state_dict(saved["model"])
+    optimiser.load_state_dict(saved["optimiser"]); batches.load_state(saved["batches"])
+    for generator, state in zip(getattr(model, "generators", []), saved["noise"]):
+        generator.set_state(state)
     return saved["epoch"], Fit(**saved["fit"]), saved["running"], saved["stale"]
 
 # %% ../../nbs/00_core/04_training.ipynb #38236af4
 def fit(
-    model: StackedPerceptron,                              # stack of runs; trained in place
-    batches,                                               # `epoch()` yields inputs and targets, as `ShuffledBatches`
-    objective: Callable[[Tensor, Tensor, int], Tensor],    # (outputs, targets, epoch) -> `(runs,)` losses
-    settings: TrainingSettings,                            # how long and how
-    evaluate: Callable[[nn.Module, int], dict] | None = None,  # (model, epoch) -> quantity -> `(runs,)`; lower is better
-    select: dict[str, str] | None = None,                  # selection rule -> quantity; the first one drives early stopping
-    checkpoint: str | Path | None = None,                  # file; an existing one is continued
-    progress: Callable[[int, int, float], None] | None = None,  # called with (epochs done, all, mean loss)
-    tag: str = "",                                         # anything else that a resumed training must agree in
-) -> Fit:                                                  # weights by rule, history
-    "Train a stack of runs; `FloatingPointError` if a loss is not finite, `ValueError` on a foreign checkpoint."
+    model: StackedPerceptron,                                   # stack of runs; trained in place
+    batches,                                                    # `epoch()` yields inputs, targets
+    objective: Callable[[Tensor, Tensor, int], Tensor],         # outputs, targets, epoch -> loss
+    settings: TrainingSettings,                                 # how long and how
+    evaluate: Callable[[nn.Module, int], dict] | None = None,   # model, epoch -> {name: `(runs,)`}
+    select: dict[str, str] | None = None,                       # rule -> name; the first one stops
+    checkpoint: str | Path | None = None,                       # file; an existing one is continued
+    progress: Callable[[int, int, float], None] | None = None,  # gets epochs done, all, mean loss
+    tag: str = "",                                              # what a resumed run must agree in
+) -> Fit:                                                       # weights by rule, history
+    "Train a stack; `FloatingPointError` on non-finite loss, `ValueError` on a foreign checkpoint."
     parameters, select = list(model.parameters()), select or {}
     optimiser, n_runs = settings.make_optimiser(parameters), parameters[0].shape[0]
     start, result = 0, Fit()
-    running, stale = torch.ones(n_runs, dtype=torch.bool, device=parameters[0].device), torch.zeros(n_runs, dtype=torch.long)
+    running, stale = (torch.ones(n_runs, dtype=torch.bool, device=parameters[0].device),
+                      torch.zeros(n_runs, dtype=torch.long))
     mark = _fingerprint(model, settings, batches, tag) if checkpoint else ""
-    if checkpoint and (saved := load_checked(checkpoint, mark)): start, result, running, stale = _restore(saved, model, optimiser, batches)
+    if checkpoint and (saved := load_checked(checkpoint, mark)):
+        start, result, running, stale = _restore(saved, model, optimiser, batches)
     last_save = time.monotonic()
     for epoch in range(start, settings.n_epochs):
         if not running.any(): break
@@ -192,17 +222,22 @@ def fit(
         if evaluate and (done % settings.evaluate_every == 0 or done == settings.n_epochs):
             values = _evaluate(model, evaluate, epoch) | {"train_loss": losses}
             _record(result, values, select, parameters, done, running)
-            if select and settings.patience: running, stale = _stop_stale(result, next(iter(select)), done, stale, running, settings.patience)
+            if select and settings.patience:
+                running, stale = _stop_stale(result, next(iter(select)), done, stale, running,
+                                             settings.patience)
         if progress: progress(done, settings.n_epochs, float(losses.mean()))
-        if checkpoint and (done == settings.n_epochs or time.monotonic() - last_save >= settings.checkpoint_seconds):
-            save_atomic(_snapshot(mark, done, model, optimiser, batches, result, running, stale), checkpoint)
+        if checkpoint and (done == settings.n_epochs
+                           or time.monotonic() - last_save >= settings.checkpoint_seconds):
+            save_atomic(_snapshot(mark, done, model, optimiser, batches, result, running, stale),
+                        checkpoint)
             last_save = time.monotonic()
     result.states["last"] = [p.detach().clone() for p in parameters]
     return result
 
 # %% ../../nbs/00_core/04_training.ipynb #47f50d52
-def _train_epoch(model, batches, objective, optimiser, parameters, epoch: int, running: Tensor) -> Tensor:
-    "Train one epoch in place; return the `(runs,)` losses of its last step. Stopped runs keep their weights."
+def _train_epoch(model, batches, objective, optimiser, parameters, epoch: int,
+                 running: Tensor) -> Tensor:
+    "Train one epoch in place, but no stopped run; return the `(runs,)` losses of the last step."
     model.train()
     stopped = ~running
     frozen = [p.detach()[stopped].clone() for p in parameters] if stopped.any() else None
@@ -220,8 +255,10 @@ def _refuse_non_finite(losses: Tensor, epoch: int, checkpoint) -> None:
     "Raise `FloatingPointError` naming the runs whose loss is not finite."
     if bool(losses.isfinite().all()): return
     runs = (~losses.isfinite()).nonzero().flatten().tolist()
-    kept = f"; the last good state is in {checkpoint}" if checkpoint and Path(checkpoint).exists() else ""
-    raise FloatingPointError(f"the training loss of run(s) {runs} is not finite in epoch {epoch}: lower the learning rate or check the targets{kept}")
+    kept = (f"; the last good state is in {checkpoint}" if checkpoint and Path(checkpoint).exists()
+            else "")
+    raise FloatingPointError(f"the training loss of run(s) {runs} is not finite in epoch {epoch}: "
+                             f"lower the learning rate or check the targets{kept}")
 
 @torch.no_grad()
 def _evaluate(model, evaluate, epoch: int) -> dict[str, Tensor]:
@@ -229,7 +266,8 @@ def _evaluate(model, evaluate, epoch: int) -> dict[str, Tensor]:
     model.eval()
     return dict(evaluate(model, epoch))
 
-def _stop_stale(result: Fit, rule: str, done: int, stale: Tensor, running: Tensor, patience: int) -> tuple[Tensor, Tensor]:
+def _stop_stale(result: Fit, rule: str, done: int, stale: Tensor, running: Tensor,
+                patience: int) -> tuple[Tensor, Tensor]:
     "Count evaluations since the last improvement; stop runs that reach `patience`."
     stale = torch.where(result.best_epoch[rule] == done, 0, stale + 1)
     return running & (stale < patience).to(running.device), stale

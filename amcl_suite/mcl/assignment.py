@@ -4,7 +4,6 @@
 
 # %% ../../nbs/10_mcl/11_assignment.ipynb #096a8802
 from __future__ import annotations
-import math
 import torch
 from torch import Tensor
 
@@ -15,15 +14,18 @@ __all__ = ['winner_takes_all', 'relaxed', 'top_n', 'uniform', 'annealed', 'sampl
 def _checked(costs: Tensor, target_mask: Tensor | None) -> Tensor:
     "Return detached costs, absent targets replaced by 0; `ValueError` on a bad shape or type."
     if not isinstance(costs, Tensor) or not costs.is_floating_point():
-        raise ValueError(f"costs: expected a floating-point tensor, got {getattr(costs, 'dtype', type(costs).__name__)}")
+        raise ValueError("costs: expected a floating-point tensor, got "
+                         f"{getattr(costs, 'dtype', type(costs).__name__)}")
     if costs.ndim < 1 or costs.shape[-1] < 1:
-        raise ValueError(f"costs: expected shape (..., n_hyps) with n_hyps >= 1, got {tuple(costs.shape)}")
+        raise ValueError("costs: expected shape (..., n_hyps) with n_hyps >= 1, got "
+                         f"{tuple(costs.shape)}")
     costs = costs.detach()
     if target_mask is None: return costs
     if target_mask.shape != costs.shape[:-1] or target_mask.dtype != torch.bool:
         raise ValueError(f"target_mask: expected bool of shape {tuple(costs.shape[:-1])}, "
                          f"got {target_mask.dtype} of shape {tuple(target_mask.shape)}")
-    return torch.where(target_mask[..., None], costs, torch.zeros((), dtype=costs.dtype, device=costs.device))
+    return torch.where(target_mask[..., None], costs,
+                       torch.zeros((), dtype=costs.dtype, device=costs.device))
 
 def _masked(weights: Tensor, target_mask: Tensor | None) -> Tensor:
     "Return weights with the rows of absent targets set to 0."
@@ -45,9 +47,10 @@ def relaxed(
     costs: Tensor,                      # `(..., n_hyps)`, lower is better
     epsilon: float,                     # in [0, 1], share of all losers together
     target_mask: Tensor | None = None,  # bool `(...)`, True for real targets
-) -> Tensor:                            # `(..., n_hyps)`: 1 - epsilon for the winner, epsilon / (n_hyps - 1) for losers
+) -> Tensor:                            # `(..., n_hyps)`; the losers share epsilon
     "Pay the losers a share `epsilon` (Rupprecht et al. 2017); `ValueError` outside [0, 1]."
-    if not 0 <= epsilon <= 1: raise ValueError(f"epsilon: expected a number in [0, 1], got {epsilon}")
+    if not 0 <= epsilon <= 1:
+        raise ValueError(f"epsilon: expected a number in [0, 1], got {epsilon}")
     winner, n_hyps = winner_takes_all(costs, target_mask), costs.shape[-1]
     if n_hyps == 1: return winner
     loser_share = epsilon / (n_hyps - 1)
@@ -59,9 +62,10 @@ def top_n(
     n: int,                             # 1 .. n_hyps: how many of the nearest share the target
     target_mask: Tensor | None = None,  # bool `(...)`, True for real targets
 ) -> Tensor:                            # `(..., n_hyps)`: 1/n for the n nearest, else 0
-    "Share each target equally among its `n` nearest hypotheses; `ValueError` for `n` outside 1..n_hyps."
+    "Share each target equally among its `n` nearest; `ValueError` for `n` outside 1..n_hyps."
     costs = _checked(costs, target_mask)
-    if not 1 <= n <= costs.shape[-1]: raise ValueError(f"n: expected 1..{costs.shape[-1]} (n_hyps), got {n}")
+    if not 1 <= n <= costs.shape[-1]:
+        raise ValueError(f"n: expected 1..{costs.shape[-1]} (n_hyps), got {n}")
     nearest = costs.sort(dim=-1, stable=True).indices[..., :n]
     return _masked(torch.zeros_like(costs).scatter_(-1, nearest, 1 / n), target_mask)
 
@@ -76,15 +80,16 @@ def uniform(
 # %% ../../nbs/10_mcl/11_assignment.ipynb #4e18ee65
 def _check_temperature(temperature: float) -> None:
     "Raise `ValueError` for a negative or NaN temperature."
-    if not temperature >= 0: raise ValueError(f"temperature: expected a number >= 0, in cost units, got {temperature}")
+    if not temperature >= 0:
+        raise ValueError(f"temperature: expected a number >= 0, in cost units, got {temperature}")
 
 # %% ../../nbs/10_mcl/11_assignment.ipynb #f7ec2039
 def annealed(
     costs: Tensor,                      # `(..., n_hyps)`, lower is better
-    temperature: float,                 # >= 0, in cost units; 0: `winner_takes_all`, infinity: `uniform`
+    temperature: float,                 # >= 0, cost units; 0: winner, infinity: `uniform`
     target_mask: Tensor | None = None,  # bool `(...)`, True for real targets
 ) -> Tensor:                            # `(..., n_hyps)`, Boltzmann weights
-    "Share each target by Boltzmann weights at `temperature` (aMCL paper, Eq. 6); `ValueError` if negative."
+    "Share each target by Boltzmann weights (aMCL paper, Eq. 6); `ValueError` if negative."
     _check_temperature(temperature)
     if temperature == 0: return winner_takes_all(costs, target_mask)
     costs = _checked(costs, target_mask)
@@ -100,29 +105,35 @@ def sampled(
 ) -> Tensor:                                   # `(..., n_hyps)`, one 1 per real target
     "Draw one hypothesis per target from its Boltzmann weights (stochastic annealing)."
     weights = annealed(costs, temperature)
-    if target_mask is not None: weights = torch.where(target_mask[..., None], weights, torch.ones_like(weights))
+    if target_mask is not None:
+        weights = torch.where(target_mask[..., None], weights, torch.ones_like(weights))
     drawn = torch.multinomial(weights.reshape(-1, weights.shape[-1]), 1, generator=generator)
-    one_hot = torch.zeros_like(weights).view(-1, weights.shape[-1]).scatter_(-1, drawn, 1.).view(weights.shape)
+    one_hot = (torch.zeros_like(weights).view(-1, weights.shape[-1]).scatter_(-1, drawn, 1.)
+               .view(weights.shape))
     return _masked(one_hot, target_mask)
 
 # %% ../../nbs/10_mcl/11_assignment.ipynb #c045bb2a
 def _matrices(costs: Tensor, target_mask: Tensor | None):
-    "Return the shape, costs as (batch, n_targets, n_hyps) and a bool mask (batch, n_targets); `ValueError` if not matrices."
-    if costs.ndim < 2: raise ValueError(f"costs: expected shape (..., n_targets, n_hyps), got {tuple(costs.shape)}")
+    "Return costs `(batch, n_targets, n_hyps)` and mask `(batch, n_targets)`, one batch axis."
+    if costs.ndim < 2:
+        raise ValueError("costs: expected shape (..., n_targets, n_hyps), "
+                         f"got {tuple(costs.shape)}")
     flat = _checked(costs, target_mask).reshape(-1, *costs.shape[-2:])
-    if target_mask is None: return flat, torch.ones(flat.shape[:2], dtype=torch.bool, device=costs.device)
+    if target_mask is None:
+        return flat, torch.ones(flat.shape[:2], dtype=torch.bool, device=costs.device)
     return flat, target_mask.reshape(-1, costs.shape[-2])
 
 # %% ../../nbs/10_mcl/11_assignment.ipynb #5b278ce1
 def permutation(
-    costs: Tensor,                      # `(..., n_targets, n_hyps)` with n_hyps >= number of real targets
+    costs: Tensor,                      # `(..., n_targets, n_hyps)`, n_hyps >= real targets
     target_mask: Tensor | None = None,  # bool `(..., n_targets)`, True for real targets
-) -> Tensor:                            # `(..., n_targets, n_hyps)`, 0 or 1; rows of real targets sum to 1, columns to at most 1
-    "Match targets and hypotheses one to one at least total cost (Hungarian); `ValueError` if hypotheses are too few."
+) -> Tensor:                            # like `costs`, 0 or 1; real rows sum to 1
+    "Match one to one at least total cost (Hungarian); `ValueError` if hypotheses are too few."
     from scipy.optimize import linear_sum_assignment
     flat, mask = _matrices(costs, target_mask)
     if mask.shape[1] > costs.shape[-1] and (mask.sum(-1) > costs.shape[-1]).any():
-        raise ValueError(f"costs: expected at least as many hypotheses as real targets, got {tuple(costs.shape[-2:])}")
+        raise ValueError("costs: expected at least as many hypotheses as real targets, got "
+                         f"{tuple(costs.shape[-2:])}")
     weights = torch.zeros(flat.shape, dtype=flat.dtype)
     for example, (matrix, real) in enumerate(zip(flat.cpu().numpy(), mask.cpu().numpy())):
         rows = real.nonzero()[0]
@@ -136,35 +147,41 @@ def transport(
     regularisation: float = 0.,         # >= 0, entropy weight in cost units; 0: exact transport
     target_mask: Tensor | None = None,  # bool `(..., n_targets)`, True for real targets
     n_iterations: int = 1000,           # at most so many Sinkhorn iterations
-) -> Tensor:                            # `(..., n_targets, n_hyps)`; real rows sum to 1, columns to n_real / n_hyps
+) -> Tensor:                            # like `costs`; columns sum to n_real / n_hyps
     "Share targets so that all hypotheses are used equally, at least cost (optimal transport, POT)."
     import ot
-    if not regularisation >= 0: raise ValueError(f"regularisation: expected a number >= 0, got {regularisation}")
+    if not regularisation >= 0:
+        raise ValueError(f"regularisation: expected a number >= 0, got {regularisation}")
     flat, mask = _matrices(costs, target_mask)
     weights = torch.zeros(flat.shape, dtype=torch.float64)
     for example, (matrix, real) in enumerate(zip(flat.double().cpu(), mask.cpu())):
         n_real, n_hyps = int(real.sum()), costs.shape[-1]
         if n_real == 0: continue
-        a, b = torch.full((n_real,), 1., dtype=torch.float64), torch.full((n_hyps,), n_real / n_hyps, dtype=torch.float64)
+        a, b = (torch.full((n_real,), 1., dtype=torch.float64),
+                torch.full((n_hyps,), n_real / n_hyps, dtype=torch.float64))
         weights[example, real] = (ot.emd(a, b, matrix[real]) if regularisation == 0 else
-            ot.bregman.sinkhorn_log(a, b, matrix[real], regularisation, numItermax=n_iterations, stopThr=1e-9, warn=False))
+            ot.bregman.sinkhorn_log(a, b, matrix[real], regularisation, numItermax=n_iterations,
+                                    stopThr=1e-9, warn=False))
     return weights.to(costs).view(costs.shape)
 
 # %% ../../nbs/10_mcl/11_assignment.ipynb #14a44634
 def _gather_rules():
     "Return all rules by name."
-    return {rule.__name__: rule for rule in (winner_takes_all, relaxed, top_n, annealed, sampled, uniform, permutation, transport)}
+    return {rule.__name__: rule for rule in (winner_takes_all, relaxed, top_n, annealed, sampled,
+                                             uniform, permutation, transport)}
 
 def assignment(
-    name: str,          # "winner_takes_all", "relaxed", "top_n", "annealed", "sampled", "uniform", "permutation" or "transport"
-    **options,          # options of that rule, such as `temperature=0.5`
-):                      # function `(costs, target_mask=None) -> weights`
-    "Return an assignment rule by name with its options bound; `ValueError` for an unknown name or option."
+    name: str,  # the name of one of the rules above
+    **options,  # options of that rule, such as `temperature=0.5`
+):              # function `(costs, target_mask=None) -> weights`
+    "Return a rule by name with its options bound; `ValueError` for an unknown name or option."
     import difflib, functools, inspect
     rules = _gather_rules()
     if name not in rules:
         near = difflib.get_close_matches(name, rules, 1)
-        raise ValueError(f"name: unknown assignment rule {name!r}" + (f", did you mean {near[0]!r}?" if near else "") + f" Known: {', '.join(rules)}")
+        raise ValueError(f"name: unknown assignment rule {name!r}"
+                         + (f", did you mean {near[0]!r}?" if near else "")
+                         + f" Known: {', '.join(rules)}")
     allowed = set(inspect.signature(rules[name]).parameters) - {"costs", "target_mask"}
     if wrong := set(options) - allowed:
         raise ValueError(f"options: {name} takes {sorted(allowed) or 'none'}, got {sorted(wrong)}")

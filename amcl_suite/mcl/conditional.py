@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 import torch
 from torch import Tensor
-from ..core.training import Fit, TrainingSettings, fit
+from ..core.training import TrainingSettings, fit
 from .assignment import annealed, relaxed, winner_takes_all
-from .losses import squared_distance, stacked_objective
-from .metrics import dead_fraction, distortion, usage, usage_perplexity
+from .losses import stacked_objective
+from .metrics import distortion, usage_perplexity
 from .networks import MultiHypothesisNetwork
 from .schedules import exponential, linear
 from .synthetic import Family, FreshBatches, family
@@ -27,48 +27,59 @@ __all__ = ['RULES', 'SyntheticConfig', 'judge', 'SyntheticRun', 'train_synthetic
 _PRESETS = {
     "small": dict(n_hyps=9, hidden=(32, 32), n_epochs=60, n_steps=4, batch_size=400, n_seeds=2),
     "fast": dict(),
-    "paper": dict(n_epochs=1000, n_steps=2, batch_size=50_000, learning_rate=0.01, decay=0.99, evaluate_every=20),
-    "fast_moving": dict(family="three_gaussians_changedist", n_epochs=101, n_steps=1, optimiser="Adam", learning_rate=0.1,
+    "paper": dict(n_epochs=1000, n_steps=2, batch_size=50_000, learning_rate=0.01, decay=0.99,
+                  evaluate_every=20),
+    "fast_moving": dict(family="three_gaussians_changedist", n_epochs=101, n_steps=1,
+                        optimiser="Adam", learning_rate=0.1,
                         schedule="linear", temperature=1.),
-    "paper_moving": dict(family="three_gaussians_changedist", n_epochs=1000, n_steps=2, batch_size=50_000, optimiser="Adam",
+    "paper_moving": dict(family="three_gaussians_changedist", n_epochs=1000, n_steps=2,
+                         batch_size=50_000, optimiser="Adam",
                          learning_rate=0.01, schedule="linear", temperature=1., evaluate_every=5)}
 
 # %% ../../nbs/10_mcl/19b_conditional.ipynb #33530ad7
 @dataclass(frozen=True)
 class SyntheticConfig:
     "Networks on one synthetic family: which methods, how they are trained, where they are watched."
-    family: str = "three_gaussians"         # name for `mcl.synthetic.family`
-    sigma: str = ""                         # spread such as "0.1" or "0.3x" where the family has the choice; "": its default
-    methods: tuple = ("wta", "relaxed", "amcl")   # keys of `RULES`
-    n_seeds: int = 5                        # independent repetitions of each method
-    seed: int = 12345                       # first seed; the others follow
-    n_hyps: int = 49                        # hypotheses
-    hidden: tuple = (256, 256)              # units of the hidden layers
-    n_epochs: int = 51                      # epochs; the temperature changes between them
-    n_steps: int = 10                       # steps per epoch
-    batch_size: int = 1000                  # fresh examples per step
-    optimiser: str = "SGD"                  # elementwise optimiser of `torch.optim`
-    learning_rate: float = 0.1              # constant
-    schedule: str = "exponential"           # of the temperature: "exponential" or "linear"
-    temperature: float = 0.6                # initial temperature, target units squared
-    decay: float = 0.9                      # factor per epoch of the exponential schedule
-    switch_below: float = 0.                # temperature below which annealing is winner-takes-all
-    epsilon: float = 0.1                    # share of the losers, method "relaxed"
-    initial_epsilon: float = 0.98           # where "relaxed_annealed" starts its linear fall to 0
-    score_weight: float = 1.                # beta, weight of the score loss
-    evaluate_every: int = 1                 # epochs between snapshots
-    probes: tuple = (0.1, 0.6, 0.9)         # inputs at which hypotheses are watched
-    n_probe: int = 2000                     # samples per probe and snapshot
-    n_test: int = 60_000                    # fresh samples of the final evaluation, per probe and over all inputs
-    device: str = "cpu"                     # "cpu", "cuda" or "auto"
+    family: str = "three_gaussians"              # name for `mcl.synthetic.family`
+    sigma: str = ""                              # spread, "0.1" or "0.3x"; "": the family's own
+    methods: tuple = ("wta", "relaxed", "amcl")  # keys of `RULES`
+    n_seeds: int = 5                             # independent repetitions of each method
+    seed: int = 12345                            # first seed; the others follow
+    n_hyps: int = 49                             # hypotheses
+    hidden: tuple = (256, 256)                   # units of the hidden layers
+    n_epochs: int = 51                           # epochs; the temperature changes between them
+    n_steps: int = 10                            # steps per epoch
+    batch_size: int = 1000                       # fresh examples per step
+    optimiser: str = "SGD"                       # elementwise optimiser of `torch.optim`
+    learning_rate: float = 0.1                   # constant
+    schedule: str = "exponential"                # of the temperature: "exponential" or "linear"
+    temperature: float = 0.6                     # initial temperature, target units squared
+    decay: float = 0.9                           # factor per epoch of the exponential schedule
+    switch_below: float = 0.                     # temperature below which the winner takes all
+    epsilon: float = 0.1                         # share of the losers, method "relaxed"
+    initial_epsilon: float = 0.98                # start of "relaxed_annealed", which falls to 0
+    score_weight: float = 1.                     # beta, weight of the score loss
+    evaluate_every: int = 1                      # epochs between snapshots
+    probes: tuple = (0.1, 0.6, 0.9)              # inputs at which hypotheses are watched
+    n_probe: int = 2000                          # samples per probe and snapshot
+    n_test: int = 60_000                         # fresh samples of the judgement, per probe
+    device: str = "cpu"                          # "cpu", "cuda" or "auto"
 
     def __post_init__(self):
-        for name in ("n_seeds", "n_hyps", "n_epochs", "n_steps", "batch_size", "evaluate_every", "n_probe", "n_test"):
-            if not getattr(self, name) >= 1: raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        for name, high in dict(seed=2**40, temperature=math.inf, switch_below=math.inf, score_weight=math.inf, decay=1, epsilon=1, initial_epsilon=1).items():
-            if not 0 <= getattr(self, name) <= high: raise ValueError(f"{name}: expected a number in [0, {high}], got {getattr(self, name)}")
-        if self.schedule not in ("exponential", "linear"): raise ValueError(f'schedule: expected "exponential" or "linear", got {self.schedule!r}')
-        if not self.probes or not all(0 <= x <= 1 for x in self.probes): raise ValueError(f"probes: expected inputs in [0, 1], got {self.probes}")
+        for name in ("n_seeds", "n_hyps", "n_epochs", "n_steps", "batch_size", "evaluate_every",
+                     "n_probe", "n_test"):
+            if not getattr(self, name) >= 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name, high in dict(seed=2**40, temperature=math.inf, switch_below=math.inf,
+                               score_weight=math.inf, decay=1, epsilon=1,
+                               initial_epsilon=1).items():
+            if not 0 <= getattr(self, name) <= high:
+                raise ValueError(f"{name}: expected a number in [0, {high}], got "
+                                 f"{getattr(self, name)}")
+        if self.schedule not in ("exponential", "linear"):
+            raise ValueError(f'schedule: expected "exponential" or "linear", got {self.schedule!r}')
+        if not self.probes or not all(0 <= x <= 1 for x in self.probes):
+            raise ValueError(f"probes: expected inputs in [0, 1], got {self.probes}")
         if not self.methods: raise ValueError("methods: expected at least one method, got none")
         for name in self.methods: _rule(name)
         self.make_family()
@@ -79,13 +90,15 @@ class SyntheticConfig:
 
     def temperature_at(self, epoch: int) -> float:
         "Return the temperature of an epoch, target units squared."
-        make = partial(exponential, decay=self.decay, switch_below=self.switch_below) if self.schedule == "exponential" else partial(linear, n_epochs=self.n_epochs)
+        make = (partial(exponential, decay=self.decay, switch_below=self.switch_below)
+                if self.schedule == "exponential" else partial(linear, n_epochs=self.n_epochs))
         return make(self.temperature)(epoch)
 
     @classmethod
     def preset(cls, name: str, **changes) -> SyntheticConfig:
-        "Return a named setting (\"small\", \"fast\", \"paper\", \"fast_moving\", \"paper_moving\") with some fields changed."
-        if name not in _PRESETS: raise ValueError(f"name: expected one of {', '.join(_PRESETS)}, got {name!r}")
+        "Return a named setting, such as \"small\" or \"paper_moving\", with some fields changed."
+        if name not in _PRESETS:
+            raise ValueError(f"name: expected one of {', '.join(_PRESETS)}, got {name!r}")
         return cls(**(_PRESETS[name] | changes))
 
     @classmethod
@@ -95,14 +108,15 @@ class SyntheticConfig:
 
     @classmethod
     def paper(cls, **changes) -> SyntheticConfig:
-        "Return the paper's setting for Fig. 1: 1000 epochs of 100,000 examples, SGD at 0.01, 0.6 * 0.99 ** epoch."
+        "Return the paper's setting for Fig. 1: 1000 epochs of 100,000 examples, SGD at 0.01."
         return cls.preset("paper", **changes)
 
 # %% ../../nbs/10_mcl/19b_conditional.ipynb #0b545508
 RULES: dict[str, Callable[[SyntheticConfig, int], Callable]] = {
     "wta": lambda config, epoch: winner_takes_all,
     "relaxed": lambda config, epoch: partial(relaxed, epsilon=config.epsilon),
-    "relaxed_annealed": lambda config, epoch: partial(relaxed, epsilon=linear(config.initial_epsilon, config.n_epochs)(epoch)),
+    "relaxed_annealed": lambda config, epoch: partial(
+        relaxed, epsilon=linear(config.initial_epsilon, config.n_epochs)(epoch)),
     "amcl": lambda config, epoch: partial(annealed, temperature=config.temperature_at(epoch)),
 }
 
@@ -110,46 +124,59 @@ def _rule(name: str) -> Callable:
     "Return the rule of a method; `ValueError` naming the nearest known one."
     if name in RULES: return RULES[name]
     near = difflib.get_close_matches(name, RULES, 1)
-    raise ValueError(f"methods: unknown method {name!r}" + (f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(RULES)}"))
+    raise ValueError(f"methods: unknown method {name!r}"
+                     + (f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(RULES)}"))
 
 # %% ../../nbs/10_mcl/19b_conditional.ipynb #1927e2f2
 class _Watcher:
-    "Takes the snapshots of one stack of runs: called with (model, epoch), returns named tensors whose first axis is the run."
+    "Snapshots of a stack: called with (model, epoch), returns named tensors, runs first."
     def __init__(self, config: SyntheticConfig, name: str):
         law, self.config, self.rule = config.make_family(), config, _rule(name)
         generator = torch.Generator(config.device).manual_seed(2**41)
-        self.inputs = torch.tensor(config.probes, device=config.device)[None, :, None]             # (1, probes, 1)
-        self.samples = law.sample(self.inputs[0].expand(-1, config.n_probe), generator)            # (probes, n_probe, dim)
+        # (1, probes, 1)
+        self.inputs = torch.tensor(config.probes, device=config.device)[None, :, None]
+        # (probes, n_probe, dim)
+        self.samples = law.sample(self.inputs[0].expand(-1, config.n_probe), generator)
 
     def __call__(self, model, epoch: int) -> dict[str, Tensor]:
         prediction = model.predict(self.inputs)
-        f = prediction.hypotheses                                                                   # (runs, probes, K, dim)
-        costs = torch.cdist(self.samples, f, compute_mode="donot_use_mm_for_euclid_dist").square()  # (runs, probes, n_probe, K)
+        f = prediction.hypotheses  # (runs, probes, K, dim)
+        # (runs, probes, n_probe, K)
+        costs = torch.cdist(self.samples, f, compute_mode="donot_use_mm_for_euclid_dist").square()
         weights = self.rule(self.config, epoch)(costs)
-        return dict(hypotheses=f, scores=prediction.scores, soft=soft_distortion(costs, weights), rate=rate(weights),
-                    hard=costs.amin(-1).mean(-1), temperature=torch.full((f.shape[0],), self.config.temperature_at(epoch), device=f.device))
+        return dict(hypotheses=f, scores=prediction.scores, soft=soft_distortion(costs, weights),
+                    rate=rate(weights),
+                    hard=costs.amin(-1).mean(-1),
+                    temperature=torch.full((f.shape[0],), self.config.temperature_at(epoch),
+                                           device=f.device))
 
 # %% ../../nbs/10_mcl/19b_conditional.ipynb #bcf5f690
 @torch.no_grad()
 def judge(
-    model: MultiHypothesisNetwork,   # stack of runs
-    config: SyntheticConfig,         # family, probes, number of test points
-    far: float = 0.35,               # target units; hypotheses farther from every mode are stranded
-) -> list[dict]:                     # per run and input ("all" or a probe): distortion, dead, stranded, usage_perplexity
+    model: MultiHypothesisNetwork,  # stack of runs
+    config: SyntheticConfig,        # family, probes, number of test points
+    far: float = 0.35,              # target units; hypotheses farther from every mode are stranded
+) -> list[dict]:                    # metrics per run and input ("all" or a probe)
     "Evaluate every run on `n_test` fresh points over all inputs and at each probe."
     model.eval()
     law, generator = config.make_family(), torch.Generator(config.device).manual_seed(2**42)
     x, y = law.sample_pairs(config.n_test, generator)
-    parts = [distortion(model.predict(a[None]).hypotheses, b[None, :, 0]) * len(a) for a, b in zip(x.split(2000), y.split(2000))]
-    rows = [dict(run=run, x="all", distortion=float(value)) for run, value in enumerate(sum(parts) / config.n_test)]
+    parts = [distortion(model.predict(a[None]).hypotheses, b[None, :, 0]) * len(a)
+             for a, b in zip(x.split(2000), y.split(2000))]
+    rows = [dict(run=run, x="all", distortion=float(value))
+            for run, value in enumerate(sum(parts) / config.n_test)]
     for probe in config.probes:
         t = torch.full((config.n_test,), probe, device=config.device)
-        points, f = law.sample(t, generator), model.predict(t[None, :1, None]).hypotheses[:, 0]     # (n_test, dim), (runs, K, dim)
+        # (n_test, dim), (runs, K, dim)
+        points, f = law.sample(t, generator), model.predict(t[None, :1, None]).hypotheses[:, 0]
         for run, hypotheses in enumerate(f):
-            costs = torch.cdist(points, hypotheses, compute_mode="donot_use_mm_for_euclid_dist").square()
+            costs = torch.cdist(points, hypotheses,
+                                compute_mode="donot_use_mm_for_euclid_dist").square()
             shares = torch.bincount(costs.argmin(-1), minlength=config.n_hyps) / config.n_test
-            rows.append(dict(run=run, x=f"{probe:g}", distortion=float(costs.amin(-1).mean()), dead=int((shares == 0).sum()),
-                             stranded=_stranded(law, t[:1], hypotheses, far), usage_perplexity=float(usage_perplexity(shares))))
+            rows.append(dict(run=run, x=f"{probe:g}", distortion=float(costs.amin(-1).mean()),
+                             dead=int((shares == 0).sum()),
+                             stranded=_stranded(law, t[:1], hypotheses, far),
+                             usage_perplexity=float(usage_perplexity(shares))))
     return rows
 
 def _stranded(law: Family, t: Tensor, hypotheses: Tensor, far: float) -> float:
@@ -162,13 +189,15 @@ def _stranded(law: Family, t: Tensor, hypotheses: Tensor, far: float) -> float:
 @dataclass
 class SyntheticRun:
     "Trained networks of several methods, their snapshots, and their judgement."
-    config: SyntheticConfig                                              # what was run
-    results: object                                                      # data frame: method, seed, x, distortion, dead, stranded, usage_perplexity
-    snapshots: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # method -> quantity -> `(n_snapshots, runs, probes, ...)`
-    epochs: list[int] = field(default_factory=list)                      # epochs after which snapshots were taken
-    models: dict[str, MultiHypothesisNetwork] = field(default_factory=dict)  # method -> trained stack
+    config: SyntheticConfig                                                  # what was run
+    results: object                                                          # data frame
+    snapshots: dict[str, dict[str, Tensor]] = field(default_factory=dict)    # by method, quantity
+    epochs: list[int] = field(default_factory=list)                          # of the snapshots
+    models: dict[str, MultiHypothesisNetwork] = field(default_factory=dict)  # trained stacks
 
-    def __repr__(self): return f"SyntheticRun({self.config.family!r}, methods={list(self.models)}, {self.config.n_seeds} seeds, {len(self.epochs)} snapshots)"
+    def __repr__(self):
+        return (f"SyntheticRun({self.config.family!r}, methods={list(self.models)}, "
+                f"{self.config.n_seeds} seeds, {len(self.epochs)} snapshots)")
 
     @property
     def temperatures(self) -> Tensor:
@@ -177,27 +206,35 @@ class SyntheticRun:
 
 # %% ../../nbs/10_mcl/19b_conditional.ipynb #b8e8c396
 def train_synthetic(
-    config: SyntheticConfig,                  # family, methods, training
-    checkpoints: str | Path | None = None,    # folder for checkpoints; None: keep nothing
-    progress: Callable[[int, int, str, float], None] | None = None,   # called with (epochs done, all, method, mean loss)
-) -> SyntheticRun:                            # networks, snapshots, judgement
+    config: SyntheticConfig,                                         # family, methods, training
+    checkpoints: str | Path | None = None,                           # their folder; None: none
+    progress: Callable[[int, int, str, float], None] | None = None,  # (done, all, method, loss)
+) -> SyntheticRun:                                                   # a finished run
     "Train and judge all methods of a configuration, all seeds at once."
     import pandas as pd
-    if config.device == "auto": config = replace(config, device="cuda" if torch.cuda.is_available() else "cpu")
+    if config.device == "auto":
+        config = replace(config, device="cuda" if torch.cuda.is_available() else "cpu")
     law, seeds = config.make_family(), [config.seed + i for i in range(config.n_seeds)]
-    settings = TrainingSettings(config.n_epochs, config.learning_rate, config.optimiser, config.evaluate_every)
+    settings = TrainingSettings(config.n_epochs, config.learning_rate, config.optimiser,
+                                config.evaluate_every)
     run, rows, total = SyntheticRun(config, None), [], config.n_epochs * len(config.methods)
     for index, name in enumerate(config.methods):
-        model = MultiHypothesisNetwork(1, config.hidden, config.n_hyps, law.dim, seeds, bounded=True, device=config.device)
+        model = MultiHypothesisNetwork(1, config.hidden, config.n_hyps, law.dim, seeds,
+                                       bounded=True, device=config.device)
         batches = FreshBatches(law, config.n_steps, config.batch_size, seeds, config.device)
-        def objective(outputs, targets, epoch): return stacked_objective(outputs, targets, config.n_hyps, _rule(name)(config, epoch), config.score_weight)
+        def objective(outputs, targets, epoch):
+            return stacked_objective(outputs, targets, config.n_hyps, _rule(name)(config, epoch),
+                                     config.score_weight)
         def report(epoch, n_epochs, loss):
             if progress: progress(index * n_epochs + epoch, total, name, loss)
         file = _checkpoint_file(checkpoints, name)
-        result = fit(model, batches, objective, settings, _Watcher(config, name), checkpoint=file, progress=report, tag=repr((name, config)))
+        result = fit(model, batches, objective, settings, _Watcher(config, name), checkpoint=file,
+                     progress=report, tag=repr((name, config)))
         run.models[name], run.epochs = model, result.epochs
-        run.snapshots[name] = {quantity: values.cpu() for quantity, values in result.history.items()}
-        rows += [dict(method=name, seed=seeds[row.pop("run")], **row) for row in judge(model, config)]
+        run.snapshots[name] = {quantity: values.cpu()
+                               for quantity, values in result.history.items()}
+        rows += [dict(method=name, seed=seeds[row.pop("run")], **row)
+                 for row in judge(model, config)]
     run.results = pd.DataFrame(rows)
     return run
 
@@ -209,21 +246,26 @@ def _checkpoint_file(folder: str | Path | None, name: str) -> Path | None:
 
 # %% ../../nbs/10_mcl/19b_conditional.ipynb #fc422eef
 def summarise_synthetic(
-    results,                 # data frame of a `SyntheticRun`
-    against: str = "wta",    # method to compare with, in pairs by seed
-):                           # data frame: method, metric, mean, std, stderr, n, difference, low, high (95 % interval)
-    "Summarise judgements per method: distortion over all inputs, the other metrics as means over the probes."
+    results,               # data frame of a `SyntheticRun`
+    against: str = "wta",  # method to compare with, in pairs by seed
+):                         # data frame; `low`, `high`: 95 % interval of the difference
+    "Summarise judgements per method: distortion over all inputs, other metrics over the probes."
     import pandas as pd
     from scipy.stats import t as student
     from amcl_suite.mcl.metrics import summarise
-    if against not in set(results.method): raise ValueError(f"against: expected one of {', '.join(results.method.unique())}, got {against!r}")
+    if against not in set(results.method):
+        raise ValueError(f"against: expected one of {', '.join(results.method.unique())}, got "
+                         f"{against!r}")
     rows = []
     for metric in ("distortion", "dead", "stranded", "usage_perplexity"):
         part = results[(results.x == "all") == (metric == "distortion")]
-        table = part.pivot_table(index="seed", columns="method", values=metric, sort=False, dropna=False)
+        table = part.pivot_table(index="seed", columns="method", values=metric, sort=False,
+                                 dropna=False)
         for name in table:
             difference = summarise(table[name] - table[against])
-            half = student.ppf(.975, difference["n"] - 1) * difference["stderr"] if difference["n"] > 1 else math.nan
-            rows.append(dict(method=name, metric=metric, **summarise(table[name]), difference=difference["mean"],
+            half = (student.ppf(.975, difference["n"] - 1) * difference["stderr"]
+                    if difference["n"] > 1 else math.nan)
+            rows.append(dict(method=name, metric=metric, **summarise(table[name]),
+                             difference=difference["mean"],
                              low=difference["mean"] - half, high=difference["mean"] + half))
     return pd.DataFrame(rows)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import torch
 from torch import Tensor
-from .assignment import annealed, winner_takes_all, _check_temperature
+from .assignment import winner_takes_all, _check_temperature
 
 # %% auto #0
 __all__ = ['squared_distance', 'euclidean_distance', 'absolute_distance', 'assigned_loss', 'free_energy', 'score_targets',
@@ -15,15 +15,19 @@ __all__ = ['squared_distance', 'euclidean_distance', 'absolute_distance', 'assig
 
 # %% ../../nbs/10_mcl/13_losses.ipynb #1d01e105
 def _differences(hypotheses: Tensor, targets: Tensor, target_mask: Tensor | None) -> Tensor:
-    "Return `(..., n_targets, n_hyps, dim)` differences, absent targets read as 0; `ValueError` on mismatched shapes."
+    "Return `(..., n_targets, n_hyps, dim)` differences; absent targets read as 0."
     for name, value in dict(hypotheses=hypotheses, targets=targets).items():
-        if value.ndim < 2: raise ValueError(f"{name}: expected shape (..., count, dim), got {tuple(value.shape)}")
-    if hypotheses.shape[-2] < 1: raise ValueError(f"hypotheses: expected at least one, got shape {tuple(hypotheses.shape)}")
+        if value.ndim < 2:
+            raise ValueError(f"{name}: expected shape (..., count, dim), got {tuple(value.shape)}")
+    if hypotheses.shape[-2] < 1:
+        raise ValueError(f"hypotheses: expected at least one, got shape {tuple(hypotheses.shape)}")
     if hypotheses.shape[-1] != targets.shape[-1] or hypotheses.shape[:-2] != targets.shape[:-2]:
-        raise ValueError(f"targets: expected (..., n_targets, dim) matching hypotheses {tuple(hypotheses.shape)}, got {tuple(targets.shape)}")
+        raise ValueError("targets: expected (..., n_targets, dim) matching hypotheses "
+                         f"{tuple(hypotheses.shape)}, got {tuple(targets.shape)}")
     if target_mask is not None:
         if target_mask.dtype != torch.bool or target_mask.shape != targets.shape[:-1]:
-            raise ValueError(f"target_mask: expected bool of shape {tuple(targets.shape[:-1])}, got {target_mask.dtype} {tuple(target_mask.shape)}")
+            raise ValueError(f"target_mask: expected bool of shape {tuple(targets.shape[:-1])}, "
+                             f"got {target_mask.dtype} {tuple(target_mask.shape)}")
         targets = torch.where(target_mask[..., None], targets, torch.zeros_like(targets))
     return hypotheses.unsqueeze(-3) - targets.unsqueeze(-2)
 
@@ -33,7 +37,7 @@ def squared_distance(
     targets: Tensor,                    # `(..., n_targets, dim)`
     target_mask: Tensor | None = None,  # bool `(..., n_targets)`; absent targets may hold anything
 ) -> Tensor:                            # `(..., n_targets, n_hyps)`, target units squared
-    "Return squared Euclidean distances, summed over `dim` (aMCL paper, Sec. 3.1); `ValueError` on mismatched shapes."
+    "Return squared Euclidean distances, summed over `dim` (Sec. 3.1); `ValueError` on bad shapes."
     return _differences(hypotheses, targets, target_mask).square().sum(-1)
 
 def euclidean_distance(
@@ -41,10 +45,11 @@ def euclidean_distance(
     targets: Tensor,                    # `(..., n_targets, dim)`
     target_mask: Tensor | None = None,  # bool `(..., n_targets)`
 ) -> Tensor:                            # `(..., n_targets, n_hyps)`, target units
-    "Return Euclidean distances with gradient 0 at distance 0 (the plain square root gives NaN there)."
+    "Return Euclidean distances with gradient 0 at distance 0, where a plain root gives NaN."
     square = squared_distance(hypotheses, targets, target_mask)
     apart = square > 0
-    return torch.where(apart, torch.where(apart, square, torch.ones_like(square)).sqrt(), torch.zeros_like(square))
+    return torch.where(apart, torch.where(apart, square, torch.ones_like(square)).sqrt(),
+                       torch.zeros_like(square))
 
 def absolute_distance(
     hypotheses: Tensor,                 # `(..., n_hyps, dim)`, in target units
@@ -61,13 +66,17 @@ def assigned_loss(
     target_mask: Tensor | None = None,  # bool `(..., n_targets)`, True for real targets
     reduction: str = "mean",            # "mean" over real targets, or "none"
 ) -> Tensor:                            # scalar, or `(..., n_targets)` with 0 for absent targets
-    "Return the weighted cost of the assigned hypotheses (aMCL paper, Eq. 7); `ValueError` if not finite."
-    if costs.shape != weights.shape: raise ValueError(f"weights: expected shape {tuple(costs.shape)} of costs, got {tuple(weights.shape)}")
-    if reduction not in ("mean", "none"): raise ValueError(f'reduction: expected "mean" or "none", got {reduction!r}')
+    "Return the weighted cost of hypotheses (aMCL paper, Eq. 7); `ValueError` if not finite."
+    if costs.shape != weights.shape:
+        raise ValueError(f"weights: expected shape {tuple(costs.shape)} of costs, got "
+                         f"{tuple(weights.shape)}")
+    if reduction not in ("mean", "none"):
+        raise ValueError(f'reduction: expected "mean" or "none", got {reduction!r}')
     loss = (weights * costs).sum(-1)
     if target_mask is not None: loss = torch.where(target_mask, loss, torch.zeros_like(loss))
     if not bool(loss.isfinite().all()):
-        raise ValueError(f"costs: {int((~loss.isfinite()).sum())} real targets have a loss that is not finite; mask them or clean the data")
+        raise ValueError(f"costs: {int((~loss.isfinite()).sum())} real targets have a loss that is "
+                         "not finite; mask them or clean the data")
     if reduction == "none": return loss
     n_real = loss.numel() if target_mask is None else int(target_mask.sum())
     return loss.sum() / max(n_real, 1)
@@ -77,26 +86,29 @@ def free_energy(
     costs: Tensor,        # `(..., n_hyps)`
     temperature: float,   # > 0, in cost units
 ) -> Tensor:              # `(...)`, cost units
-    "Return the free energy of each target, `-T logsumexp(-costs / T)` (aMCL paper, Prop. 1); `ValueError` unless T > 0."
+    "Return the free energy, `-T logsumexp(-costs / T)` (Prop. 1); `ValueError` at T <= 0."
     _check_temperature(temperature)
-    if temperature == 0: raise ValueError("temperature: expected a number > 0; at 0 the free energy is the smallest cost")
+    if temperature == 0:
+        raise ValueError("temperature: expected a number > 0; at 0 the free energy is the smallest "
+                         "cost")
     return -temperature * torch.logsumexp(-costs / temperature, -1)
 
 # %% ../../nbs/10_mcl/13_losses.ipynb #e143b21a
 def score_targets(
     costs: Tensor,                      # `(..., n_targets, n_hyps)`
     target_mask: Tensor | None = None,  # bool `(..., n_targets)`, True for real targets
-) -> Tensor:                            # `(..., n_hyps)`, 1 for winners of at least one real target, else 0
-    "Return the 0/1 targets of the score heads: hard winners, whatever the assignment rule (rMCL, Sec. 3)."
+) -> Tensor:                            # `(..., n_hyps)`, 1 for winners of a real target, else 0
+    "Return the 0/1 targets of the score heads: hard winners, whatever the rule (rMCL, Sec. 3)."
     return winner_takes_all(costs, target_mask).amax(-2)
 
 def score_loss(
     score_logits: Tensor,   # `(..., n_hyps)`, before the sigmoid
     score_targets: Tensor,  # `(..., n_hyps)` in [0, 1]
 ) -> Tensor:                # scalar, nats, mean over batch and hypotheses
-    "Return the binary cross-entropy of the scores (aMCL paper, Eq. 4, averaged over hypotheses as in its code)."
+    "Return the binary cross-entropy of the scores (aMCL paper, Eq. 4), averaged as in its code."
     if score_logits.shape != score_targets.shape:
-        raise ValueError(f"score_targets: expected shape {tuple(score_logits.shape)} of score_logits, got {tuple(score_targets.shape)}")
+        raise ValueError(f"score_targets: expected shape {tuple(score_logits.shape)} of "
+                         f"score_logits, got {tuple(score_targets.shape)}")
     if score_logits.numel() == 0: return score_logits.sum()
     return torch.nn.functional.binary_cross_entropy_with_logits(score_logits, score_targets)
 
@@ -108,7 +120,8 @@ class _StackedObjective(torch.autograd.Function):
         runs, _, batch = outputs.shape
         dim = targets.shape[1]
         diff = outputs[:, :n_hyps * dim].view(runs, n_hyps, dim, batch) - targets[:, None]
-        costs = (diff.square().sum(2) if dim > 1 else diff[:, :, 0].square()).mT      # (runs, batch, n_hyps), batch fastest
+        # (runs, batch, n_hyps), batch fastest
+        costs = (diff.square().sum(2) if dim > 1 else diff[:, :, 0].square()).mT
         weights = assign(costs)
         value = torch.linalg.vecdot(weights.mT, costs.mT).sum(-1) / batch
         gradient = torch.empty_like(outputs)
@@ -116,7 +129,8 @@ class _StackedObjective(torch.autograd.Function):
         gradient[:, :n_hyps * dim].mul_(2 / batch)
         logits, winners = outputs[:, n_hyps * dim:], winner_takes_all(costs).mT
         if score_weight:
-            loss = torch.nn.functional.softplus(logits).sum((1, 2)) - torch.linalg.vecdot(winners, logits).sum(-1)
+            loss = (torch.nn.functional.softplus(logits).sum((1, 2))
+                    - torch.linalg.vecdot(winners, logits).sum(-1))
             value = value + loss * (score_weight / (batch * n_hyps))
         share = torch.sigmoid(logits, out=gradient[:, n_hyps * dim:])
         share.sub_(winners).mul_(score_weight / (batch * n_hyps))
@@ -128,15 +142,18 @@ class _StackedObjective(torch.autograd.Function):
 
 # %% ../../nbs/10_mcl/13_losses.ipynb #6c33453c
 def stacked_objective(
-    outputs: Tensor,             # `(runs, n_hyps * dim + n_hyps, batch)`: hypotheses (row k * dim + j), then score logits
-    targets: Tensor,             # `(runs, dim, batch)`, one real target per example
-    n_hyps: int,                 # number of hypotheses
-    assign: Callable,            # rule `(runs, batch, n_hyps) -> weights`, such as `assignment("annealed", temperature=.5)`
-    score_weight: float = 1.,    # beta, weight of the score loss
-) -> Tensor:                     # `(runs,)`, total loss of each run
-    "Return loss plus weighted score loss of every run in a stack, with a closed-form gradient; `ValueError` on shapes."
+    outputs: Tensor,           # `(runs, n_hyps * dim + n_hyps, batch)`: hypotheses, then logits
+    targets: Tensor,           # `(runs, dim, batch)`, one real target per example
+    n_hyps: int,               # number of hypotheses
+    assign: Callable,          # rule `(runs, batch, n_hyps) -> weights`, as `assignment` returns
+    score_weight: float = 1.,  # beta, weight of the score loss
+) -> Tensor:                   # `(runs,)`, total loss of each run
+    "Return loss plus weighted score loss of every run, with a closed-form gradient."
     rows = n_hyps * targets.shape[1] + n_hyps
-    if outputs.ndim != 3 or outputs.shape[1] != rows or outputs.shape[0] != targets.shape[0] or outputs.shape[2] != targets.shape[2]:
-        raise ValueError(f"outputs: expected (runs, {rows}, batch) for targets {tuple(targets.shape)} and n_hyps {n_hyps}, got {tuple(outputs.shape)}")
-    if outputs.shape[2] == 0: raise ValueError("outputs: expected a batch of at least one example, got an empty one")
+    if (outputs.ndim != 3 or outputs.shape[1] != rows or outputs.shape[0] != targets.shape[0]
+            or outputs.shape[2] != targets.shape[2]):
+        raise ValueError(f"outputs: expected (runs, {rows}, batch) for targets "
+                         f"{tuple(targets.shape)} and n_hyps {n_hyps}, got {tuple(outputs.shape)}")
+    if outputs.shape[2] == 0:
+        raise ValueError("outputs: expected a batch of at least one example, got an empty one")
     return _StackedObjective.apply(outputs, targets, n_hyps, assign, score_weight)

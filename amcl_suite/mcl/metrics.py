@@ -14,10 +14,12 @@ __all__ = ['distortion', 'mean_prediction', 'rmse', 'usage', 'dead_fraction', 'u
 
 # %% ../../nbs/10_mcl/19_metrics.ipynb #5cae2974
 def _check(hypotheses: Tensor, targets: Tensor) -> None:
-    "Raise `ValueError` unless hypotheses are `(..., n, K, dim)` and targets `(..., n, dim)` with n, K >= 1."
+    "Raise `ValueError` unless shapes are `(..., n, K, dim)` and `(..., n, dim)` with n, K >= 1."
     if hypotheses.ndim < 3 or targets.shape[-2:] != (hypotheses.shape[-3], hypotheses.shape[-1]):
-        raise ValueError(f"targets: expected (..., examples, dim) matching hypotheses {tuple(hypotheses.shape)}, got {tuple(targets.shape)}")
-    if hypotheses.shape[-3] < 1: raise ValueError("hypotheses: expected at least one example, got none")
+        raise ValueError("targets: expected (..., examples, dim) matching hypotheses "
+                         f"{tuple(hypotheses.shape)}, got {tuple(targets.shape)}")
+    if hypotheses.shape[-3] < 1:
+        raise ValueError("hypotheses: expected at least one example, got none")
 
 def _squared(hypotheses: Tensor, targets: Tensor) -> Tensor:
     "Return squared distances `(..., examples, n_hyps)`."
@@ -38,7 +40,8 @@ def mean_prediction(
 ) -> Tensor:              # `(..., examples, dim)`
     "Return the score-weighted mean of the hypotheses; equal weights where all scores are 0."
     total = scores.sum(-1, keepdim=True)
-    weights = torch.where(total > 0, scores / total.clamp_min(torch.finfo(scores.dtype).tiny), torch.full_like(scores, 1 / scores.shape[-1]))
+    weights = torch.where(total > 0, scores / total.clamp_min(torch.finfo(scores.dtype).tiny),
+                          torch.full_like(scores, 1 / scores.shape[-1]))
     return (weights.unsqueeze(-1) * hypotheses).sum(-2)
 
 def rmse(
@@ -57,7 +60,8 @@ def usage(
 ) -> Tensor:              # `(..., n_hyps)`, share of examples won, sums to 1
     "Return the share of examples for which each hypothesis is the nearest."
     winners = _squared(hypotheses, targets).argmin(-1)
-    counts = torch.zeros(*winners.shape[:-1], hypotheses.shape[-2], dtype=hypotheses.dtype, device=hypotheses.device)
+    counts = torch.zeros(*winners.shape[:-1], hypotheses.shape[-2], dtype=hypotheses.dtype,
+                         device=hypotheses.device)
     ones = torch.ones(winners.shape, dtype=hypotheses.dtype, device=hypotheses.device)
     return counts.scatter_add_(-1, winners, ones) / winners.shape[-1]
 
@@ -79,23 +83,28 @@ def wasserstein2(
     probabilities: Tensor,   # `(n_hyps,)`, >= 0, normalised here
     samples: Tensor,         # `(samples, dim)` of the true law
 ) -> float:                  # target units, lower is better
-    "Return the 2-Wasserstein distance between the mixture of hypotheses and samples (POT, squared Euclidean cost)."
+    "Return the 2-Wasserstein distance between weighted hypotheses and samples (POT)."
     import numpy as np, ot
-    cost = ot.dist(hypotheses.double().cpu().numpy(), samples.double().cpu().numpy(), metric="sqeuclidean")
+    cost = ot.dist(hypotheses.double().cpu().numpy(), samples.double().cpu().numpy(),
+                   metric="sqeuclidean")
     weights = probabilities.double().cpu().numpy()
-    return math.sqrt(max(0., float(ot.emd2(weights / weights.sum(), np.full(len(samples), 1 / len(samples)), cost, numItermax=1_000_000))))
+    return math.sqrt(max(0., float(ot.emd2(weights / weights.sum(),
+                                           np.full(len(samples), 1 / len(samples)), cost,
+                                           numItermax=1_000_000))))
 
 def kernel_nll(
-    hypotheses: Tensor,      # `(..., examples, n_hyps, dim)`
-    probabilities: Tensor,   # `(..., examples, n_hyps)`, sum to 1
-    targets: Tensor,         # `(..., examples, dim)`
-    bandwidth,               # > 0, kernel width in target units; a number or a tensor that broadcasts over leading axes
-) -> Tensor:                 # `(...)`, nats per example, lower is better
-    "Return the mean negative log-likelihood of the mixture with isotropic Gaussian kernels; `ValueError` unless bandwidth > 0."
+    hypotheses: Tensor,     # `(..., examples, n_hyps, dim)`
+    probabilities: Tensor,  # `(..., examples, n_hyps)`, sum to 1
+    targets: Tensor,        # `(..., examples, dim)`
+    bandwidth,              # > 0, kernel width, target units; broadcasts over leading axes
+) -> Tensor:                # `(...)`, nats per example, lower is better
+    "Return the mean negative log-likelihood with Gaussian kernels; `ValueError` at bandwidth <= 0."
     width = torch.as_tensor(bandwidth, dtype=hypotheses.dtype, device=hypotheses.device)
-    if not bool((width > 0).all()): raise ValueError(f"bandwidth: expected numbers > 0, got {bandwidth}")
+    if not bool((width > 0).all()):
+        raise ValueError(f"bandwidth: expected numbers > 0, got {bandwidth}")
     dim, width = hypotheses.shape[-1], width[..., None, None]
-    log_kernel = -_squared(hypotheses, targets) / (2 * width**2) - dim * (width.log() + .5 * math.log(2 * math.pi))
+    log_kernel = (-_squared(hypotheses, targets) / (2 * width**2) - dim
+                  * (width.log() + .5 * math.log(2 * math.pi)))
     return -torch.logsumexp(log_kernel + probabilities.clamp_min(1e-38).log(), -1).mean(-1)
 
 def best_bandwidth(
@@ -105,7 +114,8 @@ def best_bandwidth(
     candidates: Tensor,      # `(candidates,)` > 0, widths to try, in target units
 ) -> Tensor:                 # `(...)`, the width with the lowest negative log-likelihood
     "Return the kernel width that suits the validation rows best, for each run."
-    nll = torch.stack([kernel_nll(hypotheses, probabilities, targets, float(h)) for h in candidates])
+    nll = torch.stack([kernel_nll(hypotheses, probabilities, targets, float(h))
+                       for h in candidates])
     return candidates.to(nll)[nll.argmin(0)]
 
 # %% ../../nbs/10_mcl/19_metrics.ipynb #4e28320a
@@ -118,7 +128,8 @@ def score_reliability(
     if n_bins < 1: raise ValueError(f"n_bins: expected at least 1, got {n_bins}")
     flat, won = scores.flatten().double(), wins.flatten().double()
     index = (flat * n_bins).long().clamp(0, n_bins - 1)
-    count = torch.zeros(n_bins, dtype=torch.double, device=flat.device).scatter_add_(0, index, torch.ones_like(flat))
+    count = torch.zeros(n_bins, dtype=torch.double,
+                        device=flat.device).scatter_add_(0, index, torch.ones_like(flat))
     def mean(values): return torch.zeros_like(count).scatter_add_(0, index, values) / count
     return mean(flat), mean(won), count
 
@@ -129,19 +140,22 @@ def summarise(
     "Return mean, standard deviation, standard error and count of results over splits."
     import numpy as np
     values = np.asarray(values, dtype=float)
-    if values.ndim != 1 or len(values) == 0: raise ValueError(f"values: expected at least one number, got shape {values.shape}")
+    if values.ndim != 1 or len(values) == 0:
+        raise ValueError(f"values: expected at least one number, got shape {values.shape}")
     std = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
-    return dict(mean=float(values.mean()), std=std, stderr=std / math.sqrt(len(values)), n=len(values))
+    return dict(mean=float(values.mean()), std=std, stderr=std / math.sqrt(len(values)),
+                n=len(values))
 
 def paired_p_value(
-    ours,      # one number per split
-    theirs,    # one number per split, same order
-) -> float:    # two-sided p-value; NaN for fewer than 6 pairs, where 0.05 can't be reached; 1 where all pairs agree
+    ours,    # one number per split
+    theirs,  # one number per split, same order
+) -> float:  # two-sided p-value; NaN for fewer than 6 pairs; 1 where all agree
     "Return the Wilcoxon signed-rank p-value of paired results; `ValueError` on unequal lengths."
     import numpy as np
     from scipy.stats import wilcoxon
     ours, theirs = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
-    if ours.shape != theirs.shape or ours.ndim != 1: raise ValueError(f"theirs: expected {ours.shape} paired values, got {theirs.shape}")
+    if ours.shape != theirs.shape or ours.ndim != 1:
+        raise ValueError(f"theirs: expected {ours.shape} paired values, got {theirs.shape}")
     if len(ours) < 6: return float("nan")
     if np.array_equal(ours, theirs): return 1.
     return float(wilcoxon(ours, theirs).pvalue)

@@ -15,10 +15,10 @@ __all__ = ['MultiHypothesisNetwork', 'Prediction', 'split_outputs', 'load_heads'
 
 # %% ../../nbs/10_mcl/14_networks.ipynb #73771491
 class MultiHypothesisNetwork(StackedPerceptron):
-    "Stacked perceptrons with `n_hyps` hypotheses of `dim` values and one score logit each, all heads in one layer."
+    "Stacked perceptrons with `n_hyps` hypotheses and as many score logits, all heads in one layer."
     def __init__(self,
         n_inputs: int,                       # features of an input
-        hidden: Sequence[int],               # units of the hidden layers, such as (50,) or (256, 256)
+        hidden: Sequence[int],               # units of the hidden layers, such as (256, 256)
         n_hyps: int,                         # hypotheses per input, at least 1
         dim: int,                            # values per hypothesis, at least 1
         seeds: Sequence[int],                # one seed per run
@@ -34,7 +34,7 @@ class MultiHypothesisNetwork(StackedPerceptron):
         self.n_hyps, self.dim, self.bounded = n_hyps, dim, bounded
 
     def forward(self, inputs: Tensor) -> Tensor:
-        "Return `(runs, n_hyps * dim + n_hyps, batch)`: hypotheses, then score logits (for `stacked_objective`)."
+        "Return `(runs, n_hyps * (dim + 1), batch)`, as `stacked_objective` wants it."
         outputs = super().forward(inputs)
         if not self.bounded: return outputs
         rows = self.n_hyps * self.dim
@@ -45,21 +45,25 @@ class MultiHypothesisNetwork(StackedPerceptron):
         return split_outputs(self(inputs), self.n_hyps, self.dim)
 
     def __repr__(self):
-        return f"MultiHypothesisNetwork(runs={self.n_runs}, sizes={self.sizes}, n_hyps={self.n_hyps}, dim={self.dim}, bounded={self.bounded}, dropout={self.dropout})"
+        return (f"MultiHypothesisNetwork(runs={self.n_runs}, sizes={self.sizes}, "
+                f"n_hyps={self.n_hyps}, dim={self.dim}, bounded={self.bounded}, "
+                f"dropout={self.dropout})")
 
 # %% ../../nbs/10_mcl/14_networks.ipynb #934a9139
 def _refuse_too_large(n_runs, n_inputs, hidden, n_hyps, dim, dtype, device) -> None:
     "Raise `ValueError` if parameters, gradients and optimiser state can't fit into memory."
     sizes = (n_inputs, *hidden, n_hyps * (dim + 1))
     count = n_runs * sum((a + 1) * b for a, b in zip(sizes[:-1], sizes[1:]))
-    need = 4 * count * torch.finfo(dtype).bits // 8          # parameters, gradients, two moments of Adam
+    need = 4 * count * torch.finfo(dtype).bits // 8  # parameters, gradients, two moments of Adam
     if torch.device(device).type == "cuda": free = torch.cuda.mem_get_info(device)[0]
     else:
         import psutil
         free = psutil.virtual_memory().available
     if need > free:
-        raise ValueError(f"n_hyps: {n_runs} run(s) of {count // n_runs:,} parameters need {need / 2**30:.1f} GiB to train, "
-                         f"but {free / 2**30:.1f} GiB are free; use fewer hypotheses, hidden units or runs at once")
+        raise ValueError(f"n_hyps: {n_runs} run(s) of {count // n_runs:,} parameters need "
+                         f"{need / 2**30:.1f} GiB to train, "
+                         f"but {free / 2**30:.1f} GiB are free; use fewer hypotheses, hidden units "
+                         "or runs at once")
 
 # %% ../../nbs/10_mcl/14_networks.ipynb #5654a4e7
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Prediction:
 
     @property
     def probabilities(self) -> Tensor:
-        "Scores normalised over hypotheses: `(runs, batch, n_hyps)`; computed through logs, so that tiny scores still normalise."
+        "Scores normalised over hypotheses (through logs, for tiny ones): `(runs, batch, n_hyps)`."
         return torch.softmax(nn.functional.logsigmoid(self.score_logits), -1)
 
     @property
@@ -90,7 +94,8 @@ def split_outputs(
 ) -> Prediction:       # views on `outputs`
     "Name the parts of a stack's output; `ValueError` on a mismatched shape."
     if outputs.ndim != 3 or outputs.shape[1] != n_hyps * (dim + 1):
-        raise ValueError(f"outputs: expected (runs, {n_hyps * (dim + 1)}, batch), got {tuple(outputs.shape)}")
+        raise ValueError(f"outputs: expected (runs, {n_hyps * (dim + 1)}, batch), got "
+                         f"{tuple(outputs.shape)}")
     runs, _, batch = outputs.shape
     hypotheses = outputs[:, :n_hyps * dim].view(runs, n_hyps, dim, batch).permute(0, 3, 1, 2)
     return Prediction(hypotheses, outputs[:, n_hyps * dim:].mT)
@@ -103,13 +108,17 @@ def load_heads(
     hypothesis_heads: Sequence[nn.Linear],   # one per hypothesis, `dim` outputs
     score_heads: Sequence[nn.Linear],        # one per hypothesis, one output
 ) -> None:
-    "Copy per-head weights into one run of a fused network; `ValueError` on mismatched counts or shapes."
+    "Copy per-head weights into one run of a fused network; `ValueError` where they don't fit."
     if not len(hypothesis_heads) == len(score_heads) == network.n_hyps:
-        raise ValueError(f"hypothesis_heads: expected {network.n_hyps} hypothesis and score heads, got {len(hypothesis_heads)} and {len(score_heads)}")
+        raise ValueError(f"hypothesis_heads: expected {network.n_hyps} hypothesis and score heads, "
+                         f"got {len(hypothesis_heads)} and {len(score_heads)}")
     heads = [*hypothesis_heads, *score_heads]
-    layers = [*((m.weight, m.bias) for m in trunk), (torch.cat([m.weight for m in heads]), torch.cat([m.bias for m in heads]))]
+    layers = [*((m.weight, m.bias) for m in trunk),
+              (torch.cat([m.weight for m in heads]), torch.cat([m.bias for m in heads]))]
     ours = list(network.layers)
-    wanted, got = [tuple(p.shape[1:]) for p in ours], [tuple(p.shape) for layer in layers for p in layer]
+    wanted, got = ([tuple(p.shape[1:]) for p in ours],
+                   [tuple(p.shape) for layer in layers for p in layer])
     if wanted != got: raise ValueError(f"trunk: expected parameter shapes {wanted}, got {got}")
     with torch.no_grad():
-        for fused, plain in zip(ours, (p for layer in layers for p in layer)): fused[run].copy_(plain)
+        for fused, plain in zip(ours, (p for layer in layers for p in layer)):
+            fused[run].copy_(plain)

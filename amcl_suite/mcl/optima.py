@@ -16,22 +16,25 @@ __all__ = ['settle', 'AnnealingPath', 'deterministic_annealing', 'first_split', 
 
 # %% ../../nbs/10_mcl/17_optima.ipynb #089f193b
 def _costs(hypotheses: Tensor, points: Tensor) -> Tensor:
-    "Return squared distances `(..., n_points, n_hyps)`; as `squared_distance`, without gradients and ten times faster."
+    "Return `squared_distance`, `(..., n_points, n_hyps)`, without gradients and ten times faster."
     return torch.cdist(points, hypotheses, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 # %% ../../nbs/10_mcl/17_optima.ipynb #9d474ad3
 def settle(
-    points: Tensor,              # `(..., n_points, dim)`, samples of p(y|x); leading axes are separate problems
-    hypotheses: Tensor,          # `(..., n_hyps, dim)`, where to start
-    temperature: float,          # >= 0, target units squared; 0: K-means
-    n_iterations: int = 100,     # at most so many repetitions
-    tolerance: float = 1e-7,     # >= 0, stop when no coordinate moves further, target units
-) -> Tensor:                     # `(..., n_hyps, dim)`
-    "Repeat soft assignment and barycentres at one temperature until nothing moves (aMCL paper, Prop. 2)."
-    if points.ndim < 2 or points.shape[-2] < 1: raise ValueError(f"points: expected shape (..., n_points >= 1, dim), got {tuple(points.shape)}")
+    points: Tensor,           # `(..., n_points, dim)`, samples of p(y|x), one problem each
+    hypotheses: Tensor,       # `(..., n_hyps, dim)`, where to start
+    temperature: float,       # >= 0, target units squared; 0: K-means
+    n_iterations: int = 100,  # at most so many repetitions
+    tolerance: float = 1e-7,  # >= 0, stop when no coordinate moves further, target units
+) -> Tensor:                  # `(..., n_hyps, dim)`
+    "Repeat soft assignment and barycentres at one temperature until nothing moves (Prop. 2)."
+    if points.ndim < 2 or points.shape[-2] < 1:
+        raise ValueError("points: expected shape (..., n_points >= 1, dim), got "
+                         f"{tuple(points.shape)}")
     if n_iterations < 1: raise ValueError(f"n_iterations: expected at least 1, got {n_iterations}")
     for _ in range(n_iterations):
-        moved = soft_barycentre(points, annealed(_costs(hypotheses, points), temperature), hypotheses)
+        moved = soft_barycentre(points, annealed(_costs(hypotheses, points), temperature),
+                                hypotheses)
         step, hypotheses = (moved - hypotheses).abs().max(), moved
         if step <= tolerance: break
     return hypotheses
@@ -40,34 +43,39 @@ def settle(
 @dataclass(frozen=True)
 class AnnealingPath:
     "What deterministic annealing passed through; the first axis is the temperature."
-    temperatures: Tensor     # `(n_temps,)`, target units squared, falling
-    hypotheses: Tensor       # `(n_temps, ..., n_hyps, dim)`, target units
-    soft: Tensor             # `(n_temps, ...)`, soft distortion, target units squared
-    hard: Tensor             # `(n_temps, ...)`, distortion of the nearest hypothesis, target units squared
-    rate: Tensor             # `(n_temps, ...)`, bits
-    entropy: Tensor          # `(n_temps, ...)`, nats, of the assignment
+    temperatures: Tensor  # `(n_temps,)`, target units squared, falling
+    hypotheses: Tensor    # `(n_temps, ..., n_hyps, dim)`, target units
+    soft: Tensor          # `(n_temps, ...)`, soft distortion, target units squared
+    hard: Tensor          # `(n_temps, ...)`, distortion of the nearest hypothesis, likewise
+    rate: Tensor          # `(n_temps, ...)`, bits
+    entropy: Tensor       # `(n_temps, ...)`, nats, of the assignment
 
-    def __repr__(self): return f"AnnealingPath({len(self.temperatures)} temperatures, hypotheses {tuple(self.hypotheses.shape[1:])})"
+    def __repr__(self):
+        return (f"AnnealingPath({len(self.temperatures)} temperatures, "
+                f"hypotheses {tuple(self.hypotheses.shape[1:])})")
 
     @property
     def spread(self) -> Tensor:
-        "Return `(n_temps, ...)`, the root mean square distance of the hypotheses from their own mean, target units."
-        return (self.hypotheses - self.hypotheses.mean(-2, keepdim=True)).square().sum(-1).mean(-1).sqrt()
+        "Return the hypotheses' root mean square distance from their mean, `(n_temps, ...)`."
+        return (self.hypotheses
+                - self.hypotheses.mean(-2, keepdim=True)).square().sum(-1).mean(-1).sqrt()
 
 # %% ../../nbs/10_mcl/17_optima.ipynb #29ad00fe
 def deterministic_annealing(
-    points: Tensor,                          # `(..., n_points, dim)`, samples of p(y|x)
-    n_hyps: int,                             # >= 1, number of hypotheses
-    temperatures: Tensor,                    # `(n_temps,)`, falling, >= 0, target units squared
-    generator: torch.Generator,              # for the start and the pushes
-    n_iterations: int = 100,                 # at most so many repetitions per temperature
-    tolerance: float = 1e-6,                 # target units, see `settle`
-    push: float = 1e-4,                      # standard deviation of the push before each temperature, target units
-) -> AnnealingPath:                           # hypotheses, distortion, rate and entropy at each temperature
-    "Follow the annealed optimum down the temperatures; `ValueError` on rising or negative temperatures."
+    points: Tensor,              # `(..., n_points, dim)`, samples of p(y|x)
+    n_hyps: int,                 # >= 1, number of hypotheses
+    temperatures: Tensor,        # `(n_temps,)`, falling, >= 0, target units squared
+    generator: torch.Generator,  # for the start and the pushes
+    n_iterations: int = 100,     # at most so many repetitions per temperature
+    tolerance: float = 1e-6,     # target units, see `settle`
+    push: float = 1e-4,          # deviation of the push before each temperature, target units
+) -> AnnealingPath:              # hypotheses, distortion, rate and entropy at each temperature
+    "Follow the annealed optimum down the temperatures; `ValueError` if they rise or are negative."
     temperatures = torch.as_tensor(temperatures, dtype=points.dtype)
-    if temperatures.ndim != 1 or len(temperatures) < 1 or bool((temperatures < 0).any()) or bool((temperatures.diff() > 0).any()):
-        raise ValueError(f"temperatures: expected a falling sequence of numbers >= 0, got {temperatures.flatten()[:5].tolist()}")
+    if (temperatures.ndim != 1 or len(temperatures) < 1 or bool((temperatures < 0).any())
+            or bool((temperatures.diff() > 0).any())):
+        raise ValueError("temperatures: expected a falling sequence of numbers >= 0, got "
+                         f"{temperatures.flatten()[:5].tolist()}")
     if n_hyps < 1: raise ValueError(f"n_hyps: expected at least 1, got {n_hyps}")
     f = points.mean(-2, keepdim=True).expand(*points.shape[:-2], n_hyps, points.shape[-1])
     passed = []
@@ -76,38 +84,44 @@ def deterministic_annealing(
         f = settle(points, f + push * noise, temperature, n_iterations, tolerance)
         costs = _costs(f, points)
         q = annealed(costs, temperature)
-        passed.append((f, soft_distortion(costs, q), costs.amin(-1).mean(-1), rate(q), assignment_entropy(q)))
+        passed.append((f, soft_distortion(costs, q), costs.amin(-1).mean(-1), rate(q),
+                       assignment_entropy(q)))
     return AnnealingPath(temperatures, *(torch.stack(part) for part in zip(*passed)))
 
 # %% ../../nbs/10_mcl/17_optima.ipynb #621aedb4
 def first_split(
-    temperatures: Tensor,    # `(n_temps,)`, falling, target units squared
-    spreads: Tensor,         # `(n_temps, ...)`, spread of the hypotheses, target units
-    threshold: float,        # > 0, target units
-) -> Tensor:                 # `(...)`, temperature at which the spread passes the threshold; NaN where it never does
-    "Return the measured first critical temperature, interpolated between neighbouring temperatures."
+    temperatures: Tensor,  # `(n_temps,)`, falling, target units squared
+    spreads: Tensor,       # `(n_temps, ...)`, spread of the hypotheses, target units
+    threshold: float,      # > 0, target units
+) -> Tensor:               # `(...)`, where the spread passes the threshold; NaN: never
+    "Return the measured first critical temperature, interpolated between neighbours."
     if not threshold > 0: raise ValueError(f"threshold: expected a number > 0, got {threshold}")
-    temperatures = torch.as_tensor(temperatures, dtype=spreads.dtype).view(-1, *[1] * (spreads.ndim - 1)).expand(spreads.shape)
+    temperatures = (torch.as_tensor(temperatures, dtype=spreads.dtype)
+                    .view(-1, *[1] * (spreads.ndim - 1)).expand(spreads.shape))
     above = spreads > threshold
-    last_merged = (len(spreads) - 1 - (~above).flip(0).to(torch.int8).argmax(0)).unsqueeze(0)    # after it, split for good
+    # after it, split for good
+    last_merged = (len(spreads) - 1 - (~above).flip(0).to(torch.int8).argmax(0)).unsqueeze(0)
     after = (last_merged + 1).clamp_max(len(spreads) - 1)
-    (t0, s0), (t1, s1) = ((temperatures.gather(0, i)[0], spreads.gather(0, i)[0]) for i in (last_merged, after))
+    (t0, s0), (t1, s1) = ((temperatures.gather(0, i)[0], spreads.gather(0, i)[0])
+                          for i in (last_merged, after))
     crossing = t0 + (t1 - t0) * (threshold - s0) / (s1 - s0)
     crossing = torch.where(above.all(0), temperatures[0], crossing)
     return torch.where(above[-1], crossing, torch.nan)
 
 # %% ../../nbs/10_mcl/17_optima.ipynb #2a11c9f7
 def kmeans(
-    points: Tensor,          # `(n_points, dim)`, samples of p(y|x)
-    n_hyps: int,             # >= 1, at most n_points
-    n_starts: int = 4,       # >= 1, k-means++ starts, the best is kept
-    seed: int = 0,           # of scikit-learn's random state
-) -> tuple[Tensor, float]:   # hypotheses `(n_hyps, dim)` and their distortion on `points`, target units squared
+    points: Tensor,         # `(n_points, dim)`, samples of p(y|x)
+    n_hyps: int,            # >= 1, at most n_points
+    n_starts: int = 4,      # >= 1, k-means++ starts, the best is kept
+    seed: int = 0,          # of scikit-learn's random state
+) -> tuple[Tensor, float]:  # hypotheses `(n_hyps, dim)`, distortion in target units squared
     "Return the best K-means solution over several k-means++ starts (scikit-learn)."
     from sklearn.cluster import KMeans
     if points.ndim != 2 or not 1 <= n_hyps <= len(points):
-        raise ValueError(f"n_hyps: expected between 1 and the number of points, got {n_hyps} for points {tuple(points.shape)}")
-    model = KMeans(n_hyps, n_init=n_starts, max_iter=1000, tol=0., random_state=seed).fit(points.double().cpu().numpy())
+        raise ValueError(f"n_hyps: expected between 1 and the number of points, got {n_hyps} for "
+                         f"points {tuple(points.shape)}")
+    model = KMeans(n_hyps, n_init=n_starts, max_iter=1000, tol=0.,
+                   random_state=seed).fit(points.double().cpu().numpy())
     return torch.as_tensor(model.cluster_centers_).to(points), float(model.inertia_ / len(points))
 
 # %% ../../nbs/10_mcl/17_optima.ipynb #21e6ed6a
@@ -118,12 +132,12 @@ def reference_optimum(
     fresh: Tensor | None = None,  # `(n_fresh, dim)`, samples to judge on; None: `points`
     n_temps: int = 40,            # >= 2, temperatures between 1.2 T_c and the scale of one cell
     n_iterations: int = 20,       # at most so many repetitions per temperature
-) -> tuple[Tensor, float]:        # hypotheses `(n_hyps, dim)` and their distortion, target units squared
-    "Return the best hypotheses found by deterministic annealing, and their distortion on fresh points."
+) -> tuple[Tensor, float]:        # hypotheses `(n_hyps, dim)`, distortion
+    "Return the best hypotheses of deterministic annealing, and their distortion on fresh points."
     if n_temps < 2: raise ValueError(f"n_temps: expected at least 2, got {n_temps}")
     variance = torch.cov(points.T, correction=0).reshape(points.shape[1], -1)
     hot = 2.4 * float(torch.linalg.eigvalsh(variance)[-1])
-    cell = float(variance.trace()) / n_hyps ** (2 / points.shape[1])                     # distortion scale of one cell
+    cell = float(variance.trace()) / n_hyps ** (2 / points.shape[1])  # distortion scale of one cell
     ladder = torch.logspace(math.log10(hot), math.log10(cell / 50), n_temps, dtype=points.dtype)
     path = deterministic_annealing(points, n_hyps, ladder, generator, n_iterations, tolerance=1e-5)
     f = settle(points, path.hypotheses[-1], 0., n_iterations=300)

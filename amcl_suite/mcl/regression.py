@@ -14,7 +14,8 @@ from torch import Tensor
 from ..core.training import Fit, ShuffledBatches, TrainingSettings, chunk_runs, fit
 from .assignment import annealed, relaxed, winner_takes_all
 from .losses import stacked_objective
-from .metrics import best_bandwidth, dead_fraction, distortion, kernel_nll, usage, usage_perplexity
+from .metrics import (best_bandwidth, dead_fraction, distortion, kernel_nll, usage,
+                                    usage_perplexity)
 from .networks import MultiHypothesisNetwork, split_outputs
 from .schedules import exponential, linear
 from .uci import Prepared, hidden_units, prepare, read_uci
@@ -27,34 +28,41 @@ __all__ = ['METHODS', 'UNITS', 'UCIConfig', 'Method', 'method', 'mixture_nll', '
 @dataclass(frozen=True)
 class UCIConfig:
     "A benchmark of one data set: which methods, how they are trained, who chooses the weights."
-    dataset: str = "yacht"              # key of `read_uci`
-    methods: tuple = ("mcl", "relaxed_0.1", "amcl")   # keys of `METHODS`
-    n_splits: int = 0                   # first so many published splits; 0: all
-    n_hyps: int = 5                     # hypotheses of the multiple choice methods
-    n_epochs: int = 1000                # passes over the training rows
-    batch_size: int = 1024              # rows per step, at most all
-    learning_rate: float = 0.01         # of Adam
-    hidden: int = 0                     # hidden units; 0: the paper's (50, or 100 for protein and year)
-    protocol: str = "clean"             # "clean": 80/20 hold-out; "paper": trains on all, test rows choose
-    evaluate_every: int = 5             # epochs between evaluations
-    score_weight: float = 1.0           # beta, weight of the score loss
-    temperature: float = 0.5            # initial temperature of annealing, standardised target units squared
-    decay: float = 0.95                 # factor per epoch of the exponential schedule
-    switch_below: float = 5e-4          # temperature below which annealing is winner-takes-all
-    seed: int = 1                       # split k uses seed * 1000 + k for weights and order of rows
-    refit: bool = False                 # "clean" only: train again on all training rows up to the chosen epoch
-    double: bool = False                # float64 instead of float32
-    device: str = "cpu"                 # "cpu", "cuda", ... or "auto"
-    data_path: str = ""                 # explicit data folder or file
+    dataset: str = "yacht"                           # key of `read_uci`
+    methods: tuple = ("mcl", "relaxed_0.1", "amcl")  # keys of `METHODS`
+    n_splits: int = 0                                # first so many published splits; 0: all
+    n_hyps: int = 5                                  # hypotheses of the multiple choice methods
+    n_epochs: int = 1000                             # passes over the training rows
+    batch_size: int = 1024                           # rows per step, at most all
+    learning_rate: float = 0.01                      # of Adam
+    hidden: int = 0                                  # hidden units; 0: the paper's, 50 or 100
+    protocol: str = "clean"                          # "clean": 80/20; "paper": test rows choose
+    evaluate_every: int = 5                          # epochs between evaluations
+    score_weight: float = 1.0                        # beta, weight of the score loss
+    temperature: float = 0.5                         # initial, standardised target units squared
+    decay: float = 0.95                              # factor per epoch of the exponential schedule
+    switch_below: float = 5e-4                       # temperature below which the winner takes all
+    seed: int = 1                                    # split k uses seed * 1000 + k
+    refit: bool = False                              # "clean" only: train again on all rows
+    double: bool = False                             # float64 instead of float32
+    device: str = "cpu"                              # "cpu", "cuda", ... or "auto"
+    data_path: str = ""                              # explicit data folder or file
 
     def __post_init__(self):
-        at_least = dict(n_splits=0, n_hyps=1, n_epochs=1, batch_size=1, hidden=0, evaluate_every=1, score_weight=0, temperature=0, switch_below=0, seed=0)
+        at_least = dict(n_splits=0, n_hyps=1, n_epochs=1, batch_size=1, hidden=0, evaluate_every=1,
+                        score_weight=0, temperature=0, switch_below=0, seed=0)
         for name, low in at_least.items():
-            if not getattr(self, name) >= low: raise ValueError(f"{name}: expected at least {low}, got {getattr(self, name)}")
-        if not 0 < self.learning_rate < math.inf: raise ValueError(f"learning_rate: expected a number > 0, got {self.learning_rate}")
-        if not 0 <= self.decay <= 1: raise ValueError(f"decay: expected a number in [0, 1], got {self.decay}")
-        if self.protocol not in ("clean", "paper"): raise ValueError(f'protocol: expected "clean" or "paper", got {self.protocol!r}')
-        if self.refit and self.protocol != "clean": raise ValueError('refit: needs protocol "clean", which holds out the rows that choose the epoch')
+            if not getattr(self, name) >= low:
+                raise ValueError(f"{name}: expected at least {low}, got {getattr(self, name)}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate: expected a number > 0, got {self.learning_rate}")
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"decay: expected a number in [0, 1], got {self.decay}")
+        if self.protocol not in ("clean", "paper"):
+            raise ValueError(f'protocol: expected "clean" or "paper", got {self.protocol!r}')
+        if self.refit and self.protocol != "clean":
+            raise ValueError('refit: needs protocol "clean", which holds out the rows that choose '
+                             'the epoch')
         if not self.methods: raise ValueError("methods: expected at least one method, got none")
         for name in self.methods: method(name)
 
@@ -65,25 +73,26 @@ class UCIConfig:
 
     @classmethod
     def paper(cls, dataset: str, **changes) -> UCIConfig:
-        "Return the paper's configuration of one data set, with its leaking protocol and evaluation at every epoch."
+        "Return the paper's configuration of one data set, with its leaking protocol."
         return cls(**(dict(dataset=dataset, protocol="paper", evaluate_every=1) | changes))
 
 # %% ../../nbs/10_mcl/19a_regression.ipynb #a69e7fb5
 @dataclass(frozen=True)
 class Method:
     "One row of the method table."
-    label: str                                          # as printed in tables and figures
-    assign: Callable[[UCIConfig, int], Callable] | None # (config, epoch) -> assignment rule; None: mixture density
-    n_hyps: int = 0                                     # hypotheses of the network; 0: `config.n_hyps`
-    members: int = 1                                    # networks per split whose predictions form the hypotheses
-    dropout: float = 0.                                 # dropout while training; > 0: also while predicting (MC-dropout)
-    scored: bool = True                                 # whether score heads are trained
+    label: str                                           # as printed in tables and figures
+    assign: Callable[[UCIConfig, int], Callable] | None  # (config, epoch) -> rule; None: density
+    n_hyps: int = 0                                      # of the network; 0: `config.n_hyps`
+    members: int = 1                                     # networks per split that predict together
+    dropout: float = 0.                                  # > 0: also while predicting (MC-dropout)
+    scored: bool = True                                  # whether score heads are trained
 
 def _wta(config: UCIConfig, epoch: int) -> Callable: return winner_takes_all
 
 def _annealed(config: UCIConfig, epoch: int) -> Callable:
     "Exponential annealing, winner-takes-all below the limit."
-    return partial(annealed, temperature=exponential(config.temperature, config.decay, config.switch_below)(epoch))
+    return partial(annealed, temperature=exponential(config.temperature, config.decay,
+                                                     config.switch_below)(epoch))
 
 def _annealed_linear(config: UCIConfig, epoch: int) -> Callable:
     "Linear annealing to zero over the whole training."
@@ -116,7 +125,9 @@ def method(
     "Return a method by name; `ValueError` naming the nearest known one."
     if name in METHODS: return METHODS[name]
     near = difflib.get_close_matches(name, METHODS, 1)
-    raise ValueError(f"methods: unknown method {name!r}" + (f", did you mean {near[0]!r}?" if near else "") + f" Known: {', '.join(METHODS)}")
+    raise ValueError(f"methods: unknown method {name!r}"
+                     + (f", did you mean {near[0]!r}?" if near else "")
+                     + f" Known: {', '.join(METHODS)}")
 
 # %% ../../nbs/10_mcl/19a_regression.ipynb #0548d7bd
 def mixture_nll(
@@ -126,17 +137,20 @@ def mixture_nll(
 ) -> Tensor:           # `(runs, batch)`, nats
     "Return the negative log-likelihood of isotropic Gaussian mixtures (Bishop 1994)."
     (runs, dim, batch), rows = targets.shape, n_hyps * targets.shape[1]
-    means, logits, log_widths = outputs[:, :rows].view(runs, n_hyps, dim, batch), outputs[:, rows:rows + n_hyps], outputs[:, rows + n_hyps:]
+    means, logits, log_widths = (outputs[:, :rows].view(runs, n_hyps, dim, batch),
+                                 outputs[:, rows:rows + n_hyps], outputs[:, rows + n_hyps:])
     log_widths = log_widths.clamp_min(math.log(1e-3))
     squared = (means - targets[:, None]).square().sum(2)
-    log_kernel = -.5 * squared * (-2 * log_widths).exp() - dim * (log_widths + .5 * math.log(2 * math.pi))
+    log_kernel = (-.5 * squared * (-2 * log_widths).exp() - dim
+                  * (log_widths + .5 * math.log(2 * math.pi)))
     return -torch.logsumexp(torch.log_softmax(logits, 1) + log_kernel, 1)
 
 # %% ../../nbs/10_mcl/19a_regression.ipynb #86f42ab5
 class _MixtureNetwork(MultiHypothesisNetwork):
     "A multi-hypothesis network with a log width per hypothesis, after the score rows."
     def __init__(self, n_inputs, hidden, n_hyps, dim, seeds, **options):
-        super().__init__(n_inputs, hidden, n_hyps, dim + 1, seeds, **options)     # one more row per hypothesis
+        # one more row per hypothesis
+        super().__init__(n_inputs, hidden, n_hyps, dim + 1, seeds, **options)
         self.dim = dim
     def predict(self, inputs: Tensor):
         outputs = self(inputs)
@@ -144,26 +158,32 @@ class _MixtureNetwork(MultiHypothesisNetwork):
 
 def _objective(m: Method, config: UCIConfig, n_hyps: int) -> Callable:
     "Return the training objective (outputs, targets, epoch) -> `(runs,)` of a method."
-    if m.assign is None: return lambda outputs, targets, epoch: mixture_nll(outputs, targets, n_hyps).mean(-1)
+    if m.assign is None:
+        return lambda outputs, targets, epoch: mixture_nll(outputs, targets, n_hyps).mean(-1)
     weight = config.score_weight if m.scored else 0.
-    return lambda outputs, targets, epoch: stacked_objective(outputs, targets, n_hyps, m.assign(config, epoch), weight)
+    return lambda outputs, targets, epoch: stacked_objective(
+        outputs, targets, n_hyps, m.assign(config, epoch), weight)
 
 # %% ../../nbs/10_mcl/19a_regression.ipynb #8a59af1a
-def _evaluator(m: Method, config: UCIConfig, n_hyps: int, data: dict[str, Tensor], index: Tensor) -> Callable:
+def _evaluator(m: Method, config: UCIConfig, n_hyps: int, data: dict[str, Tensor],
+               index: Tensor) -> Callable:
     "Return (model, epoch) -> quantities for the selection rules, on validation and test rows."
     objective = _objective(m, config, n_hyps)
     def evaluate(model, epoch: int) -> dict[str, Tensor]:
-        values = {"published": objective(model(data["x_test"][index]), data["y_test"][index].mT, epoch)}
+        values = {"published": objective(model(data["x_test"][index]), data["y_test"][index].mT,
+                                         epoch)}
         if data["x_valid"].shape[1]:
             outputs, targets = model(data["x_valid"][index]), data["y_valid"][index]
             if m.assign is None: values["clean"] = mixture_nll(outputs, targets.mT, n_hyps).mean(-1)
-            else: values["clean"] = distortion(split_outputs(outputs, n_hyps, 1).hypotheses, targets)
+            else:
+                values["clean"] = distortion(split_outputs(outputs, n_hyps, 1).hypotheses, targets)
         return values
     return evaluate
 
 # %% ../../nbs/10_mcl/19a_regression.ipynb #96b1c253
-def _predict(model, m: Method, inputs: Tensor, n_hyps: int, passes: int = 50) -> tuple[Tensor, Tensor, Tensor]:
-    "Return hypotheses `(splits, rows, K, 1)`, probabilities `(splits, rows, K)` and mean `(splits, rows, 1)` in standardised units."
+def _predict(model, m: Method, inputs: Tensor, n_hyps: int,
+             passes: int = 50) -> tuple[Tensor, Tensor, Tensor]:
+    "Return hypotheses, probabilities and mean, `(splits, rows, K or 1, ...)`, standardised."
     if m.dropout:
         model.train()
         for g, seed in zip(model.generators, model.seeds): g.manual_seed(int(seed))
@@ -174,24 +194,30 @@ def _predict(model, m: Method, inputs: Tensor, n_hyps: int, passes: int = 50) ->
         prediction = model.predict(inputs)
         hypotheses, mean = prediction.hypotheses, prediction.mean
         if m.scored:
-            weights = torch.softmax(prediction.score_logits, -1) if m.assign is None else prediction.probabilities
+            weights = (torch.softmax(prediction.score_logits, -1) if m.assign is None
+                       else prediction.probabilities)
             return hypotheses, weights, (weights[..., None] * hypotheses).sum(-2)
     if m.members > 1:
-        hypotheses = hypotheses[:, :, 0].reshape(-1, m.members, hypotheses.shape[1], 1).permute(0, 2, 1, 3)
+        hypotheses = hypotheses[:, :, 0].reshape(-1, m.members, hypotheses.shape[1],
+                                                 1).permute(0, 2, 1, 3)
         mean = hypotheses.mean(2)
-    return hypotheses, torch.full(hypotheses.shape[:-1], 1 / hypotheses.shape[2], dtype=hypotheses.dtype, device=hypotheses.device), mean
+    return hypotheses, torch.full(hypotheses.shape[:-1], 1 / hypotheses.shape[2],
+                                  dtype=hypotheses.dtype, device=hypotheses.device), mean
 
 @torch.no_grad()
-def _results(model, m: Method, config: UCIConfig, data: dict[str, Tensor], index: Tensor, scale: Tensor) -> dict[str, Tensor]:
+def _results(model, m: Method, config: UCIConfig, data: dict[str, Tensor], index: Tensor,
+             scale: Tensor) -> dict[str, Tensor]:
     "Return test metrics per split in original units, for the weights now in `model`."
     hypotheses, probabilities, mean = _predict(model, m, data["x_test"][index], config.n_hyps)
     targets = data["y_test"][index[::m.members]]
     shares, width = usage(hypotheses, targets), None
-    values = dict(distortion=distortion(hypotheses, targets) * scale**2, rmse=(mean - targets).square().sum(-1).mean(-1).sqrt() * scale,
+    values = dict(distortion=distortion(hypotheses, targets) * scale**2,
+                  rmse=(mean - targets).square().sum(-1).mean(-1).sqrt() * scale,
                   dead_fraction=dead_fraction(shares), usage_perplexity=usage_perplexity(shares))
     if data["x_valid"].shape[1]:
         held_out = _predict(model, m, data["x_valid"][index], config.n_hyps)
-        width = best_bandwidth(held_out[0], held_out[1], data["y_valid"][index[::m.members]], torch.logspace(-2, .5, 16))
+        width = best_bandwidth(held_out[0], held_out[1], data["y_valid"][index[::m.members]],
+                               torch.logspace(-2, .5, 16))
         values["nll"] = kernel_nll(hypotheses, probabilities, targets, width) + scale.log()
     return values
 
@@ -206,32 +232,46 @@ class _Chunk:
     folder: Path | None      # where its checkpoints go
 
     def __post_init__(self):
-        m, config, dtype = method(self.name), self.config, torch.float64 if self.config.double else torch.float32
+        m, config, dtype = (method(self.name), self.config, torch.float64 if self.config.double
+                            else torch.float32)
         self.method, self.n_hyps = m, m.n_hyps or config.n_hyps
-        self.data = {key: torch.from_numpy(value).to(config.device, dtype) for key, value in vars(self.arrays).items()}
-        self.index = torch.arange(len(self.splits), device=config.device).repeat_interleave(m.members)
-        seeds = [config.seed * 1000 + split + 100_000 * member for split in self.splits for member in range(m.members)]
+        self.data = {key: torch.from_numpy(value).to(config.device, dtype)
+                     for key, value in vars(self.arrays).items()}
+        self.index = torch.arange(len(self.splits),
+                                  device=config.device).repeat_interleave(m.members)
+        seeds = [config.seed * 1000 + split + 100_000 * member for split in self.splits
+                 for member in range(m.members)]
         network = _MixtureNetwork if m.assign is None else MultiHypothesisNetwork
-        self.model = network(self.arrays.x_train.shape[2], (config.hidden or hidden_units(config.dataset),), self.n_hyps, 1, seeds,
+        self.model = network(self.arrays.x_train.shape[2],
+                             (config.hidden or hidden_units(config.dataset),), self.n_hyps, 1,
+                             seeds,
                              dropout=m.dropout, dtype=dtype, device=config.device)
-        self.batches = ShuffledBatches(self.data["x_train"], self.data["y_train"], self.index, config.batch_size, seeds)
+        self.batches = ShuffledBatches(self.data["x_train"], self.data["y_train"], self.index,
+                                       config.batch_size, seeds)
 
-    def fit(self, evaluate, rules: dict[str, str], n_epochs: int, evaluate_every: int, progress, kind: str) -> Fit:
+    def fit(self, evaluate, rules: dict[str, str], n_epochs: int, evaluate_every: int, progress,
+            kind: str) -> Fit:
         "Train with the given evaluation and selection rules; `kind` tells checkpoint files apart."
-        file = self.folder / f"{self.name}-{self.splits[0]}-{self.splits[-1]}-{kind}.pt" if self.folder else None
-        settings = TrainingSettings(n_epochs, self.config.learning_rate, evaluate_every=evaluate_every)
-        return fit(self.model, self.batches, _objective(self.method, self.config, self.n_hyps), settings, evaluate, rules, file, progress,
+        file = (self.folder / f"{self.name}-{self.splits[0]}-{self.splits[-1]}-{kind}.pt"
+                if self.folder else None)
+        settings = TrainingSettings(n_epochs, self.config.learning_rate,
+                                    evaluate_every=evaluate_every)
+        return fit(self.model, self.batches, _objective(self.method, self.config, self.n_hyps),
+                   settings, evaluate, rules, file, progress,
                    tag=repr((self.name, self.config, self.splits)))
 
     def train(self, progress) -> Fit:
         "Train under the configuration's protocol, watched by its selection rules."
-        rules = {"published": "published"} | ({"clean": "clean"} if self.data["x_valid"].shape[1] else {})
+        rules = {"published": "published"} | ({"clean": "clean"} if self.data["x_valid"].shape[1]
+                                              else {})
         evaluate = _evaluator(self.method, self.config, self.n_hyps, self.data, self.index)
-        return self.fit(evaluate, rules, self.config.n_epochs, self.config.evaluate_every, progress, self.config.protocol)
+        return self.fit(evaluate, rules, self.config.n_epochs, self.config.evaluate_every, progress,
+                        self.config.protocol)
 
     def refit(self, chosen: Tensor, progress) -> Fit:
-        "Train on all training rows and keep each run's weights of its `chosen` epoch (rule \"refit\")."
-        def evaluate(model, epoch): return {"missed": (chosen.to(self.index.device) != epoch + 1).to(torch.float32)}
+        "Train on all rows; keep each run's weights of its `chosen` epoch (rule \"refit\")."
+        def evaluate(model, epoch):
+            return {"missed": (chosen.to(self.index.device) != epoch + 1).to(torch.float32)}
         return self.fit(evaluate, {"refit": "missed"}, int(chosen.max()), 1, progress, "refit")
 
 # %% ../../nbs/10_mcl/19a_regression.ipynb #58fd5ff2
@@ -241,30 +281,41 @@ def _rows(chunk: _Chunk, states: dict[str, list[Tensor]], epochs: dict[str, Tens
     for rule, state in states.items():
         with torch.no_grad():
             for parameter, kept in zip(chunk.model.parameters(), state): parameter.copy_(kept)
-        values = {key: value.double().cpu().tolist() for key, value in _results(chunk.model, m, config, chunk.data, chunk.index, chunk.data["y_std"]).items()}
-        chosen = epochs[rule][::m.members].tolist() if rule in epochs else [config.n_epochs] * len(chunk.splits)
-        rows += [dict(dataset=config.dataset, method=chunk.name, label=m.label, rule=rule, protocol=config.protocol, split=split, epoch=chosen[i],
-                      **{key: value[i] for key, value in values.items()}) for i, split in enumerate(chunk.splits)]
+        values = {key: value.double().cpu().tolist()
+                  for key, value in _results(chunk.model, m, config, chunk.data, chunk.index,
+                                             chunk.data["y_std"]).items()}
+        chosen = (epochs[rule][::m.members].tolist() if rule in epochs else [config.n_epochs]
+                  * len(chunk.splits))
+        rows += [dict(dataset=config.dataset, method=chunk.name, label=m.label, rule=rule,
+                      protocol=config.protocol, split=split, epoch=chosen[i],
+                      **{key: value[i] for key, value in values.items()})
+                 for i, split in enumerate(chunk.splits)]
     return rows
 
 # %% ../../nbs/10_mcl/19a_regression.ipynb #394975b4
 def run_uci(
-    config: UCIConfig,                                   # data set, methods, training
-    checkpoints: str | Path | None = None,               # folder for checkpoints; None: keep nothing
-    progress: Callable[[int, int, str, float], None] | None = None,  # called with (epochs done, all, label, mean loss)
-):                                                       # data frame, one row per split, method and selection rule
-    "Train and test all methods of a configuration on all its splits; return per-split results in original units."
+    config: UCIConfig,                                               # data set, methods, training
+    checkpoints: str | Path | None = None,                           # their folder; None: none
+    progress: Callable[[int, int, str, float], None] | None = None,  # (done, all, label, loss)
+):                                                                   # a data frame
+    "Train and test all methods on all splits; return one row per split, method and rule."
     import pandas as pd
-    if config.device == "auto": config = replace(config, device="cuda" if torch.cuda.is_available() else "cpu")
-    source, folder = read_uci(config.dataset, config.data_path), Path(checkpoints) if checkpoints else None
+    if config.device == "auto":
+        config = replace(config, device="cuda" if torch.cuda.is_available() else "cpu")
+    source, folder = (read_uci(config.dataset, config.data_path), Path(checkpoints) if checkpoints
+                      else None)
     if folder: folder.mkdir(parents=True, exist_ok=True)
     splits = range(len(source.splits))[:config.n_splits or None]
-    if config.n_splits > len(source.splits): raise ValueError(f"n_splits: expected at most {len(source.splits)} for {config.dataset}, got {config.n_splits}")
-    work = [(name, [splits[i] for i in chunk]) for name in config.methods for chunk in chunk_runs(len(splits), config.device, _chunk_size(name, config.device))]
+    if config.n_splits > len(source.splits):
+        raise ValueError(f"n_splits: expected at most {len(source.splits)} for {config.dataset}, "
+                         f"got {config.n_splits}")
+    work = [(name, [splits[i] for i in chunk]) for name in config.methods
+            for chunk in chunk_runs(len(splits), config.device, _chunk_size(name, config.device))]
     rows, done, total = [], 0, config.n_epochs * sum(len(chunk) for _, chunk in work)
     for name, numbers in work:
         def report(epoch, n_epochs, loss):
-            if progress: progress(done + min(epoch, config.n_epochs) * len(numbers), total, f"{config.dataset} {method(name).label}", loss)
+            if progress: progress(done + min(epoch, config.n_epochs) * len(numbers), total,
+                                  f"{config.dataset} {method(name).label}", loss)
         chunk = _Chunk(name, config, prepare(source, numbers, config.protocol), numbers, folder)
         result = chunk.train(report)
         rows += _rows(chunk, result.states, result.best_epoch)
@@ -285,18 +336,22 @@ def plain_loop(
     name: str,           # key of a multiple choice method
     split: int,          # published split number
 ) -> float:              # distortion of the last epoch's weights, original units squared
-    "Train one network with an ordinary PyTorch loop: the oracle and the yardstick of the batched engine."
+    "Train one network with an ordinary loop: oracle and yardstick of the batched engine."
     from amcl_suite.core.stacked import unstack
     from amcl_suite.mcl.losses import assigned_loss, score_loss, score_targets, squared_distance
-    chunk = _Chunk(name, config, prepare(read_uci(config.dataset, config.data_path), [split], config.protocol), [split], None)
+    chunk = _Chunk(name, config, prepare(read_uci(config.dataset, config.data_path), [split],
+                                         config.protocol), [split], None)
     network, x, y = unstack(chunk.model, 0), chunk.data["x_train"][0], chunk.data["y_train"][0]
-    optimiser, n_hyps = torch.optim.Adam(network.parameters(), lr=config.learning_rate), chunk.n_hyps
+    optimiser, n_hyps = (torch.optim.Adam(network.parameters(), lr=config.learning_rate),
+                         chunk.n_hyps)
     for epoch in range(config.n_epochs):
         assign = chunk.method.assign(config, epoch)
-        for rows in torch.randperm(len(x), generator=chunk.batches.generators[0]).split(chunk.batches.batch_size):
+        for rows in torch.randperm(len(x), generator=chunk.batches.generators[0]).split(
+                chunk.batches.batch_size):
             outputs = network(x[rows])
             costs = squared_distance(outputs[:, :n_hyps, None], y[rows][:, None])
-            loss = assigned_loss(costs, assign(costs)) + config.score_weight * score_loss(outputs[:, n_hyps:], score_targets(costs))
+            loss = (assigned_loss(costs, assign(costs)) + config.score_weight
+                    * score_loss(outputs[:, n_hyps:], score_targets(costs)))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -304,13 +359,14 @@ def plain_loop(
     return float(distortion(hypotheses, chunk.data["y_test"][0]) * chunk.data["y_std"][0] ** 2)
 
 # %% ../../nbs/10_mcl/19a_regression.ipynb #a76d08d9
-UNITS = {"distortion": "target units squared", "rmse": "target units", "nll": "nats", "dead_fraction": "share", "usage_perplexity": "hypotheses"}
+UNITS = {"distortion": "target units squared", "rmse": "target units", "nll": "nats",
+         "dead_fraction": "share", "usage_perplexity": "hypotheses"}
 
 def summarise_uci(
-    results,                    # data frame of `run_uci`
-    metrics: tuple = ("distortion", "rmse"),   # columns to summarise
-    against: str = "mcl",       # method to compare with in pairs
-):                              # data frame: dataset, method, label, rule, metric, mean, std, stderr, n, p_value
+    results,                                  # data frame of `run_uci`
+    metrics: tuple = ("distortion", "rmse"),  # columns to summarise
+    against: str = "mcl",                     # method to compare with in pairs
+):                                            # data frame, `n` and `p_value` included
     "Summarise per-split results by method, selection rule and metric, with paired p-values."
     import pandas as pd
     from amcl_suite.mcl.metrics import paired_p_value, summarise
@@ -321,18 +377,26 @@ def summarise_uci(
             ours = ours.sort_values("split")
             for metric in (m for m in metrics if m in ours and ours[m].notna().all()):
                 paired = len(reference) == len(ours) and name != against
-                rows.append(dict(dataset=dataset, method=name, label=ours.label.iloc[0], rule=rule, metric=metric, **summarise(ours[metric]),
-                                 p_value=paired_p_value(ours[metric], reference[metric]) if paired else float("nan")))
+                rows.append(dict(dataset=dataset, method=name, label=ours.label.iloc[0], rule=rule,
+                                 metric=metric, **summarise(ours[metric]),
+                                 p_value=paired_p_value(ours[metric], reference[metric]) if paired
+                                 else float("nan")))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/10_mcl/19a_regression.ipynb #a9683dd9
-# Table 2 of the aMCL paper: RMSE, mean and deviation of PBP, MC-dropout and deep ensembles (from Lakshminarayanan et al. 2017, Table 1)
+# Table 2 of the aMCL paper: RMSE, mean and deviation of PBP, MC-dropout and deep ensembles (from
+# Lakshminarayanan et al. 2017, Table 1)
 _TABLE_2 = {
-    "boston": ((3.01, .18), (2.97, .85), (3.28, 1.00)), "concrete": ((5.67, .09), (5.23, .53), (6.03, .58)),
-    "energy": ((1.80, .05), (1.66, .19), (2.09, .29)), "kin8nm": ((.10, .00), (.10, .00), (.09, .00)),
-    "naval": ((.01, .00), (.01, .00), (.00, .00)), "power_plant": ((4.12, .03), (4.02, .18), (4.11, .17)),
-    "protein": ((4.73, .01), (4.36, .04), (4.71, .06)), "wine": ((.64, .01), (.62, .04), (.64, .04)),
-    "yacht": ((1.02, .05), (1.11, .38), (1.58, .48)), "year": ((8.88, None), (8.85, None), (8.89, None)),
+    "boston": ((3.01, .18), (2.97, .85), (3.28, 1.00)),
+    "concrete": ((5.67, .09), (5.23, .53), (6.03, .58)),
+    "energy": ((1.80, .05), (1.66, .19), (2.09, .29)),
+    "kin8nm": ((.10, .00), (.10, .00), (.09, .00)),
+    "naval": ((.01, .00), (.01, .00), (.00, .00)),
+    "power_plant": ((4.12, .03), (4.02, .18), (4.11, .17)),
+    "protein": ((4.73, .01), (4.36, .04), (4.71, .06)),
+    "wine": ((.64, .01), (.62, .04), (.64, .04)),
+    "yacht": ((1.02, .05), (1.11, .38), (1.58, .48)),
+    "year": ((8.88, None), (8.85, None), (8.89, None)),
 }
 
 def published(

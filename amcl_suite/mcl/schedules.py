@@ -13,7 +13,8 @@ __all__ = ['constant', 'linear', 'exponential', 'warmup_linear', 'schedule']
 # %% ../../nbs/10_mcl/12_schedules.ipynb #eac0f294
 def _check(name: str, value: float, low: float, high: float = float("inf")) -> float:
     "Return `value` as float; `ValueError` outside [low, high]."
-    if not low <= value <= high: raise ValueError(f"{name}: expected a number in [{low}, {high}], got {value}")
+    if not low <= value <= high:
+        raise ValueError(f"{name}: expected a number in [{low}, {high}], got {value}")
     return float(value)
 
 # %% ../../nbs/10_mcl/12_schedules.ipynb #fdaf2479
@@ -28,7 +29,7 @@ def linear(
     initial: float,            # >= 0, temperature at epoch 0, in cost units
     n_epochs: int,             # >= 1, epochs of the whole run
 ) -> Callable[[int], float]:   # epoch -> temperature
-    "Return a schedule that falls linearly to `initial / n_epochs` at the last epoch (aMCL paper, Sec. 5)."
+    "Return a schedule that falls linearly to `initial / n_epochs` (aMCL paper, Sec. 5)."
     initial, n_epochs = _check("initial", initial, 0), _check("n_epochs", n_epochs, 1)
     return lambda epoch: initial * max(0., 1 - epoch / n_epochs)
 
@@ -37,8 +38,9 @@ def exponential(
     decay: float,              # in [0, 1], factor per epoch
     switch_below: float = 0.,  # >= 0; temperatures below it become exactly 0: winner-takes-all
 ) -> Callable[[int], float]:   # epoch -> temperature
-    "Return a schedule that shrinks by `decay` per epoch, and is 0 once below `switch_below` (aMCL paper, Sec. 5)."
-    initial, decay, limit = _check("initial", initial, 0), _check("decay", decay, 0, 1), _check("switch_below", switch_below, 0)
+    "Return a schedule that shrinks by `decay` per epoch to `switch_below`, then is 0 (Sec. 5)."
+    initial, decay, limit = (_check("initial", initial, 0), _check("decay", decay, 0, 1),
+                             _check("switch_below", switch_below, 0))
     def schedule(epoch: int) -> float:
         temperature = initial * decay ** epoch
         return 0. if temperature < limit else temperature
@@ -51,10 +53,11 @@ def warmup_linear(
     warmup: int = 10,           # >= 0, epochs at `initial` before the fall begins
     speed: float = 1.,          # > 0; 2 reaches zero after half the epochs
 ) -> Callable[[int], float]:    # epoch -> value
-    "Return a schedule that waits `warmup` epochs, then follows `initial * (1 - speed * epoch / n_epochs)`, at least 0."
+    "Return `initial` for `warmup` epochs, then `initial * (1 - speed * epoch / n_epochs)`, >= 0."
     initial, n_epochs = _check("initial", initial, 0), _check("n_epochs", n_epochs, 1)
     warmup, speed = _check("warmup", warmup, 0), _check("speed", speed, 1e-12)
-    return lambda epoch: initial if epoch < warmup else initial * max(0., 1 - speed * epoch / n_epochs)
+    return lambda epoch: (initial if epoch < warmup
+                          else initial * max(0., 1 - speed * epoch / n_epochs))
 
 # %% ../../nbs/10_mcl/12_schedules.ipynb #d58621bf
 def schedule(
@@ -65,7 +68,9 @@ def schedule(
     known = {f.__name__: f for f in (constant, linear, exponential, warmup_linear)}
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
-        raise ValueError(f"name: unknown schedule {name!r}" + (f", did you mean {near[0]!r}?" if near else "") + f" Known: {', '.join(known)}")
+        raise ValueError(f"name: unknown schedule {name!r}"
+                         + (f", did you mean {near[0]!r}?" if near else "")
+                         + f" Known: {', '.join(known)}")
     if wrong := set(options) - set(inspect.signature(known[name]).parameters):
         raise ValueError(f"options: {name} does not take {sorted(wrong)}")
     return known[name](**options)

@@ -22,27 +22,33 @@ __all__ = ['engine_ratio', 'sampling_share', 'run_benchmarks']
 
 # %% ../../nbs/10_mcl/19h_speed.ipynb #5c158b2c
 def engine_ratio(
-    dataset: str = "yacht",   # key of `read_uci`
-    n_epochs: int = 50,       # timed epochs per round
-    n_plain: int = 2,         # networks that the plain loop trains in each round
-    rounds: int = 5,          # both sides in turn, so often
-    n_splits: int = 20,       # networks that the engine trains at once
-) -> dict:                    # seconds per network and epoch of both sides, and their ratio (median of rounds)
+    dataset: str = "yacht",  # key of `read_uci`
+    n_epochs: int = 50,      # timed epochs per round
+    n_plain: int = 2,        # networks that the plain loop trains in each round
+    rounds: int = 5,         # both sides in turn, so often
+    n_splits: int = 20,      # networks that the engine trains at once
+) -> dict:                   # seconds per network and epoch of both, and their ratio
     "Return how many times faster the batched engine trains one network than the plain loop."
-    if min(n_epochs, n_plain, rounds, n_splits) < 1: raise ValueError("n_epochs: expected positive counts")
+    if min(n_epochs, n_plain, rounds, n_splits) < 1:
+        raise ValueError("n_epochs: expected positive counts")
     config = UCIConfig(dataset=dataset, n_epochs=n_epochs, methods=("amcl",))
     data = read_uci(dataset)
     splits = list(range(min(n_splits, len(data.splits))))
     chunk = _Chunk("amcl", config, prepare(data, splits), splits, None)
     chunk.fit(None, {}, 1, 1, None, ""); plain_loop(replace(config, n_epochs=1), "amcl", 0)
-    overhead = _seconds(lambda: plain_loop(replace(config, n_epochs=1), "amcl", 0))   # reading and standardising, once per network
+    # reading and standardising, once per network
+    overhead = _seconds(lambda: plain_loop(replace(config, n_epochs=1), "amcl", 0))
     batched, plain = [], []
     for _ in range(rounds):
-        batched.append(_seconds(lambda: chunk.fit(None, {}, n_epochs, 1, None, "")) / n_epochs / len(splits))
-        plain.append((_seconds(lambda: [plain_loop(config, "amcl", k) for k in splits[:n_plain]]) / len(splits[:n_plain]) - overhead) / (n_epochs - 1 or 1))
+        batched.append(_seconds(lambda: chunk.fit(None, {}, n_epochs, 1, None, "")) / n_epochs
+                       / len(splits))
+        plain.append((_seconds(lambda: [plain_loop(config, "amcl", k) for k in splits[:n_plain]])
+                      / len(splits[:n_plain]) - overhead) / (n_epochs - 1 or 1))
     ratios = sorted(p / b for p, b in zip(plain, batched))
-    return dict(what=f"{dataset}: one network, one epoch", batched_us=1e6 * _median(batched), plain_us=1e6 * _median(plain), ratio=_median(ratios),
-                ratio_min=ratios[0], ratio_max=ratios[-1], rounds=rounds, networks=len(splits), threads=torch.get_num_threads())
+    return dict(what=f"{dataset}: one network, one epoch", batched_us=1e6 * _median(batched),
+                plain_us=1e6 * _median(plain), ratio=_median(ratios),
+                ratio_min=ratios[0], ratio_max=ratios[-1], rounds=rounds, networks=len(splits),
+                threads=torch.get_num_threads())
 
 def _seconds(work) -> float:
     "Return the wall time of a call."
@@ -54,26 +60,32 @@ def _median(values) -> float: return sorted(values)[len(values) // 2]
 
 # %% ../../nbs/10_mcl/19h_speed.ipynb #89b5e2ef
 def sampling_share(
-    config: SyntheticConfig | None = None,   # network and data; None: the reference's "fast" setting
-    n_steps: int = 30,                       # timed steps
-) -> dict:                                   # seconds per step for data, for the whole step, and the share
+    config: SyntheticConfig | None = None,  # None: the reference's "fast" setting
+    n_steps: int = 30,                      # timed steps
+) -> dict:                                  # seconds of data, of a step, and the share
     "Return the share of a training step that drawing fresh data takes."
     config = config or SyntheticConfig(n_seeds=1)
     law, seeds = config.make_family(), [config.seed + i for i in range(config.n_seeds)]
     model = MultiHypothesisNetwork(1, config.hidden, config.n_hyps, law.dim, seeds, bounded=True)
-    batches, cool = FreshBatches(law, n_steps, config.batch_size, seeds), exponential(config.temperature, config.decay)
-    def objective(outputs, targets, epoch): return stacked_objective(outputs, targets, config.n_hyps, lambda c: annealed(c, cool(epoch)), config.score_weight)
-    def train(epochs): fit(model, batches, objective, TrainingSettings(epochs, config.learning_rate, config.optimiser))
+    batches, cool = (FreshBatches(law, n_steps, config.batch_size, seeds),
+                     exponential(config.temperature, config.decay))
+    def objective(outputs, targets, epoch):
+        return stacked_objective(outputs, targets, config.n_hyps,
+                                 lambda c: annealed(c, cool(epoch)), config.score_weight)
+    def train(epochs):
+        fit(model, batches, objective,
+            TrainingSettings(epochs, config.learning_rate, config.optimiser))
     train(1)
     draw = _seconds(lambda: [None for _ in batches.epoch()]) / n_steps
     step = _seconds(lambda: train(1)) / n_steps
-    return dict(what=f"{config.family}: data of one step, {config.n_seeds} run(s)", draw_us=1e6 * draw, step_us=1e6 * step, share=draw / step,
+    return dict(what=f"{config.family}: data of one step, {config.n_seeds} run(s)",
+                draw_us=1e6 * draw, step_us=1e6 * step, share=draw / step,
                 threads=torch.get_num_threads())
 
 # %% ../../nbs/10_mcl/19h_speed.ipynb #1c93c7f4
 def run_benchmarks(
-    datasets: tuple = ("yacht", "boston", "energy", "concrete", "kin8nm"),   # sets for the engine ratio, where they are at hand
-) -> dict:                                                                   # machine and results, ready for JSON
+    datasets: tuple = ("yacht", "boston", "energy", "concrete", "kin8nm"),  # for the engine
+) -> dict:                                                                  # ready for JSON
     "Run all benchmarks of this chapter on the data sets found here; return machine and results."
     from amcl_suite.core.data import checksum
     from amcl_suite.core.records import environment

@@ -17,12 +17,12 @@ __all__ = ['Pieces', 'gaussians', 'boxes', 'pool', 'Mixture', 'Rotated', 'moment
 
 # %% ../../nbs/10_mcl/16_synthetic.ipynb #aafec4d1
 def _at(value, t: Tensor) -> Tensor:
-    "Return a parameter (number, list, tensor or function of t) at the inputs `t (...)`, in their type and place."
+    "Return a parameter (values, or a function of t) at the inputs `t (...)`, in their type."
     value = value(t[..., None, None]) if callable(value) else torch.as_tensor(value)
     return value.to(t)
 
 def _pick(values: Tensor, chosen: Tensor) -> Tensor:
-    "Return row `chosen (...)` of `values`, `(n_rows, dim)` or `(..., n_rows, dim)`, as `(..., dim)`."
+    "Return row `chosen (...)` of `values ([...,] n_rows, dim)`, as `(..., dim)`."
     if values.ndim == 2: return values[chosen]
     values = values.expand(*chosen.shape, *values.shape[-2:])
     return values.take_along_dim(chosen[..., None, None], -2).squeeze(-2)
@@ -34,14 +34,16 @@ class Pieces:
     "Equally likely pieces: a location plus a scale times noise."
     def __init__(self,
         locations,            # `(n_pieces, dim)`, or a function of t: centres
-        scales=0.,            # broadcastable to `(n_pieces, dim)`, or a function of t: standard deviations, or widths of boxes
+        scales=0.,            # like `locations` or broadcastable: deviations, or widths of boxes
         noise: str = "none",  # "normal", "uniform" (width 1, centred) or "none"
     ):
-        if noise not in _VARIANCE: raise ValueError(f"noise: expected one of {', '.join(_VARIANCE)}, got {noise!r}")
+        if noise not in _VARIANCE:
+            raise ValueError(f"noise: expected one of {', '.join(_VARIANCE)}, got {noise!r}")
         self.locations, self.scales, self.noise = locations, scales, noise
         self.n_pieces, self.dim = _at(locations, torch.zeros(()))[..., :, :].shape[-2:]
 
-    def __repr__(self): return f"Pieces({self.n_pieces} in {self.dim} dimensions, noise={self.noise!r})"
+    def __repr__(self):
+        return f"Pieces({self.n_pieces} in {self.dim} dimensions, noise={self.noise!r})"
 
     def at(self,
         t: Tensor,                   # `(...)`, inputs
@@ -56,18 +58,21 @@ class Pieces:
     ) -> Tensor:                     # `(..., dim)`, one draw per input
         "Draw one target per input."
         options = dict(generator=generator, device=t.device)
-        chosen = torch.randint(self.n_pieces, t.shape, **options) if self.n_pieces > 1 else torch.zeros(t.shape, dtype=torch.long, device=t.device)
+        chosen = (torch.randint(self.n_pieces, t.shape, **options) if self.n_pieces > 1
+                  else torch.zeros(t.shape, dtype=torch.long, device=t.device))
         drawn = _pick(_at(self.locations, t), chosen)
         if self.noise == "none": return drawn
         draw = torch.randn if self.noise == "normal" else torch.rand
         noise = draw((*t.shape, self.dim), dtype=t.dtype, **options) - (self.noise == "uniform") / 2
         scales = _at(self.scales, t)
-        return drawn + noise * (scales if scales.ndim == 0 else _pick(scales.expand(*scales.shape[:-2], self.n_pieces, self.dim), chosen))
+        return drawn + noise * (
+            scales if scales.ndim == 0
+            else _pick(scales.expand(*scales.shape[:-2], self.n_pieces, self.dim), chosen))
 
 # %% ../../nbs/10_mcl/16_synthetic.ipynb #4ba85ce7
 def gaussians(
-    means,        # `(n_modes, dim)`, or a function of t
-    std,          # standard deviation: number, broadcastable to `(n_modes, dim)`, or a function of t
+    means,  # `(n_modes, dim)`, or a function of t
+    std,    # standard deviation: number, broadcastable to `(n_modes, dim)`, or a function of t
 ) -> Pieces:     # a law over `dim` values
     "Return equally likely axis-parallel Gaussians."
     return Pieces(means, std, "normal")
@@ -78,7 +83,9 @@ def boxes(
 ) -> Pieces:     # a law over `dim` values
     "Return equally likely rectangles with uniform density in each; `ValueError` if one is empty."
     lows, highs = torch.as_tensor(lows), torch.as_tensor(highs)
-    if not bool((highs > lows).all()): raise ValueError(f"highs: expected all above lows, got {highs.tolist()} and {lows.tolist()}")
+    if not bool((highs > lows).all()):
+        raise ValueError("highs: expected all above lows, "
+                         f"got {highs.tolist()} and {lows.tolist()}")
     return Pieces((lows + highs) / 2, highs - lows, "uniform")
 
 def pool(
@@ -94,7 +101,8 @@ class Mixture:
         laws: Sequence,      # laws of the same dimension
         weights: Callable,   # function of t `(..., 1)` giving `(..., n_laws)` probabilities
     ):
-        if len({law.dim for law in laws}) != 1: raise ValueError(f"laws: expected one dimension, got {[law.dim for law in laws]}")
+        if len({law.dim for law in laws}) != 1:
+            raise ValueError(f"laws: expected one dimension, got {[law.dim for law in laws]}")
         self.laws, self.weights, self.dim = list(laws), weights, laws[0].dim
 
     def __repr__(self): return f"Mixture({', '.join(map(repr, self.laws))})"
@@ -105,7 +113,8 @@ class Mixture:
     ) -> Tensor:                     # `(..., dim)`
         "Draw one target per input."
         edges = self.weights(t[..., None]).cumsum(-1)[..., :-1]
-        chosen = (torch.rand((*t.shape, 1), dtype=t.dtype, generator=generator, device=t.device) >= edges).sum(-1)
+        chosen = (torch.rand((*t.shape, 1), dtype=t.dtype, generator=generator,
+                             device=t.device) >= edges).sum(-1)
         return _pick(torch.stack([law.sample(t, generator) for law in self.laws], -2), chosen)
 
 class Rotated:
@@ -124,7 +133,8 @@ class Rotated:
     ) -> Tensor:             # `(..., 2, 2)`, acts on columns
         "Return the rotation matrices."
         angle = 2 * math.pi * self.turns(t)
-        return torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(*t.shape, 2, 2)
+        return torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()],
+                           -1).view(*t.shape, 2, 2)
 
     def sample(self,
         t: Tensor,                   # `(...)`, inputs
@@ -149,7 +159,8 @@ def moments(
         offsets = centres - mean.unsqueeze(-2)
         return mean, spread + offsets.mT @ offsets / law.n_pieces
     weights = law.weights(t[..., None])[..., None]                                # (..., n_laws, 1)
-    means, covs = (torch.stack(part, -2 - k) for k, part in enumerate(zip(*(moments(part, t) for part in law.laws))))
+    means, covs = (torch.stack(part, -2 - k)
+                   for k, part in enumerate(zip(*(moments(part, t) for part in law.laws))))
     mean = (weights * means).sum(-2)
     offsets = means - mean.unsqueeze(-2)
     return mean, (weights[..., None] * covs).sum(-3) + (weights * offsets).mT @ offsets
@@ -161,11 +172,13 @@ def log_density(
     t: Tensor,           # `(...)`, inputs
 ) -> Tensor:             # `(...)`, nats; -inf outside the support
     "Return log p(y|t) in closed form; `ValueError` for a pool of points, which has no density."
-    if isinstance(law, Rotated): return log_density(law.law, (law.matrix(t).mT @ y[..., None]).squeeze(-1), t)
+    if isinstance(law, Rotated):
+        return log_density(law.law, (law.matrix(t).mT @ y[..., None]).squeeze(-1), t)
     if isinstance(law, Mixture):
         parts = torch.stack([log_density(part, y, t) for part in law.laws], -1)
         return torch.logsumexp(parts + law.weights(t[..., None]).log(), -1)
-    if law.noise == "none": raise ValueError("law: a pool of points has no density; use its samples")
+    if law.noise == "none":
+        raise ValueError("law: a pool of points has no density; use its samples")
     centres, scales = law.at(t)
     z = (y.unsqueeze(-2) - centres) / scales
     if law.noise == "uniform": parts = torch.where((z.abs() <= .5).all(-1), 0., -torch.inf)
@@ -176,14 +189,16 @@ def log_density(
 @dataclass(frozen=True)
 class Family:
     "A conditional law p(y|t) with a name and a rule for its inputs."
-    name: str                                             # registry name
-    law: object                                           # `Pieces`, `Mixture` or `Rotated`
-    rare: tuple[float, float, float] | None = None        # (low, high, probability) of an interval of inputs; None: uniform
-    sigma: str = ""                                       # the spread in use, where it can be chosen
+    name: str                                       # registry name
+    law: object                                     # `Pieces`, `Mixture` or `Rotated`
+    rare: tuple[float, float, float] | None = None  # low, high, probability of inputs
+    sigma: str = ""                                 # the spread in use, where it can be chosen
 
     @property
     def dim(self) -> int: return self.law.dim
-    def __repr__(self): return f"Family({self.name!r}, dim={self.dim}" + (f", sigma={self.sigma!r})" if self.sigma else ")")
+    def __repr__(self):
+        return (f"Family({self.name!r}, dim={self.dim}"
+                + (f", sigma={self.sigma!r})" if self.sigma else ")"))
 
     def sample_inputs(self,
         shape: int | tuple,           # how many, or the shape of the result
@@ -195,7 +210,7 @@ class Family:
         if self.rare is None: return t
         low, high, probability = self.rare
         inside = torch.rand(shape, generator=generator, device=generator.device) < probability
-        common = t * (1 - (high - low))                                            # the rest, glued together
+        common = t * (1 - (high - low))  # the rest, glued together
         return torch.where(inside, low + t * (high - low), common + (common >= low) * (high - low))
 
     def sample(self,
@@ -206,9 +221,9 @@ class Family:
         return self.law.sample(t, generator)
 
     def sample_pairs(self,
-        shape: int | tuple,           # how many examples, or a shape such as `(n_steps, batch)`
-        generator: torch.Generator,   # the result lives on its device
-    ) -> tuple[Tensor, Tensor]:       # inputs `(*shape, 1)` and targets `(*shape, 1, dim)`: one target per example
+        shape: int | tuple,          # how many examples, or a shape such as `(n_steps, batch)`
+        generator: torch.Generator,  # the result lives on its device
+    ) -> tuple[Tensor, Tensor]:      # inputs `(*shape, 1)`, targets `(*shape, 1, dim)`
         "Draw fresh training or test examples."
         t = self.sample_inputs(shape, generator)
         return t[..., None], self.sample(t, generator).unsqueeze(-2)
@@ -224,20 +239,22 @@ class Family:
     ) -> Tensor:                      # `(..., n_modes, dim)`, centres of the Gaussians
         "Return the centres of the modes; `ValueError` for families that are not plain Gaussians."
         if not isinstance(self.law, Pieces) or self.law.noise != "normal":
-            raise ValueError(f"{self.name}: modes are defined for families of Gaussians only, this is {self.law!r}")
+            raise ValueError(f"{self.name}: modes are defined for families of Gaussians only, this "
+                             f"is {self.law!r}")
         return self.law.at(t)[0]
 
 # %% ../../nbs/10_mcl/16_synthetic.ipynb #70ec6f1b
 def _spread(sigma: str | float) -> float | Callable:
-    "Return a standard deviation: a number from `0.1` or `\"0.1\"`, a function of t from `\"0.3x\"`; `ValueError` otherwise."
+    "Return a deviation: a number from `0.1` or `\"0.1\"`, a function of t from `\"0.3x\"`."
     text = str(sigma).strip()
     try: value = float(text[:-1] if text.endswith("x") else text)
     except ValueError: value = -1.
     if not (value >= 0 and math.isfinite(value)):
-        raise ValueError(f'sigma: expected a number >= 0 such as "0.1", or a multiple of the input such as "0.3x", got {sigma!r}')
+        raise ValueError('sigma: expected a number >= 0 such as "0.1", or a multiple of the input '
+                         f'such as "0.3x", got {sigma!r}')
     return (lambda t: value * t) if text.endswith("x") else value
 
-_families: dict[str, tuple[Callable, tuple | None]] = {}     # name -> (function that returns the law, rare interval of inputs)
+_families: dict[str, tuple[Callable, tuple | None]] = {}   # name -> (maker of the law, rare inputs)
 
 def _register(*names: str, rare: tuple[float, float, float] | None = None) -> Callable:
     "Register a function that returns a law under one or more names."
@@ -292,28 +309,37 @@ def _circle(sigma="0.01"):
 
 # %% ../../nbs/10_mcl/16_synthetic.ipynb #105562ca
 @_register("mixture-different-sizes")
-def _twenty(): return gaussians([[-.262, .959], [.484, .210], [-.718, -.732], [-.922, .779], [.211, .443], [-1., 1.], [.693, -.612],
-    [-.664, -.674], [-.408, .053], [-.142, -.444], [.233, -.767], [-.434, -.284], [-.092, .607], [-.626, .030], [.193, -.965],
-    [.224, -.701], [-.907, .955], [.971, .656], [-.408, -.856], [.384, -.127]], .1)
+def _twenty():
+    return gaussians([[-.262, .959], [.484, .210], [-.718, -.732], [-.922, .779], [.211, .443],
+                      [-1., 1.], [.693, -.612], [-.664, -.674], [-.408, .053], [-.142, -.444],
+                      [.233, -.767], [-.434, -.284], [-.092, .607], [-.626, .030], [.193, -.965],
+                      [.224, -.701], [-.907, .955], [.971, .656], [-.408, -.856], [.384, -.127]],
+                     .1)
 
 @_register("annealing_mixture_different_sizes")
-def _six(): return gaussians([[.0688, -.6616], [.1678, -.4182], [.3081, -.2036], [.5227, .0812], [.2380, .1513], [-.4099, .1554]], .1)
+def _six():
+    return gaussians([[.0688, -.6616], [.1678, -.4182], [.3081, -.2036], [.5227, .0812],
+                      [.2380, .1513], [-.4099, .1554]], .1)
 
 @_register("diracs-rectangle", "diracs_rectangle")
 def _rectangle(): return gaussians([[x, y] for x in (-.75, -.9) for y in (.1, -.1)], .01)
 
 @_register("diracs_rectangle_and_circle")
 def _rectangle_circle():
-    modes = [[x, y] for x in (.75, .9) for y in (-.70, -.85)] + [[x, y] for x in (-.75, -.9) for y in (.1, -.1)]
-    return gaussians(modes + [[.75, .8], [.80, .90], [0., 0.]], torch.tensor([.01] * 10 + [.05])[:, None])
+    modes = ([[x, y] for x in (.75, .9) for y in (-.70, -.85)]
+             + [[x, y] for x in (-.75, -.9) for y in (.1, -.1)])
+    return gaussians(modes + [[.75, .8], [.80, .90], [0., 0.]],
+                     torch.tensor([.01] * 10 + [.05])[:, None])
 
 @_register("diracs_cross")
-def _cross(): return gaussians([[s, sign * s] for sign in (1, -1) for k in (1, 3, 5, 7) for s in (k / 9, -k / 9)], .01)
+def _cross(): return gaussians([[s, sign * s] for sign in (1, -1) for k in (1, 3, 5, 7)
+                                for s in (k / 9, -k / 9)], .01)
 
 @_register("dirac_cercle_two_layers")
 def _two_layers():
     circle = [[.8 * math.cos(k * math.pi / 3), .8 * math.sin(k * math.pi / 3)] for k in range(6)]
-    return gaussians(circle + [[x, y] for x in (-.4, -.1333, .1333) for y in (-.16, -.1333, -.1067)], .01)
+    return gaussians(circle + [[x, y] for x in (-.4, -.1333, .1333)
+                               for y in (-.16, -.1333, -.1067)], .01)
 
 # %% ../../nbs/10_mcl/16_synthetic.ipynb #ad4b148f
 def _blend(first, second) -> Mixture:
@@ -332,18 +358,23 @@ def _uniform(): return _squares([[-1., -1.]], 2.)
 def _uniform_gauss(): return _blend(_uniform(), _single())
 
 @_register("mixture-uni-to-gaussians")
-def _uniform_gaussians(): return _blend(_squares([[-1., -1.], [0., 0.]], 1.), gaussians([[-.5, .5], [.5, -.5]], .1))
+def _uniform_gaussians():
+    return _blend(_squares([[-1., -1.], [0., 0.]], 1.), gaussians([[-.5, .5], [.5, -.5]], .1))
 
 @_register("mixture-uni-to-gaussians-v2")
-def _uniform_unequal(): return _blend(_squares([[-1., -1.], [0., 0.]], 1.), gaussians([[-.5, .5], [.5, -.5]], torch.tensor([[.25], [.05]])))
+def _uniform_unequal():
+    return _blend(_squares([[-1., -1.], [0., 0.]], 1.),
+                  gaussians([[-.5, .5], [.5, -.5]], torch.tensor([[.25], [.05]])))
 
 @_register("mixture-uni-to-uni")
-def _quadrants(): return _blend(_squares([[-1., -1.], [0., 0.]], 1.), _squares([[-1., 0.], [0., -1.]], 1.))
+def _quadrants():
+    return _blend(_squares([[-1., -1.], [0., 0.]], 1.), _squares([[-1., 0.], [0., -1.]], 1.))
 
 # %% ../../nbs/10_mcl/16_synthetic.ipynb #d245902b
-_CELLS = [(-1. + .5 * column, .5 - .5 * row) for row in range(4) for column in range(4)]     # rows from the top
+# rows from the top
+_CELLS = [(-1. + .5 * column, .5 - .5 * row) for row in range(4) for column in range(4)]
 def _board(parity: int) -> Pieces:
-    "Return half of the sixteen cells of a checkerboard on [-1, 1]^2; parity 1 leaves the upper left corner empty."
+    "Return half of the 16 cells of a board on [-1, 1]^2; parity 1 leaves the upper left one empty."
     return _squares([cell for i, cell in enumerate(_CELLS) if (i // 4 + i % 4) % 2 == parity], .5)
 
 @_register("fixed-damier")
@@ -365,7 +396,8 @@ def _moons(n_pool: int = 10_000, seed: int = 0):
     return pool(_scaled(make_moons(n_pool, noise=.1, random_state=seed)[0], 1.))
 
 @_register("rotating-two-moons")
-def _turning_moons(n_pool: int = 10_000, seed: int = 0): return Rotated(_moons(n_pool, seed), lambda t: -t)
+def _turning_moons(n_pool: int = 10_000, seed: int = 0):
+    return Rotated(_moons(n_pool, seed), lambda t: -t)
 
 @_register("swiss-roll")
 def _roll(n_pool: int = 10_000, seed: int = 0):
@@ -373,20 +405,24 @@ def _roll(n_pool: int = 10_000, seed: int = 0):
     return pool(_scaled(make_swiss_roll(n_pool, noise=.1, random_state=seed)[0][:, [0, 2]], .75))
 
 @_register("rotating-swiss-roll")
-def _turning_roll(n_pool: int = 10_000, seed: int = 0): return Rotated(_roll(n_pool, seed), lambda t: t)
+def _turning_roll(n_pool: int = 10_000, seed: int = 0):
+    return Rotated(_roll(n_pool, seed), lambda t: t)
 
 # %% ../../nbs/10_mcl/16_synthetic.ipynb #cb562c54
 def family(
-    name: str,     # registry name, such as "three_gaussians"; see `family_names`
-    **options,     # `sigma` ("0.1", "0.3x"), or for pools `n_pool` and `seed`, where the family has them
-) -> Family:      # its law, for training, validation and plotting alike
+    name: str,  # registry name, such as "three_gaussians"; see `family_names`
+    **options,  # `sigma` ("0.1", "0.3x"); pools: `n_pool`, `seed`
+) -> Family:    # its law, for training, validation and plotting alike
     "Return a synthetic family by name; `ValueError` for an unknown name or option."
     if name not in _families:
         near = difflib.get_close_matches(name, _families, 1)
-        raise ValueError(f"name: unknown synthetic family {name!r}" + (f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(_families)}"))
+        raise ValueError(f"name: unknown synthetic family {name!r}"
+                         + (f", did you mean {near[0]!r}?" if near
+                            else f"; known: {', '.join(_families)}"))
     build, rare = _families[name]
     known = inspect.signature(build).parameters
-    if wrong := set(options) - set(known): raise ValueError(f"options: {name} takes {sorted(known) or 'none'}, got {sorted(wrong)}")
+    if wrong := set(options) - set(known):
+        raise ValueError(f"options: {name} takes {sorted(known) or 'none'}, got {sorted(wrong)}")
     sigma = options.get("sigma", known["sigma"].default if "sigma" in known else "")
     return Family(name, build(**options), rare, str(sigma))
 
@@ -396,7 +432,7 @@ def family_names() -> list[str]:   # all registry names, aliases included, sorte
 
 # %% ../../nbs/10_mcl/16_synthetic.ipynb #d63b2369
 class FreshBatches(SeededBatches):
-    "Fresh samples of a family for a stack of runs: `epoch()` yields inputs `(runs, batch, 1)`, targets `(runs, dim, batch)`."
+    "Fresh samples: `epoch()` yields inputs `(runs, batch, 1)`, targets `(runs, dim, batch)`."
     def __init__(self,
         family: Family,            # where samples come from
         n_steps: int,              # >= 1, batches per epoch
@@ -412,11 +448,15 @@ class FreshBatches(SeededBatches):
         super().__init__([seed + 2**40 for seed in unique], device)
 
     def __len__(self) -> int: return self.n_steps
-    def __repr__(self): return f"FreshBatches({self.family!r}, {self.n_steps} x {self.batch_size}, {len(self.index)} runs)"
+    def __repr__(self):
+        return (f"FreshBatches({self.family!r}, {self.n_steps} x {self.batch_size}, "
+                f"{len(self.index)} runs)")
 
     def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
         "Yield the batches of one epoch."
-        drawn = [self.family.sample_pairs((self.n_steps, self.batch_size), g) for g in self.generators]
-        inputs, targets = (torch.stack(part, 1) for part in zip(*drawn))           # (n_steps, seeds, batch, ...)
+        drawn = [self.family.sample_pairs((self.n_steps, self.batch_size), g)
+                 for g in self.generators]
+        # (n_steps, seeds, batch, ...)
+        inputs, targets = (torch.stack(part, 1) for part in zip(*drawn))
         for x, y in zip(inputs, targets.squeeze(-2)):
             yield x[self.index], y[self.index].mT.contiguous()

@@ -7,8 +7,6 @@ from __future__ import annotations
 import math
 import torch
 from torch import Tensor
-from .assignment import annealed
-from .losses import free_energy
 
 # %% auto #0
 __all__ = ['soft_distortion', 'assignment_entropy', 'soft_barycentre', 'rate', 'effective_hypotheses', 'count_distinct',
@@ -19,14 +17,17 @@ __all__ = ['soft_distortion', 'assignment_entropy', 'soft_barycentre', 'rate', '
 def _check_pair(costs: Tensor, weights: Tensor) -> None:
     "Raise `ValueError` unless both are `(..., n_points, n_hyps)` with at least one point."
     if costs.ndim < 2 or costs.shape[-2] < 1 or costs.shape[-1] < 1:
-        raise ValueError(f"costs: expected shape (..., n_points >= 1, n_hyps >= 1), got {tuple(costs.shape)}")
-    if weights.shape != costs.shape: raise ValueError(f"weights: expected shape {tuple(costs.shape)} of costs, got {tuple(weights.shape)}")
+        raise ValueError("costs: expected shape (..., n_points >= 1, n_hyps >= 1), got "
+                         f"{tuple(costs.shape)}")
+    if weights.shape != costs.shape:
+        raise ValueError(f"weights: expected shape {tuple(costs.shape)} of costs, got "
+                         f"{tuple(weights.shape)}")
 
 def soft_distortion(
     costs: Tensor,     # `(..., n_points, n_hyps)`, target units squared
     weights: Tensor,   # same shape, rows sum to 1
 ) -> Tensor:           # `(...)`, target units squared
-    "Return the mean assigned cost; with winner-takes-all weights, the distortion (aMCL paper, Sec. 4)."
+    "Return the mean assigned cost; for winner-takes-all, the distortion (aMCL paper, Sec. 4)."
     _check_pair(costs, weights)
     return (weights * costs).sum(-1).mean(-1)
 
@@ -39,13 +40,14 @@ def assignment_entropy(
 
 # %% ../../nbs/10_mcl/15_theory.ipynb #4c69616b
 def soft_barycentre(
-    points: Tensor,               # `(..., n_points, dim)`, samples of p(y|x)
-    weights: Tensor,              # `(..., n_points, n_hyps)`, non-negative
-    hypotheses: Tensor,           # `(..., n_hyps, dim)`, kept where a hypothesis has no weight at all
-) -> Tensor:                      # `(..., n_hyps, dim)`, target units
+    points: Tensor,      # `(..., n_points, dim)`, samples of p(y|x)
+    weights: Tensor,     # `(..., n_points, n_hyps)`, non-negative
+    hypotheses: Tensor,  # `(..., n_hyps, dim)`, kept where a hypothesis has no weight at all
+) -> Tensor:             # `(..., n_hyps, dim)`, target units
     "Return the weighted mean of the points of each hypothesis (aMCL paper, Prop. 2)."
     if points.shape[:-1] != weights.shape[:-1]:
-        raise ValueError(f"weights: expected {tuple(points.shape[:-1])} + (n_hyps,) for points {tuple(points.shape)}, got {tuple(weights.shape)}")
+        raise ValueError(f"weights: expected {tuple(points.shape[:-1])} + (n_hyps,) for points "
+                         f"{tuple(points.shape)}, got {tuple(weights.shape)}")
     usage = weights.sum(-2)[..., None]                                        # (..., n_hyps, 1)
     mean = weights.mT @ points / usage.clamp_min(torch.finfo(usage.dtype).tiny)
     return torch.where(usage > 0, mean, hypotheses)
@@ -73,15 +75,18 @@ def count_distinct(
     if not tolerance >= 0: raise ValueError(f"tolerance: expected a number >= 0, got {tolerance}")
     distances = (hypotheses.unsqueeze(-2) - hypotheses.unsqueeze(-3)).norm(dim=-1)
     linked = (distances <= tolerance).to(hypotheses.dtype)
-    for _ in range(max(1, math.ceil(math.log2(hypotheses.shape[-2])))):       # chains of twice the length each time
+    # chains of twice the length each time
+    for _ in range(max(1, math.ceil(math.log2(hypotheses.shape[-2])))):
         linked = (linked @ linked > 0).to(hypotheses.dtype)
-    return (linked.argmax(-1) == torch.arange(linked.shape[-1], device=linked.device)).sum(-1)   # first of its group
+    # first of its group
+    return (linked.argmax(-1) == torch.arange(linked.shape[-1], device=linked.device)).sum(-1)
 
 # %% ../../nbs/10_mcl/15_theory.ipynb #cc8e809d
 def _positive(**values: float) -> None:
     "Raise `ValueError` naming the first value that is not a finite number > 0."
     for name, value in values.items():
-        if not (value > 0 and math.isfinite(value)): raise ValueError(f"{name}: expected a finite number > 0, got {value}")
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name}: expected a finite number > 0, got {value}")
 
 def gaussian_rate(
     distortion: Tensor | float,   # > 0, total over all axes, target units squared
@@ -91,7 +96,8 @@ def gaussian_rate(
     "Return the rate-distortion function of an isotropic Gaussian (aMCL paper, Sec. 4.2)."
     _positive(std=std, dim=dim)
     distortion = torch.as_tensor(distortion, dtype=torch.float64)
-    if not bool((distortion > 0).all()): raise ValueError(f"distortion: expected numbers > 0, got {distortion.min():.3g}")
+    if not bool((distortion > 0).all()):
+        raise ValueError(f"distortion: expected numbers > 0, got {distortion.min():.3g}")
     return (dim / 2 * torch.log2(dim * std**2 / distortion)).clamp_min(0)
 
 def gaussian_distortion(
@@ -99,7 +105,7 @@ def gaussian_distortion(
     std: float,                   # > 0, standard deviation per axis, target units
     dim: int,                     # >= 1, number of axes
 ) -> Tensor:                      # target units squared, in (0, `dim * std**2`]
-    "Return the smallest distortion an isotropic Gaussian allows at `rate` bits: the inverse of `gaussian_rate`."
+    "Return the least distortion of an isotropic Gaussian at `rate` bits: inverts `gaussian_rate`."
     _positive(std=std, dim=dim)
     return dim * std**2 * 2 ** (-2 * torch.as_tensor(rate, dtype=torch.float64) / dim)
 
@@ -108,7 +114,7 @@ def optimal_distortion(
     dim: int,         # >= 1, number of axes
     n_hyps: int,      # >= 1, number of hypotheses
 ) -> float:           # target units squared
-    "Return the optimal reachable distortion of a Gaussian, where R(D) = log2 n_hyps (aMCL paper, Fig. 2)."
+    "Return a Gaussian's optimal distortion, where R(D) = log2 n_hyps (aMCL paper, Fig. 2)."
     _positive(n_hyps=n_hyps)
     return float(gaussian_distortion(math.log2(n_hyps), std, dim))
 
@@ -117,33 +123,35 @@ def gaussian_entropy(
     cov: Tensor,      # `(..., dim, dim)`, positive definite, target units squared
 ) -> Tensor:          # `(...)`, bits
     "Return the differential entropy of a Gaussian."
-    return cov.shape[-1] / 2 * math.log2(2 * math.pi * math.e) + torch.logdet(cov) / (2 * math.log(2))
+    return (cov.shape[-1] / 2 * math.log2(2 * math.pi * math.e)
+            + torch.logdet(cov) / (2 * math.log(2)))
 
 def shannon_lower_bound(
     distortion: Tensor | float,   # > 0, total over all axes, target units squared
     entropy: float,               # bits, differential entropy of the source
     dim: int,                     # >= 1, number of axes
 ) -> Tensor:                      # bits, at least 0
-    "Return Shannon's lower bound on the rate of any code with that distortion (aMCL paper, Sec. 4.2)."
+    "Return Shannon's lower bound on the rate at that distortion (aMCL paper, Sec. 4.2)."
     distortion = torch.as_tensor(distortion, dtype=torch.float64)
-    if not bool((distortion > 0).all()): raise ValueError(f"distortion: expected numbers > 0, got {distortion.min():.3g}")
+    if not bool((distortion > 0).all()):
+        raise ValueError(f"distortion: expected numbers > 0, got {distortion.min():.3g}")
     return (entropy - dim / 2 * torch.log2(2 * math.pi * math.e * distortion / dim)).clamp_min(0)
 
 # %% ../../nbs/10_mcl/15_theory.ipynb #88102651
 def critical_temperature(
     cov: Tensor,     # `(..., dim, dim)`, centred covariance of p(y|x), target units squared
 ) -> Tensor:         # `(...)`, target units squared (as the temperature)
-    "Return the temperature below which merged hypotheses split, twice the largest eigenvalue (aMCL paper, Sec. 4.3)."
+    "Return the temperature of the first split, twice the largest eigenvalue (Sec. 4.3)."
     if cov.ndim < 2 or cov.shape[-1] != cov.shape[-2]:
         raise ValueError(f"cov: expected shape (..., dim, dim), got {tuple(cov.shape)}")
     return 2 * torch.linalg.eigvalsh(cov)[..., -1]
 
 # %% ../../nbs/10_mcl/15_theory.ipynb #db9257b1
 def high_resolution_distortion(
-    root_integral: float,   # integral of the square root of the density over the plane, target units
-    n_hyps: int,            # >= 1, number of hypotheses
-) -> float:                 # target units squared
-    "Return the asymptotic optimal distortion of `n_hyps` hypotheses in two dimensions (Zador; hexagonal cells)."
+    root_integral: float,  # integral of the square root of the density over the plane, target units
+    n_hyps: int,           # >= 1, number of hypotheses
+) -> float:                # target units squared
+    "Return the asymptotic optimal distortion of `n_hyps` hypotheses in a plane (Zador; hexagons)."
     _positive(root_integral=root_integral, n_hyps=n_hyps)
     return 5 / (18 * math.sqrt(3)) * root_integral**2 / n_hyps
 

@@ -15,11 +15,13 @@ __all__ = ['UCI_NAMES', 'published_splits', 'UCIData', 'hidden_units', 'read_uci
 
 # %% ../../nbs/10_mcl/18_uci.ipynb #ad85af78
 def published_splits(
-    n_rows: int,                             # rows of the data set
-    n_splits: int,                           # 20, or 5 for protein
-) -> list[tuple[np.ndarray, np.ndarray]]:    # (train rows, test rows) of each split, in published order
-    "Return the benchmark's train/test splits (90 % / 10 %, `RandomState(1)`); `ValueError` for fewer than 2 rows."
-    if n_rows < 2 or n_splits < 1: raise ValueError(f"n_rows: expected at least 2 rows and 1 split, got {n_rows} and {n_splits}")
+    n_rows: int,                           # rows of the data set
+    n_splits: int,                         # 20, or 5 for protein
+) -> list[tuple[np.ndarray, np.ndarray]]:  # (train rows, test rows) per split, as published
+    "Return the benchmark's splits (90 % / 10 %, `RandomState(1)`); `ValueError` for under 2 rows."
+    if n_rows < 2 or n_splits < 1:
+        raise ValueError(f"n_rows: expected at least 2 rows and 1 split, got {n_rows} and "
+                         f"{n_splits}")
     generator, n_train = np.random.RandomState(1), round(0.9 * n_rows)
     orders = [generator.permutation(n_rows) for _ in range(n_splits)]
     return [(order[:n_train], order[n_train:]) for order in orders]
@@ -34,11 +36,15 @@ class UCIData:
     splits: list[tuple[np.ndarray, np.ndarray]]    # (train rows, test rows)
     origin: str                                    # where it was read from, in words
 
-    def __repr__(self): return f"UCIData({self.name}: {len(self.y):,} rows, {self.x.shape[1]} features, {len(self.splits)} splits)"
+    def __repr__(self):
+        return (f"UCIData({self.name}: {len(self.y):,} rows, {self.x.shape[1]} features, "
+                f"{len(self.splits)} splits)")
 
-# number of published splits, and hidden units of the paper's network, where they differ from 20 and 50
+# number of published splits, and hidden units of the paper's network, where they differ from 20
+# and 50
 _SPLITS, _HIDDEN = {"protein": 5, "year": 1}, {"protein": 100, "year": 100}
-UCI_NAMES = ("boston", "concrete", "energy", "kin8nm", "naval", "power_plant", "protein", "wine", "yacht")
+UCI_NAMES = ("boston", "concrete", "energy", "kin8nm", "naval", "power_plant", "protein", "wine",
+             "yacht")
 
 def hidden_units(
     name: str,   # key of a data set
@@ -48,7 +54,7 @@ def hidden_units(
 
 # %% ../../nbs/10_mcl/18_uci.ipynb #3ad29373
 def _parse_table(content: bytes, where: str) -> np.ndarray:
-    "Return whitespace-separated numbers as `(rows, columns)` float64; `DataError` naming the first bad line."
+    "Return a table of numbers as `(rows, columns)` float64; `DataError` naming the first bad line."
     try: table = np.loadtxt(io.BytesIO(content), ndmin=2)
     except ValueError: table = None
     if table is not None and table.size and np.isfinite(table).all(): return table
@@ -60,14 +66,20 @@ def _parse_table(content: bytes, where: str) -> np.ndarray:
         for word in words:
             try: finite = np.isfinite(float(word))
             except ValueError: finite = False
-            if not finite: raise DataError(f"{where}, line {number}: expected a finite number, got {word!r}; correct the file or fetch it again")
-        if len(words) != width: raise DataError(f"{where}, line {number}: expected {width} columns, got {len(words)}; the file may be truncated")
+            if not finite:
+                raise DataError(f"{where}, line {number}: expected a finite number, got {word!r}; "
+                                "correct the file or fetch it again")
+        if len(words) != width:
+            raise DataError(f"{where}, line {number}: expected {width} columns, got {len(words)}; "
+                            "the file may be truncated")
     raise DataError(f"{where} holds no numbers; fetch it again")
 
 def _columns(content: bytes, where: str, n_columns: int) -> np.ndarray:
     "Return column numbers read from an index file; `DataError` if out of range."
     index = _parse_table(content, where).astype(int).ravel()
-    if index.min() < 0 or index.max() >= n_columns: raise DataError(f"{where}: expected column numbers 0..{n_columns - 1}, got {index.tolist()}")
+    if index.min() < 0 or index.max() >= n_columns:
+        raise DataError(f"{where}: expected column numbers 0..{n_columns - 1}, "
+                        f"got {index.tolist()}")
     return index
 
 # %% ../../nbs/10_mcl/18_uci.ipynb #bdf6b673
@@ -82,38 +94,51 @@ def _from_found(found: Found) -> tuple[np.ndarray, np.ndarray, list]:
             x, y, stored = group["x"][:], group["y"][:], group["test_index"][:]
         splits = published_splits(len(y), n_splits)
         if not all(np.array_equal(test, kept) for (_, test), kept in zip(splits, stored)):
-            raise DataError(f"{found.path}: the stored splits of {name} are not the published ones; copy the file again")
+            raise DataError(f"{found.path}: the stored splits of {name} are not the published "
+                            "ones; copy the file again")
         return x, y, splits
     table = _parse_table(found.read("data.txt"), f"{name}/data.txt")
-    features = _columns(found.read("index_features.txt"), f"{name}/index_features.txt", table.shape[1])
+    features = _columns(found.read("index_features.txt"), f"{name}/index_features.txt",
+                        table.shape[1])
     target = _columns(found.read("index_target.txt"), f"{name}/index_target.txt", table.shape[1])
     return table[:, features], table[:, target[0]], published_splits(len(table), n_splits)
 
 def _from_folder(folder: Path) -> tuple[np.ndarray, np.ndarray, list]:
-    "Return x, y and splits of a folder in the published layout; splits by the rule where no index files lie there."
+    "Return x, y and splits of a folder in the published layout; splits by the rule where none lie."
     def read(name):
-        if not (folder / name).is_file(): raise DataError(f"{folder} lacks {name}; expected data.txt, index_features.txt and index_target.txt")
+        if not (folder / name).is_file():
+            raise DataError(f"{folder} lacks {name}; expected data.txt, index_features.txt and "
+                            "index_target.txt")
         return (folder / name).read_bytes()
     table = _parse_table(read("data.txt"), f"{folder}/data.txt")
-    features, target = (_columns(read(f"index_{part}.txt"), f"{folder}/index_{part}.txt", table.shape[1]) for part in ("features", "target"))
+    features, target = (_columns(read(f"index_{part}.txt"), f"{folder}/index_{part}.txt",
+                                 table.shape[1]) for part in ("features", "target"))
     count = len(list(folder.glob("index_train_*.txt")))
     if not count: return table[:, features], table[:, target[0]], published_splits(len(table), 20)
-    splits = [tuple(_columns(read(f"index_{part}_{k}.txt"), f"{folder}/index_{part}_{k}.txt", len(table)) for part in ("train", "test")) for k in range(count)]
+    splits = [tuple(_columns(read(f"index_{part}_{k}.txt"), f"{folder}/index_{part}_{k}.txt",
+                             len(table)) for part in ("train", "test")) for k in range(count)]
     for k, (train, test) in enumerate(splits):
-        if set(train) & set(test): raise DataError(f"{folder}: split {k} has rows in both its training and its test part")
+        if set(train) & set(test):
+            raise DataError(f"{folder}: split {k} has rows in both its training and its test part")
     return table[:, features], table[:, target[0]], splits
 
 # %% ../../nbs/10_mcl/18_uci.ipynb #2e823b31
 def _year(path: str) -> tuple[np.ndarray, np.ndarray, list]:
-    "Return YearPredictionMSD from its text file, or from a folder that holds it: first 463,715 rows train, the rest tests."
+    "Return YearPredictionMSD from its file or folder: first 463,715 rows train, the rest tests."
     import pandas as pd
     places = [Path(path)] if path else [folder for folder in data_folders()]
     files = [p if p.is_file() else p / "YearPredictionMSD.txt" for p in places]
     file = next((f for f in files if f.is_file()), None)
-    if file is None: raise DataError(f"year: no YearPredictionMSD.txt in {', '.join(map(str, places))}. {catalogue()['year'].help}")
+    if file is None:
+        raise DataError(f"year: no YearPredictionMSD.txt in {', '.join(map(str, places))}. "
+                        f"{catalogue()['year'].help}")
     try: table = pd.read_csv(file, header=None, dtype=np.float32).to_numpy()
-    except ValueError as error: raise DataError(f"{file} is not a table of comma-separated numbers ({error}); copy it again") from None
-    if table.shape[1] != 91: raise DataError(f"{file}: expected 91 columns (year, 90 features), got {table.shape[1]}; copy it again")
+    except ValueError as error:
+        raise DataError(f"{file} is not a table of comma-separated numbers ({error}); "
+                        "copy it again") from None
+    if table.shape[1] != 91:
+        raise DataError(f"{file}: expected 91 columns (year, 90 features), got {table.shape[1]}; "
+                        "copy it again")
     n_train = 463_715 if len(table) == 515_345 else round(0.9 * len(table))
     return table[:, 1:], table[:, 0], [(np.arange(n_train), np.arange(n_train, len(table)))]
 
@@ -125,20 +150,24 @@ def _diabetes() -> tuple[np.ndarray, np.ndarray, list]:
 
 # %% ../../nbs/10_mcl/18_uci.ipynb #d49b0034
 def read_uci(
-    name: str,             # a UCI set, "year", "diabetes" (bundled, real) or "bimodal" (generated)
-    data_path: str = "",   # a folder in the published layout (any `name`), a data folder, or the file of "year"
-) -> UCIData:              # values in float32, as in the paper's code
-    "Read a regression data set with its splits; `DataError` if missing or damaged, `ValueError` for an unknown name."
+    name: str,            # a UCI set, "year", "diabetes" (bundled, real) or "bimodal" (generated)
+    data_path: str = "",  # a published layout, a data folder, or the file of "year"
+) -> UCIData:             # values in float32, as in the paper's code
+    "Read a data set with its splits; `DataError` if missing or damaged, `ValueError` if unknown."
     folder = Path(data_path).expanduser() if data_path else None
-    if name == "diabetes": x, y, splits = _diabetes(); origin = "scikit-learn's bundled diabetes data"
+    if name == "diabetes":
+        x, y, splits = _diabetes(); origin = "scikit-learn's bundled diabetes data"
     elif name == "bimodal": x, y, splits = _bimodal(); origin = "generated"
     elif name == "year": x, y, splits = _year(data_path); origin = "local file"
-    elif folder is not None and (folder / "data.txt").is_file(): x, y, splits = _from_folder(folder); origin = "local folder"
-    elif folder is not None and name not in catalogue(): x, y, splits = _from_folder(folder); origin = "local folder"
+    elif folder is not None and (folder / "data.txt").is_file():
+        x, y, splits = _from_folder(folder); origin = "local folder"
+    elif folder is not None and name not in catalogue():
+        x, y, splits = _from_folder(folder); origin = "local folder"
     else:
         found = locate(name, folder)
         x, y, splits = _from_found(found); origin = f"{found.resource.source} ({found.kind})"
-    return UCIData(name, np.ascontiguousarray(x, np.float32), np.ascontiguousarray(y, np.float32), splits, origin)
+    return UCIData(name, np.ascontiguousarray(x, np.float32), np.ascontiguousarray(y, np.float32),
+                   splits, origin)
 
 # %% ../../nbs/10_mcl/18_uci.ipynb #eeb1ff69
 def bimodal_regression(
@@ -146,8 +175,10 @@ def bimodal_regression(
     n_features: int = 6,   # at least 3, uniform on [-1, 1]; only the first three matter
     seed: int = 0,         # seed of the generator
 ):                         # x `(rows, features)`, y `(rows,)`
-    "Generate a regression set with two branches of different noise: y = ±(1 + x0) + sin(3 x1) + noise."
-    if n_rows < 2 or n_features < 3: raise ValueError(f"n_features: expected at least 3 (and 2 rows), got {n_features} and {n_rows}")
+    "Generate a set with two branches of different noise: y = ±(1 + x0) + sin(3 x1) + noise."
+    if n_rows < 2 or n_features < 3:
+        raise ValueError(f"n_features: expected at least 3 (and 2 rows), got {n_features} and "
+                         f"{n_rows}")
     rng = np.random.default_rng(seed)
     x = rng.uniform(-1, 1, (n_rows, n_features))
     branch = rng.choice([-1., 1.], n_rows)
@@ -183,11 +214,14 @@ def prepare(
     splits,                      # split numbers, such as range(20)
     protocol: str = "clean",     # "clean": 80/20 hold-out; "paper": no hold-out
 ) -> Prepared:                   # stacked arrays
-    "Standardise the named splits and hold out validation rows; `ValueError` for splits out of range or an unknown protocol."
-    if protocol not in ("clean", "paper"): raise ValueError(f'protocol: expected "clean" or "paper", got {protocol!r}')
+    "Standardise splits and hold out validation rows; `ValueError` on unknown splits or protocol."
+    if protocol not in ("clean", "paper"):
+        raise ValueError(f'protocol: expected "clean" or "paper", got {protocol!r}')
     splits = list(splits)
     wrong = [k for k in splits if not 0 <= k < len(data.splits)]
-    if wrong or not splits: raise ValueError(f"splits: expected numbers in 0..{len(data.splits) - 1} for {data.name}, got {wrong or 'none'}")
+    if wrong or not splits:
+        raise ValueError(f"splits: expected numbers in 0..{len(data.splits) - 1} for {data.name}, "
+                         f"got {wrong or 'none'}")
     parts = {field: [] for field in Prepared.__dataclass_fields__}
     for k in splits:
         train, test = data.splits[k]

@@ -16,7 +16,7 @@ from .docs import (PICTURES, Cell, citations, labels, links, notebooks,
 from .jobs import JobError, job_names, load_job, notebook_parameters
 
 # %% auto #0
-__all__ = ['WIDTH', 'BUDGET', 'CHECKS', 'Finding', 'check_references', 'check_links', 'check_sidebar', 'check_titles',
+__all__ = ['WIDTH', 'FLAGS', 'BUDGET', 'CHECKS', 'Finding', 'check_references', 'check_links', 'check_sidebar', 'check_titles',
            'check_imports', 'check_modules', 'check_documentation', 'check_width', 'check_experiments', 'check_jobs',
            'check_outputs', 'check_executed', 'check_size', 'check_export', 'check_clean', 'check_readme', 'check_api',
            'check_versions', 'run_checks', 'main']
@@ -239,6 +239,8 @@ def check_width(
     return findings
 
 # %% ../../nbs/80_reproduce/89_checks.ipynb #74fac133
+FLAGS = ("slow", "gpu", "data", "slurm")   # cells that `nbdev_test` passes over unless asked
+
 def check_experiments(
     root: Path,          # project root
 ) -> list[Finding]:      # broken rules of experiment notebooks
@@ -254,7 +256,7 @@ def check_experiments(
         findings += [Finding(name, fault) for fault in _parameter_faults(path)]
         used = {key for cell in cells if cell.kind == "code" for key in cell.directives}
         findings += [Finding(name, f"an experiment must not use `{key}`: papermill ignores it")
-                     for key in sorted(used & {"export", "exporti", "eval", "slow", "gpu", "data", "slurm"})]
+                     for key in sorted(used & {"export", "exporti", "eval", *FLAGS})]
     return findings
 
 def _parameter_faults(path: Path) -> list[str]:
@@ -325,7 +327,7 @@ def check_executed(
     findings = []
     for name, cells in _pages(root):
         for cell in cells:
-            skipped = cell.directives.keys() & {"hide", "eval", "slow", "gpu", "data", "slurm"}
+            skipped = cell.directives.keys() & {"hide", "eval", *FLAGS}
             if cell.kind != "code" or cell.outputs or skipped: continue
             if cell.body.rstrip().endswith(";"): continue        # the output is suppressed
             if not _shows(_tree(cell)): continue
@@ -431,7 +433,8 @@ def check_versions(
 CHECKS: dict[str, Callable[[Path], list[Finding]]] = {
     "titles": check_titles, "references": check_references, "links": check_links,
     "sidebar": check_sidebar, "imports": check_imports, "modules": check_modules,
-    "documentation": check_documentation, "experiments": check_experiments, "jobs": check_jobs,
+    "documentation": check_documentation, "width": check_width, "experiments": check_experiments,
+    "jobs": check_jobs,
     "outputs": check_outputs, "executed": check_executed, "size": check_size,
     "export": check_export, "clean": check_clean, "readme": check_readme, "api": check_api,
     "versions": check_versions}

@@ -136,7 +136,8 @@ def run(
     runs = _planned(console, jobs, only, timeout_minutes=timeout, gpus=gpus, memory_gb=memory)
     count_workers(workers, [], where)
     if dry_run: return _show_runs(console, runs, workers, where, force)
-    _line(console, f"{plural(len(runs), 'run')} of {', '.join(jobs)}; results go to {_runs_folder()}")
+    what = f"{plural(len(runs), 'run')} of {', '.join(jobs)}"
+    _line(console, f"{what}; results go to {_runs_folder()}")
     options = slurm if where == "slurm" else {}
     outcomes = run_all(runs, workers, console, where, force=force, retries=retries, detach=detach,
                        options=options)

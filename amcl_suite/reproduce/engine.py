@@ -13,8 +13,9 @@ from ..core.settings import project_root, runs_dir
 from ..core.tables import format_seconds
 from .jobs import JobError, PlannedRun, data_checksum
 from .worker import Standing, Task, standing
-from .executors import (Handle, LocalExecutor, SlurmExecutor, check_gpus, ending,
-                                            n_workers, slurm_states, squeue, submission_paths)
+from .executors import (Handle, LocalExecutor, SlurmExecutor, check_gpus,
+                                            ending, n_workers, slurm_states, squeue,
+                                            submission_paths)
 from .display import Lines, LiveTable, Silent, plural
 from .planning import expected_minutes
 
@@ -180,7 +181,8 @@ def read_submission(
     try: note = json.loads((folder / "submission.json").read_text(encoding="utf-8"))
     except (OSError, ValueError): return {}
     keys = ("where", "id", "logs", "token", "host")
-    return note if isinstance(note, dict) and all(isinstance(note.get(k), str) for k in keys) else {}
+    if not isinstance(note, dict): return {}
+    return note if all(isinstance(note.get(k), str) for k in keys) else {}
 
 @patch
 def _slurm_job_of(self: Engine, run: PlannedRun) -> tuple[dict, str, str]:
@@ -314,7 +316,8 @@ def _settle(self: Engine) -> None:
         found = standing(live.run.folder)
         ours = (found.record or {}).get("token") == live.token
         told = ours and found.record["state"] != RunState.running
-        if not told and self.executor.keeps_running and time.monotonic() - live.ended < LAG: continue
+        lag = LAG if self.executor.keeps_running else 0.0
+        if not told and time.monotonic() - live.ended < lag: continue
         self.live.remove(live)
         live.log = keep_log(live.run.folder, live.handle)
         if found.state == "running": self._wait_for(live.run, found.record or {})
@@ -404,8 +407,8 @@ def _leave(self: Engine, state: str) -> None:
     "Leave submitted jobs to the cluster."
     names = ", ".join(sorted({live.run.job for live in self.live}))
     if self.live:
-        self.show.event(f"{plural(len(self.live), 'run')} left to Slurm; `amcl run {names} --where slurm`"
-                        f" watches them again, `amcl cancel {names}` ends them")
+        self.show.event(f"{plural(len(self.live), 'run')} left to Slurm; `amcl cancel {names}` "
+                        f"ends them, `amcl run {names} --where slurm` watches them again")
     for live in self.live:
         self.outcomes.append(Outcome(live.run, "submitted", remark=f"Slurm job {live.handle.id}"))
     self.live = []

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/80_reproduce/81_jobs.ipynb #49218b9c
 from __future__ import annotations
-import ast, difflib, functools, hashlib, io, itertools, json, os, re, string, tokenize
+import ast, copy, difflib, functools, hashlib, io, itertools, json, os, re, string, tokenize
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
@@ -27,7 +27,7 @@ class Needs(BaseModel):
     memory_gb: float = Field(1.0, gt=0)                # expected peak memory
     cores: int = Field(1, ge=1)                        # for each process
     processes: int = Field(1, ge=1)                    # that the notebook may start; AMCL_PROCESSES
-    gpus: Optional[int] = Field(None, ge=0)            # of its own; None: shares one if there is one
+    gpus: Optional[int] = Field(None, ge=0)            # of its own; None: shares one, if any
     timeout_minutes: Optional[float] = Field(None, gt=0)  # of one attempt; None: no limit
 
 class SlurmOptions(BaseModel):
@@ -326,10 +326,19 @@ def _tree(source: str) -> ast.AST | None:
     try: return ast.parse(source)
     except SyntaxError: return None
 
+def _without_docstrings(tree: ast.AST) -> ast.AST:
+    "Return a copy of a syntax tree in which no text that stands alone is left."
+    tree = copy.deepcopy(tree)
+    for node in ast.walk(tree):
+        if not isinstance(getattr(node, "body", None), list): continue
+        node.body = [n for n in node.body if not (isinstance(n, ast.Expr) and isinstance(
+            n.value, ast.Constant) and isinstance(n.value.value, str))]
+    return tree
+
 @functools.cache
 def _fingerprint(source: str) -> str:
-    "Return a hash of code that ignores comments and layout."
-    tree = _tree(source)
+    "Return a hash of code that ignores comments, docstrings and layout."
+    tree = _tree(source) and _without_docstrings(_tree(source))
     return hashlib.sha256((ast.dump(tree) if tree else source).encode()).hexdigest()
 
 def _package() -> Path:

@@ -256,8 +256,8 @@ def _papermill_execute(papermill, task: Task, folder: Path) -> None:
             write_json_atomic(folder / "cell.json", {"cell": cell_index + 1, "cells": n_cells})
     papermill.execute_notebook(
         source, folder / "executed.ipynb",
-        task.about["parameters"] | {"out_dir": str(folder)}, kernel_name="python3", language="python",
-        progress_bar=False, cwd=task.root, on_cell_start=tell)
+        task.about["parameters"] | {"out_dir": str(folder)}, kernel_name="python3",
+        language="python", progress_bar=False, cwd=task.root, on_cell_start=tell)
 
 # %% ../../nbs/80_reproduce/82_worker.ipynb #6ab0d628
 def _last_line(name: str, text: str) -> str:
