@@ -243,6 +243,69 @@ def test_a_run_that_never_ends_is_ended_and_can_be_resumed(project):
     assert project.records()["walk"]["rows"][0]["value"] == walk_end(200)
 
 
+def test_a_notebook_that_catches_the_end_has_still_timed_out(project):
+    project.notebook("import time\ntry: time.sleep(600)\nexcept KeyboardInterrupt: pass\n" + RESULT)
+    project.job(TOY % "1")
+    status, text = project.amcl("run", "toy", "--timeout", "0.05")
+    record = project.records()["toy-1"]
+    assert status == 1 and record["state"] == "failed" and record["error"]["kind"] == "timeout", text
+    assert record["rows"] == []                          # what it left is not whole
+
+
+def test_a_magic_doesnt_hide_what_a_notebook_imports(project):
+    job, magic = TOY % "1", "%matplotlib inline\n"
+    def hash_of(code):
+        project.notebook(code)
+        project.job(job)
+        return load_job("toy").runs[0].hash
+    one, other = "from amcl_suite.mcl import losses\n", "from amcl_suite.mcl import theory\n"
+    assert hash_of(magic + one) != hash_of(magic + other)
+
+
+@pytest.mark.parametrize("entry, words", [
+    ("parameters: {n: 2020-01-01}", "can't be a parameter; quote it"),
+    ("minutes: .inf", "minutes"), ("minutes: -3.0", "minutes"), ("memory_gb: .nan", "memory_gb"),
+    ("parameters: {n: !!binary aGk=}", "can't be a parameter"),
+    ('parameters: {n: "a\\0b"}', "what no file can hold"),
+])
+def test_values_that_no_record_can_hold_are_refused(project, capsys, entry, words):
+    project.notebook(RESULT, parameters='n: Any = 2\nout_dir: str = ""')
+    project.job("- {notebook: nbs/10_toy.ipynb, %s}" % entry)
+    with pytest.raises(SystemExit) as end: main(["show", "toy"])
+    text = "".join(capsys.readouterr())
+    assert end.value.code == 2 and words in text and len(text.strip().splitlines()) == 1, text
+
+
+@pytest.mark.parametrize("cell", ["n: int = = 2", "n = (1", "%matplotlib inline", "n: int[3] = 2"])
+def test_broken_parameters_cells_are_named(project, capsys, cell):
+    project.notebook(RESULT, parameters=cell + '\nout_dir: str = ""')
+    project.job("- {notebook: nbs/10_toy.ipynb, parameters: {n: 3}}")
+    with pytest.raises(SystemExit) as end: main(["show", "toy"])
+    text = "".join(capsys.readouterr())
+    assert end.value.code == 2 and "toy" in text and "Traceback" not in text, text
+    with pytest.raises(SystemExit) as end: main(["status"])          # and don't hide other jobs
+    assert end.value.code == 0 and "can't be run" in capsys.readouterr().out
+
+
+def test_merge_keys_of_yaml_work(project):
+    project.notebook(RESULT)
+    project.job("- &base {notebook: nbs/10_toy.ipynb, parameters: {n: 3}, minutes: 2.0}\n"
+                "- {<<: *base, parameters: {n: 4}}")
+    assert [(r.parameters["n"], r.minutes) for r in load_job("toy").runs] == [(3, 2.0), (4, 2.0)]
+
+
+def test_runs_without_gpus_overtake_one_that_waits_for_them(project):
+    project.env["CUDA_VISIBLE_DEVICES"] = "0,1"
+    project.notebook("import time\nbegin = time.time()\ntime.sleep(1.5)\n"
+                     "with open(out_dir + '/../log.txt', 'a') as f: f.write(f'{n} ')\n" + RESULT)
+    project.job(TOY.replace("}}", "}, gpus: 2, minutes: 9.0}") % "1, 2" + "\n" +
+                TOY.replace("}}", "}, gpus: 0}") % "3, 4")
+    status, text = project.amcl("run", "toy", "--workers", "2")
+    assert status == 0, text
+    assert text.index("starting toy-3") < text.index("starting toy-2"), text
+    assert text.index("starting toy-2") > text.index("finished toy-1"), text
+
+
 def test_a_notebook_that_prints_without_end(project):
     project.notebook('for _ in range(100): print("x" * 999_999)\nprint("more")\n' + RESULT)
     project.job("- {notebook: nbs/10_toy.ipynb, name: toy}")

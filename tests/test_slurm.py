@@ -1,6 +1,7 @@
 """The engine on a real cluster: one node, started by the tests (see slurm_cluster.py)."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -184,7 +185,7 @@ def test_ctrl_c_leaves_jobs_and_cancel_ends_them(project, slurm):
     wait_until(lambda: walked(project) >= 5)
     engine.send_signal(signal.SIGINT)
     out, err = engine.communicate(timeout=30)
-    assert "`amcl cancel toy` ends them" in out, out + err
+    assert engine.returncode == 130 and "`amcl cancel toy` ends them" in out, out + err
     assert jobs_of(slurm[0]), "the job must go on"
     status, text = project.amcl("cancel", "toy")
     assert status == 0 and "ended walk: Slurm job" in text, text
@@ -199,6 +200,48 @@ def test_the_page_on_batches_is_executed(slurm):
     done = subprocess.run(["nbdev_test", "--path", page, "--flags", "slurm", "--n_workers", "0"],
                           env=slurm[0], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_cancelled_before_it_started_is_no_crash(project, slurm):
+    project.notebook(RESULT)
+    project.job(TOY % ("1, 2", ""))
+    ask(slurm[0], "scontrol", "update", f"NodeName={slurm[1]}", "State=DRAIN", "Reason=test")
+    try:
+        engine = project.start("run", "toy", "--where", "slurm", "--retries", "2")
+        wait_until(lambda: len(jobs_of(slurm[0])) == 2)
+        time.sleep(3)                                        # the engine has seen them wait
+        ask(slurm[0], "scancel", jobs_of(slurm[0])[1].split()[0])
+    finally: ask(slurm[0], "scontrol", "update", f"NodeName={slurm[1]}", "State=RESUME")
+    out, err = engine.communicate(timeout=60)
+    assert engine.returncode == 130 and "1 finished, 0 failed, 0 skipped, 1 interrupted" in out, out
+    assert "trying again" not in out
+
+
+def test_a_silent_controller_is_waited_for(project, slurm, tmp_path, monkeypatch):
+    """While squeue fails, nothing is submitted again, and cancel doesn't claim success."""
+    project.notebook(RESULT)
+    project.job(TOY % ("1", ""))
+    ask(slurm[0], "scontrol", "update", f"NodeName={slurm[1]}", "State=DRAIN", "Reason=test")
+    try:
+        assert project.amcl("run", "toy", "--where", "slurm", "--detach")[0] == 0
+        (tmp_path / "bin").mkdir()
+        wrapper = tmp_path / "bin" / "squeue"
+        wrapper.write_text(f"""#!/bin/bash
+count={tmp_path}/count; echo x >> $count
+if [ $(wc -l < $count) -le 3 ]; then echo "Socket timed out" >&2; exit 1; fi
+exec {shutil.which("squeue")} "$@"
+""")
+        wrapper.chmod(0o755)
+        before = project.env["PATH"]
+        project.env["PATH"] = f"{tmp_path / 'bin'}{os.pathsep}{before}"
+        engine = project.start("run", "toy", "--where", "slurm")
+        wait_until(lambda: (tmp_path / "count").exists() and
+                   len((tmp_path / "count").read_text().split()) > 4)
+        project.env["PATH"] = before
+        assert len(jobs_of(slurm[0])) == 1
+    finally: ask(slurm[0], "scontrol", "update", f"NodeName={slurm[1]}", "State=RESUME")
+    out, err = engine.communicate(timeout=60)
+    assert engine.returncode == 0 and "found again" in out and "submitted" not in out, out + err
 
 
 def test_nothing_of_the_cluster_outlives_it():

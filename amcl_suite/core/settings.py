@@ -15,7 +15,7 @@ def _is_root(folder: Path) -> bool:
     "Tell whether `folder` holds this project's `settings.ini`."
     path = folder / "settings.ini"
     if not path.is_file(): return False
-    parser = configparser.ConfigParser()
+    parser = configparser.ConfigParser(interpolation=None)
     parser.read(path, encoding="utf-8")
     return parser.get("DEFAULT", "lib_name", fallback="") == "amcl_suite"
 
@@ -42,7 +42,7 @@ def setting(
     if value: return value
     try: path = project_root() / "settings.ini"
     except FileNotFoundError: return default
-    parser = configparser.ConfigParser()
+    parser = configparser.ConfigParser(interpolation=None)
     parser.read(path, encoding="utf-8")
     return parser.get("DEFAULT", name, fallback="") or default
 

@@ -175,18 +175,20 @@ def _print_outcomes(console, outcomes: list) -> None:
     "Print the final table, then each failure with the notebook to look at, then the counts."
     from amcl_suite.core.tables import format_seconds
     table, counts = _table("run", "state", "time", "remark"), {}
-    order = {"skipped": 0, "finished": 1, "submitted": 2, "interrupted": 3, "failed": 4}
+    order = {"skipped": 0, "finished": 1, "submitted": 2, "left": 3, "interrupted": 4, "failed": 5}
     for o in outcomes: counts[o.state] = counts.get(o.state, 0) + 1
     for o in sorted(outcomes, key=lambda o: (order[o.state], o.run.job, o.run.name)):
-        if o.state in ("skipped", "finished", "submitted") and counts[o.state] > MAX_LINES: continue
+        if o.state not in ("failed", "interrupted") and counts[o.state] > MAX_LINES: continue
         took, remark = format_seconds(o.seconds or None), o.error or o.remark
         _add(table, f"{o.run.job}/{o.run.name}", o.state, took, remark)
     if table.row_count: console.print(table)
     for o in outcomes:
         if o.state != "failed": continue
         _line(console, f"failed: {o.run.job}/{o.run.name}: {o.error}")
-        _line(console, f"        notebook: {o.run.folder / 'executed.ipynb'}")
-    more = [name for name in ("submitted", "interrupted") if name in counts]
+        found = [o.run.folder / name for name in ("executed.ipynb", "worker.log")]
+        for path in [path for path in found if path.exists()][:1]:
+            _line(console, f"        {'notebook' if path.suffix == '.ipynb' else 'log'}: {path}")
+    more = [name for name in ("submitted", "left", "interrupted") if name in counts]
     names = ["finished", "failed", "skipped", *more]
     _line(console, ", ".join(f"{counts.get(name, 0)} {name}" for name in names))
 
@@ -216,19 +218,34 @@ def _status(jobs: list[str] | None):
     "Return the standing of jobs, as something to print."
     from rich.console import Group
     from rich.text import Text
-    from amcl_suite.reproduce.executors import slurm_states
-    from amcl_suite.reproduce.jobs import job_names
+    from amcl_suite.reproduce.jobs import JobError, job_names
     states = ("finished", "running", "queued", "interrupted", "failed", "new")
-    table, details, slurm, at_work = _table("job", *states), [], slurm_states(), 0
+    table, details, slurm, at_work = _table("job", *states), [], _slurm_if_needed(), 0
+    if slurm is None: details.append("Slurm doesn't answer: queued runs count as new")
     for name in jobs or job_names():
-        found = [(run, *_standing(run, slurm)) for run in _without_missing_data(name)]
+        try: runs = _without_missing_data(name)
+        except JobError as error:
+            if jobs: raise
+            details.append(f"can't be run: {error}")
+            continue
+        found = [(run, *_standing(run, slurm or {})) for run in runs]
         counts = [state for _, state, _ in found]
         _add(table, name, *(counts.count(state) for state in states))
         at_work += counts.count("running") + counts.count("queued")
+        details += [f"{run.job}/{run.name}: {f.remark}" for run, state, f in found
+                    if state in ("new", "newer") and f.remark]
         details += [_detail(*one) for one in found if one[1] in ("running", "queued", "failed")]
     shown = Group(table, *map(Text, details))
     shown.at_work = at_work
     return shown
+
+def _slurm_if_needed() -> dict | None:
+    "Return what Slurm says of its jobs, if any run was submitted to it; None: it doesn't answer."
+    from amcl_suite.core.settings import runs_dir
+    from amcl_suite.reproduce.engine import read_submission
+    from amcl_suite.reproduce.executors import slurm_states
+    notes = (read_submission(path.parent) for path in runs_dir().glob("*/*/submission.json"))
+    return slurm_states() if any(note.get("where") == "slurm" for note in notes) else {}
 
 def _without_missing_data(name: str) -> list:
     "Return the runs of a job, with stand-ins for those whose data are not here."
@@ -299,6 +316,8 @@ def clean(
         "--interrupted", help="Also runs that could be resumed.")] = False,
     superseded: Annotated[bool, typer.Option(
         "--superseded", help="Also results of code, parameters or data that changed.")] = False,
+    unreadable: Annotated[bool, typer.Option(
+        "--unreadable", help="Also runs whose record can't be read.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Also current results.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Results may be removed.")] = False,
 ) -> None:
@@ -307,8 +326,12 @@ def clean(
     console, asked = _console(), []
     if interrupted or everything: asked.append("interrupted")
     if superseded or everything: asked.append("superseded")
+    if unreadable or everything: asked.append("unreadable")
     if everything: asked.append("finished")
-    found = leftovers(_known_jobs(jobs), _all_planned())
+    planned, unknown = _all_planned()
+    for name, why in unknown.items():
+        if superseded: _line(console, f"nothing of {name} counts as superseded: {why}")
+    found = leftovers(_known_jobs(jobs), planned, tuple(unknown))
     gone = [l for l in chosen(found, tuple(asked), yes) if remove(l)]
     for l in gone: _line(console, f"removed {l.kind}: {l.path} ({l.size / 1e6:.2f} MB)")
     kept = [l for l in chosen(found, tuple(asked), True) if l not in gone]
@@ -326,15 +349,19 @@ def _known_jobs(jobs: list[str] | None) -> tuple[str, ...]:
         if name not in known: raise JobError(f"unknown job {name!r}{nearest(name, known)}")
     return tuple(jobs or ())
 
-def _all_planned() -> list:
-    "Return the runs of all jobs that can be read."
-    from amcl_suite.reproduce.jobs import JobError, job_names, load_job
-    planned = []
+def _all_planned() -> tuple[list, dict[str, str]]:
+    "Return the runs of all jobs, and why some jobs can't be planned as they were."
+    from amcl_suite.reproduce.jobs import JobError, data_checksum, job_names, load_job
+    planned, unknown = [], {}
     for name in job_names():
         try: runs = load_job(name).runs
-        except JobError: continue
+        except JobError as error:
+            unknown[name] = str(error)
+            continue
+        gone = sorted({d for run in runs for d in run.data if not data_checksum(d)})
+        if gone: unknown[name] = f"its data {', '.join(gone)} are not here"
         planned += [r for run in runs for r in (run, run.fallback) if r]
-    return planned
+    return planned, unknown
 
 # %% ../../nbs/80_reproduce/87_cli.ipynb #b40c8dab
 Sets = Annotated[Optional[list[str]], typer.Argument(metavar="[NAME...]",
@@ -449,7 +476,7 @@ def main(
 ) -> None:                               # ends with `SystemExit`
     "Run the command line; the entry point `amcl`."
     try: code = app(arguments, standalone_mode=False)
-    except KeyboardInterrupt: code = _complain("stopped", 130)
+    except KeyboardInterrupt: code = _complain("stopped; start again to go on", 130)
     except Exception as error:
         if os.environ.get("AMCL_DEBUG"): raise
         if hasattr(error, "format_message"):      # the parser's own errors

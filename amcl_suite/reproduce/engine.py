@@ -8,14 +8,15 @@ import contextlib, json, os, shutil, signal, threading, time, uuid
 from dataclasses import dataclass
 from pathlib import Path
 from fastcore.basics import patch
-from ..core.records import OutputError, RunState, output_errors, write_json_atomic
+from ..core.records import (OutputError, RunState, is_locked, output_errors,
+                                     write_json_atomic)
 from ..core.settings import project_root, runs_dir
 from ..core.tables import format_seconds
 from .jobs import JobError, PlannedRun, data_checksum
 from .worker import Standing, Task, standing
 from .executors import (Handle, LocalExecutor, SlurmExecutor, check_gpus,
-                                            ending, n_workers, slurm_states, squeue,
-                                            submission_paths)
+                                            ending, n_workers, slurm_states, submission_paths,
+                                            visible_gpus, without_interrupt)
 from .display import Lines, LiveTable, Silent, plural
 from .planning import expected_minutes
 
@@ -28,7 +29,7 @@ __all__ = ['LAG', 'Outcome', 'Live', 'Engine', 'make_executor', 'note_submission
 class Outcome:
     "How one run ended in this call."
     run: PlannedRun       # the run
-    state: str            # "finished", "failed", "skipped", "interrupted" or "submitted"
+    state: str            # "finished", "failed", "skipped", "interrupted", "submitted" or "left"
     seconds: float = 0.0  # wall time in this call
     error: str = ""       # last line of the error
     remark: str = ""      # such as why it was skipped
@@ -64,7 +65,7 @@ class Engine:
         self.where, self.retries, self.detach, self.options = where, retries, detach, options or {}
         self.queue = sorted(self.runs, key=lambda r: -self.minutes(r))
         self.live, self.waiting, self.outcomes, self.tries = [], [], [], {}
-        self.executor, self.elsewhere, self.asked = None, {}, None
+        self.executor, self.elsewhere, self.asked, self.interrupted = None, {}, None, False
         name = f"{where}-{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.logs = runs_dir() / ".submitit" / name
 
@@ -97,16 +98,21 @@ def run(
     "Run everything; Ctrl-C ends local workers, and leaves a cluster's jobs to the cluster."
     _check_writable(runs_dir())
     if not self.force: self._skip_finished()
-    if not self.queue: return self.outcomes
     remove_stale_logs()
+    if not self.queue: return self.outcomes
     self.executor = make_executor(self.where, self.logs, self.workers, **self.options)
     self.executor.expected = {r.hash: self.minutes(r) for r in self.queue}
-    if self.where == "local": check_gpus(self.queue, self.executor.gpus)
+    if self.where == "local":
+        check_gpus(self.queue, self.executor.gpus)
+        self._note_foreign_gpus()
     try:
         with _terminate_as_interrupt(): self._loop()
     except KeyboardInterrupt: self._stop()
+    except BaseException:                      # nothing of ours may be left without an engine
+        self._stop()
+        raise
     finally:
-        if not any(o.state == "submitted" for o in self.outcomes): remove_logs(self.logs)
+        if not any(o.state in ("submitted", "left") for o in self.outcomes): remove_logs(self.logs)
         remove_stale_logs()
     return self.outcomes
 
@@ -119,7 +125,7 @@ def _loop(self: Engine) -> None:
         self._look_at_waiting()
         self._fill()
         self.show.update(self)
-        if self.detach: return self._leave("submitted")
+        if self.detach: return self._leave()
         if self.live or self.waiting: time.sleep(0.1)
 
 @patch
@@ -187,11 +193,15 @@ def read_submission(
 @patch
 def _slurm_job_of(self: Engine, run: PlannedRun) -> tuple[dict, str, str]:
     "Return the note, state and detail of a run's job if Slurm still has it; state \"\" otherwise."
-    note = read_submission(run.folder)
+    note, first = read_submission(run.folder), False
     if note.get("where") != "slurm": return note, "", ""
     if self.asked is None or time.monotonic() - self.asked > 3:
-        self.elsewhere, self.asked = slurm_states(), time.monotonic()
-    state, detail = self.elsewhere.get(note["id"], ("", ""))
+        first = self.asked is None
+        self.elsewhere = slurm_states(patience=60 if first else 0)
+        self.asked = time.monotonic()
+    if self.elsewhere is None and first: raise JobError(
+        "Slurm doesn't answer, and runs of this job may be in its queue: try again later")
+    state, detail = (self.elsewhere or {note["id"]: ("queued", "")}).get(note["id"], ("", ""))
     return note, "" if state == "ended" else state, detail
 
 @patch
@@ -208,11 +218,11 @@ def _adopt(self: Engine) -> None:
 
 # %% ../../nbs/80_reproduce/85_engine.ipynb #97518d64
 @patch
-def _wait_for(self: Engine, run: PlannedRun, who: dict, by: str = "") -> None:
-    "Put a run aside that another process is at."
+def _wait_for(self: Engine, run: PlannedRun, who: dict, by: str = "", token: str = "") -> None:
+    "Put a run aside that another process is at, or our own worker without its controller."
     if "pid" in who: by = f"process {who['pid']} on {who['host']}"
     gpus = tuple(who.get("gpus") or ()) if who.get("host") == os.uname().nodename else ()
-    self.waiting.append(Live(run, Handle("", "", "elsewhere", gpus=gpus)))
+    self.waiting.append(Live(run, Handle("", "", "elsewhere", gpus=gpus), token))
     self.show.event(f"waiting for {run.name}: {by or 'another process'} is running it")
 
 @patch
@@ -222,22 +232,45 @@ def _look_at_waiting(self: Engine) -> None:
         run, found = live.run, standing(live.run.folder, live.run.hash)
         if found.state == "running" or self._slurm_job_of(run)[1]: continue
         self.waiting.remove(live)
-        if found.state == "finished":
+        ours = bool(live.token) and (found.record or {}).get("token") == live.token
+        if found.state == "finished" and ours: self._end(Outcome(run, "finished"))
+        elif found.state == "finished":
             self._end(Outcome(run, "skipped", remark="finished by another process"))
         else: self.queue.insert(0, run)
 
 # %% ../../nbs/80_reproduce/85_engine.ipynb #4d357890
 @patch
 def _used(self: Engine) -> list[tuple[str, ...]]:
-    "Return the GPUs of each run in flight on this machine, those of other processes included."
+    "Return the GPUs of each run in flight that counts as a worker of this engine."
     return [l.handle.gpus for l in [*self.live, *self.waiting]]
+
+@patch
+def _note_foreign_gpus(self: Engine) -> None:
+    "Leave out GPUs that runs of other engines have to themselves on this machine."
+    if not self.executor.gpus: return
+    mine, taken = {r.folder for r in self.runs}, set()
+    for path in runs_dir().glob("*/*/run.lock"):
+        if path.parent in mine or not is_locked(path.parent): continue
+        record = standing(path.parent).record or {}
+        if record.get("host") == os.uname().nodename: taken |= set(record.get("gpus") or ())
+    free = [g for g in visible_gpus() if g not in taken]
+    if free != self.executor.gpus and free: self.executor.gpus = free
+
+@patch
+def _next(self: Engine) -> PlannedRun | None:
+    "Return the next run that fits; only runs without GPUs of their own may overtake."
+    for place, run in enumerate(self.queue):
+        if place and run.needs.gpus: continue
+        if self.executor.room(run, self._used()): return run
+        if not run.needs.gpus: return None         # no worker is free
+    return None
 
 @patch
 def _fill(self: Engine) -> None:
     "Submit runs while there is room: one by one here, all at once on a cluster."
     ready = []
-    while self.queue and self.executor.room(self.queue[0], self._used()):
-        run = self.queue.pop(0)
+    while run := self._next():
+        self.queue.remove(run)
         found = standing(run.folder, run.hash)
         forced = self.force and run.folder not in self.tries
         _, state, _ = self._slurm_job_of(run) if self.where == "local" else (None, "", "")
@@ -320,7 +353,8 @@ def _settle(self: Engine) -> None:
         if not told and time.monotonic() - live.ended < lag: continue
         self.live.remove(live)
         live.log = keep_log(live.run.folder, live.handle)
-        if found.state == "running": self._wait_for(live.run, found.record or {})
+        if found.state == "running":
+            self._wait_for(live.run, found.record or {}, token=live.token if ours else "")
         else: self._conclude(live, found, ours)
 
 @patch
@@ -389,9 +423,11 @@ def keep_log(
 @patch
 def _stop(self: Engine) -> None:
     "End local workers, or leave the cluster's jobs, and note what was not run."
-    if self.executor.keeps_running: return self._leave("interrupted")
+    if self.executor is None: return self._give_up_rest()
+    self.interrupted = True
+    if self.executor.keeps_running: return self._leave()
     self.show.event("stopping: ending the workers; start again to resume")
-    self.executor.cancel([live.handle for live in self.live])
+    with without_interrupt(): self.executor.cancel([live.handle for live in self.live])
     for live in self.live:
         found = standing(live.run.folder)
         keep_log(live.run.folder, live.handle)
@@ -403,14 +439,15 @@ def _stop(self: Engine) -> None:
     self._give_up_rest()
 
 @patch
-def _leave(self: Engine, state: str) -> None:
+def _leave(self: Engine) -> None:
     "Leave submitted jobs to the cluster."
     names = ", ".join(sorted({live.run.job for live in self.live}))
     if self.live:
         self.show.event(f"{plural(len(self.live), 'run')} left to Slurm; `amcl cancel {names}` "
                         f"ends them, `amcl run {names} --where slurm` watches them again")
     for live in self.live:
-        self.outcomes.append(Outcome(live.run, "submitted", remark=f"Slurm job {live.handle.id}"))
+        state = "left" if self.interrupted else "submitted"
+        self.outcomes.append(Outcome(live.run, state, remark=f"Slurm job {live.handle.id}"))
     self.live = []
     self._give_up_rest()
 
@@ -444,7 +481,7 @@ def _in_use(folder: Path) -> bool:
     ids = {p.name.removesuffix("_submitted.pkl") for p in folder.glob("*_submitted.pkl")}
     if host != os.uname().nodename or not pid.isdigit() or psutil.pid_exists(int(pid)): return True
     if where == "local": return any(i.isdigit() and psutil.pid_exists(int(i)) for i in ids)
-    states = squeue() if shutil.which("squeue") else None
+    states = slurm_states() if shutil.which("squeue") else None
     return states is None or any(states.get(i, ("ended", ""))[0] != "ended" for i in ids)
 
 def remove_stale_logs() -> int:  # folders removed
@@ -485,4 +522,4 @@ def exit_status(
 ) -> int:                      # 0: all well; 1: a run failed; 130: interrupted
     "Return the exit status for a list of outcomes."
     states = {o.state for o in outcomes}
-    return 130 if "interrupted" in states else 1 if "failed" in states else 0
+    return 130 if states & {"interrupted", "left"} else 1 if "failed" in states else 0

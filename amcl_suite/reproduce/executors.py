@@ -15,9 +15,9 @@ from .worker import Task, Worker
 
 # %% auto #0
 __all__ = ['LIMITS', 'MAX_ARRAY', 'WAITING', 'AT_WORK', 'n_cores', 'visible_gpus', 'n_workers', 'n_threads', 'deal_gpus',
-           'check_gpus', 'Handle', 'submission_paths', 'LocalExecutor', 'end_processes', 'time_limit',
-           'slurm_parameters', 'group_runs', 'parse_squeue', 'squeue', 'slurm_states', 'SlurmExecutor', 'cancel_slurm',
-           'ending']
+           'check_gpus', 'Handle', 'submission_paths', 'LocalExecutor', 'without_interrupt', 'end_processes',
+           'time_limit', 'slurm_parameters', 'group_runs', 'parse_squeue', 'squeue', 'slurm_states', 'SlurmExecutor',
+           'cancel_slurm', 'ending']
 
 # %% ../../nbs/80_reproduce/83_executors.ipynb #f7b30630
 def n_cores() -> int:  # at least 1
@@ -144,7 +144,7 @@ class LocalExecutor:
         "Start a process for each task."
         handles = []
         for task in tasks:
-            with _without_interrupt(): job = self.executor.submit(Worker(), task)
+            with without_interrupt(): job = self.executor.submit(Worker(), task)
             handles.append(Handle(str(job.job_id), str(self.folder), "running", "", task.gpus, job))
         return handles
 
@@ -160,18 +160,20 @@ class LocalExecutor:
         self,
         handles: list[Handle],   # to end
     ) -> None:
-        "End runs: ask their workers, wait some seconds, end them."
-        processes = [p for handle in handles for p in _processes(handle.id)]
+        "End runs: ask their workers for some seconds, then end them."
         controllers = {int(handle.id) for handle in handles}
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if process.ppid() in controllers: process.send_signal(signal.SIGINT)
-        end_processes(processes)
+        for _ in range(12):                     # a worker that has just started is deaf at first
+            processes = [p for handle in handles for p in _processes(handle.id)]
+            for process in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if process.ppid() in controllers: process.send_signal(signal.SIGINT)
+            if not psutil.wait_procs(processes, timeout=0.5)[1]: break
+        end_processes([p for handle in handles for p in _processes(handle.id)], grace=0.5)
 
 # %% ../../nbs/80_reproduce/83_executors.ipynb #168c458a
 @contextlib.contextmanager
-def _without_interrupt():
-    "Let processes that are started here ignore Ctrl-C; workers take it up again by themselves."
+def without_interrupt():
+    "Ignore Ctrl-C here, and in processes started here: workers take it up again by themselves."
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -261,9 +263,14 @@ def squeue() -> dict[str, tuple[str, str]] | None:  # None: Slurm doesn't answer
     except (OSError, subprocess.SubprocessError): return None
     return parse_squeue(done.stdout) if done.returncode == 0 else None
 
-def slurm_states() -> dict[str, tuple[str, str]]:  # id -> state, detail; empty without Slurm
-    "Return the user's jobs, or nothing on a machine without Slurm."
-    return (squeue() or {}) if shutil.which("squeue") else {}
+def slurm_states(
+    patience: float = 0.0,   # s to go on asking a controller that doesn't answer
+) -> dict[str, tuple[str, str]] | None:  # id -> state, detail; None: no answer
+    "Return the user's jobs; none at all on a machine without Slurm."
+    if not shutil.which("squeue"): return {}
+    end = time.monotonic() + patience
+    while (states := squeue()) is None and time.monotonic() < end: time.sleep(1)
+    return states
 
 # %% ../../nbs/80_reproduce/83_executors.ipynb #3d7f92fa
 class SlurmExecutor:
@@ -343,11 +350,16 @@ def poll(
     if time.monotonic() - self.polled < self.poll_seconds: return
     states, self.polled = squeue(), time.monotonic()
     if states is None: return                        # the controller is away: keep what we know
-    for handle in handles:
+    for handle in [h for h in handles if h.state != "ended"]:
         self.missing[handle.id] = 0 if handle.id in states else self.missing.get(handle.id, 0) + 1
         if handle.id in states: handle.state, handle.detail = states[handle.id]
-        elif self.missing[handle.id] > 2: handle.state, handle.detail = "ended", "GONE"
+        elif self.missing[handle.id] > 2: handle.state, handle.detail = "ended", _gone(handle)
 
+def _gone(handle: Handle) -> str:
+    "Return how a job ended that Slurm forgot: cancelled, if it has never been seen at work."
+    return "CANCELLED" if handle.state == "queued" else "GONE"
+
+@patch
 @patch
 def cancel(
     self: SlurmExecutor,
@@ -359,9 +371,10 @@ def cancel(
 # %% ../../nbs/80_reproduce/83_executors.ipynb #28148465
 def cancel_slurm(
     ids: list[str],   # Slurm jobs
-) -> None:
+) -> bool:            # False if Slurm didn't take it
     "Cancel Slurm jobs; those that have ended are passed over."
-    for k in range(0, len(ids), 500): subprocess.run(["scancel", "--quiet", *ids[k:k + 500]])
+    calls = [["scancel", "--quiet", *ids[k:k + 500]] for k in range(0, len(ids), 500)]
+    return all(subprocess.run(call, capture_output=True).returncode == 0 for call in calls)
 
 def ending(
     detail: str,   # Slurm's state of an ended job

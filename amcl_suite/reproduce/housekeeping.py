@@ -8,9 +8,9 @@ import contextlib, os, shutil, signal, uuid
 from dataclasses import dataclass
 from pathlib import Path
 from filelock import FileLock, Timeout
-from ..core.records import RecordError, is_locked, read_record
+from ..core.records import is_locked
 from ..core.settings import runs_dir
-from .jobs import PlannedRun
+from .jobs import JobError, PlannedRun
 from .worker import standing
 from .executors import cancel_slurm, end_processes, slurm_states
 from .engine import read_submission, remove_logs, stale_logs
@@ -27,11 +27,12 @@ class Leftover:
     size: int     # bytes
 
     @property
-    def is_result(self) -> bool: return self.kind in ("superseded", "finished")
+    def is_result(self) -> bool: return self.kind in ("superseded", "finished", "unreadable")
 
 def leftovers(
     jobs: tuple[str, ...] = (),        # names of jobs; empty: all
     planned: list[PlannedRun] = (),    # runs as planned now: other finished ones are superseded
+    unknown: tuple[str, ...] = (),     # jobs that can't be planned now: nothing is superseded
 ) -> list[Leftover]:                   # runs at work are left out
     "Return what lies in the folder of all runs, by kind."
     hashes, found = {run.hash for run in planned}, []
@@ -40,17 +41,19 @@ def leftovers(
     for path in sorted(p for p in runs_dir().glob("*/*") if p.is_dir()):
         if path.parent.name.startswith("."): continue
         if (jobs and path.parent.name not in jobs) or is_locked(path): continue
-        if kind := _kind(path, hashes): found.append(Leftover(path, kind, _size(path)))
+        kind = _kind(path, hashes)
+        if kind == "superseded" and path.parent.name in unknown: kind = "finished"
+        if kind: found.append(Leftover(path, kind, _size(path)))
     return found
 
 def _kind(path: Path, hashes: set[str]) -> str:
     "Return what a run's folder is; \"\" for a folder of something else."
     if not (path / "record.json").exists(): return "failed" if (path / "run.lock").exists() else ""
-    try: record = read_record(path)
-    except RecordError as error: return "" if "newer" in str(error) else "unreadable"
-    state = standing(path).state
-    if state != "finished": return state
-    return "finished" if record["hash"] in hashes else "superseded"
+    found = standing(path)
+    if found.state == "newer" or "can't be read" in found.remark: return ""   # not ours to judge
+    if found.record is None: return "unreadable"
+    if found.state != "finished": return found.state
+    return "finished" if found.record["hash"] in hashes else "superseded"
 
 def _size(path: Path) -> int:
     "Return the bytes of all files below a folder."
@@ -64,7 +67,7 @@ def chosen(
     yes: bool = False,            # results may go too
 ) -> list[Leftover]:              # what to remove
     "Choose what to remove."
-    wanted = {"engine", "failed", "unreadable", *kinds}
+    wanted = {"engine", "failed", *kinds}
     return [l for l in found if l.kind in wanted and (yes or not l.is_result)]
 
 def remove(
@@ -87,9 +90,11 @@ def remove(
 def cancel_runs(
     runs: list[PlannedRun],   # planned runs
 ) -> list[tuple[str, str]]:   # (run, what was ended)
-    "End the cluster jobs and the local workers of runs; say which."
+    "End the cluster jobs and the local workers of runs; say which. `JobError` if Slurm is silent."
     import psutil
-    states, ended, jobs, processes = slurm_states(), [], [], []
+    submitted = any(read_submission(run.folder).get("where") == "slurm" for run in runs)
+    states, ended, jobs, processes = slurm_states(10) if submitted else {}, [], [], []
+    if states is None: raise JobError("Slurm doesn't answer: nothing was cancelled, try again")
     for run in runs:
         note, found = read_submission(run.folder), standing(run.folder)
         record = found.record or {}
@@ -102,6 +107,6 @@ def cancel_runs(
                 processes += [worker, *worker.children(recursive=True)]
                 worker.send_signal(signal.SIGINT)
                 ended.append((run.name, f"process {record['pid']}"))
-    cancel_slurm(jobs)
+    if not cancel_slurm(jobs): raise JobError("Slurm refused to cancel; see `squeue --me`")
     end_processes(processes)
     return ended

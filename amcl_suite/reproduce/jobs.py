@@ -7,12 +7,12 @@ from __future__ import annotations
 import ast, copy, difflib, functools, hashlib, io, itertools, json, os, re, string, tokenize
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Optional, Union
+from typing import Annotated, Any, Literal, Optional, Union
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ..core.settings import project_root, runs_dir, setting
 
 # %% auto #0
-__all__ = ['MAX_RUNS', 'JobError', 'Needs', 'SlurmOptions', 'RunEntry', 'JobFile', 'read_job_file', 'Parameter',
+__all__ = ['Minutes', 'MAX_RUNS', 'JobError', 'Needs', 'SlurmOptions', 'RunEntry', 'JobFile', 'read_job_file', 'Parameter',
            'notebook_parameters', 'check_parameters', 'inside_project', 'PlannedRun', 'Job', 'jobs_dir', 'job_names',
            'load_job', 'imported_modules', 'data_checksum', 'content_hash', 'select_runs', 'with_needs',
            'slurm_options']
@@ -21,9 +21,11 @@ __all__ = ['MAX_RUNS', 'JobError', 'Needs', 'SlurmOptions', 'RunEntry', 'JobFile
 class JobError(ValueError):
     "A job file or a selection that can't be run; the message names the place and the remedy."
 
+Minutes = Annotated[float, Field(gt=0)]
+
 class Needs(BaseModel):
     "What a run needs of the machine it runs on."
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
     memory_gb: float = Field(1.0, gt=0)                # expected peak memory
     cores: int = Field(1, ge=1)                        # for each process
     processes: int = Field(1, ge=1)                    # that the notebook may start; AMCL_PROCESSES
@@ -32,7 +34,7 @@ class Needs(BaseModel):
 
 class SlurmOptions(BaseModel):
     "What a job asks of Slurm besides its runs' needs; \"\" leaves it to the site."
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
     partition: str = ""                                # as `sinfo` lists them
     account: str = ""                                  # who pays
     qos: str = ""                                      # quality of service
@@ -46,13 +48,13 @@ class RunEntry(Needs):
     name: str = ""                                         # template, such as "uci-{dataset}"
     parameters: dict[str, Any] = {}                        # parameter -> value
     grid: dict[str, list[Any]] = {}                        # parameter -> values
-    minutes: Union[float, dict[str, dict[str, float]]] = 1.0  # expected, or by a parameter's value
+    minutes: Union[Minutes, dict[str, dict[str, Minutes]]] = 1.0  # expected, or by a value
     data: list[str] = []                                   # names of data sets, or templates
     fallback: dict[str, Any] = {}                          # parameters where its data can't be had
 
 class JobFile(BaseModel):
     "A job file: title, description and run entries."
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
     title: str                                             # one line
     description: str = ""                                  # what it reproduces
     runs: list[RunEntry] = Field(min_length=1)             # entries, in the order of the report
@@ -80,7 +82,8 @@ def _load_yaml(text: str) -> Any:
     import yaml
     class Loader(yaml.SafeLoader): pass
     def mapping(loader, node):
-        keys = [loader.construct_object(k, deep=True) for k, _ in node.value]
+        merge = "tag:yaml.org,2002:merge"      # `<<`: what it brings may be overridden
+        keys = [loader.construct_object(k, deep=True) for k, _ in node.value if k.tag != merge]
         double = next((k for k in keys if keys.count(k) > 1), None)
         if double is None: return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
         raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {double!r} is given twice")
@@ -129,8 +132,11 @@ def notebook_parameters(
     cells = [c["source"] for c in _code_cells(Path(path)) if "parameters" in c["tags"]]
     if len(cells) != 1:
         raise JobError(f"{path}: expected one cell tagged parameters, found {len(cells)}")
-    found, comments = {}, _comments(cells[0])
-    for node in ast.parse(cells[0]).body:
+    try: tree, comments = ast.parse(cells[0]).body, _comments(cells[0])
+    except (SyntaxError, tokenize.TokenError) as error:
+        raise JobError(f"{path}: parameters cell: {error}; only NAME: TYPE = LITERAL") from None
+    found = {}
+    for node in tree:
         target = getattr(node, "target", None) or getattr(node, "targets", [None])[0]
         try: value = ast.literal_eval(node.value)
         except (AttributeError, TypeError, ValueError): target = None
@@ -154,12 +160,33 @@ def _adapter(annotation: str) -> TypeAdapter | None:
     names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
     if not all(isinstance(n, allowed) for n in ast.walk(tree)) or names - set(_TYPES): return None
     code = compile(tree, "annotation", "eval")
-    return TypeAdapter(eval(code, {"__builtins__": {}}, _TYPES), config=ConfigDict(strict=True))
+    strict = ConfigDict(strict=True)
+    try: return TypeAdapter(eval(code, {"__builtins__": {}}, _TYPES), config=strict)
+    except Exception: raise JobError(f"{annotation!r} is no type of a parameter") from None
 
 def _number_as_text(value: object) -> bool:
     "Tell whether `value` is text that Python would read as a number."
     try: return isinstance(value, str) and float(value) is not None
     except ValueError: return False
+
+# %% ../../nbs/80_reproduce/81_jobs.ipynb #e70a91fd
+MAX_VALUES = 100_000   # more numbers and texts in one parameter belong into a file
+
+def _no_plain_data(value: object) -> str:
+    "Return why a value can't be a parameter; \"\" if it can."
+    todo, count = [value], 0
+    while todo:
+        one, count = todo.pop(), count + 1
+        if count > MAX_VALUES: return f"more than {MAX_VALUES} values; put them into a file"
+        if isinstance(one, dict):
+            if any(not isinstance(key, str) for key in one): return "keys must be texts; quote them"
+            todo += one.values()
+        elif isinstance(one, list): todo += one
+        elif isinstance(one, str):
+            if re.search("[\x00\ud800-\udfff]", one): return f"{one!r} holds what no file can hold"
+        elif not isinstance(one, (int, float, type(None))):
+            return f"{one!r} ({type(one).__name__}) can't be a parameter; quote it"
+    return ""
 
 # %% ../../nbs/80_reproduce/81_jobs.ipynb #323df3c6
 def check_parameters(
@@ -172,8 +199,10 @@ def check_parameters(
         if name not in declared:
             raise JobError(f"{where}: unknown parameter {name!r}{nearest(name, declared)} "
                            f"Known: {', '.join(declared)}")
+        if fault := _no_plain_data(value): raise JobError(f"{where}: {name}: {fault}")
         kind = declared[name].type or type(declared[name].default).__name__
         try: (_adapter(kind) or TypeAdapter(Any)).validate_python(value)
+        except JobError as error: raise JobError(f"{where}: {name}: {error}") from None
         except ValidationError:
             hint = "; YAML reads 1e-3 as text, write 1.0e-3" if _number_as_text(value) else ""
             raise JobError(f"{where}: {name}: expected {kind}, got {value!r} "
@@ -240,8 +269,11 @@ def _filled(template: str, values: dict[str, Any], where: str) -> str:
                        f"{nearest(str(error).strip(chr(39)), values)}") from None
     except (ValueError, AttributeError):
         raise JobError(f"{where}: {template!r} is no template") from None
-    if re.fullmatch(r"[A-Za-z0-9][\w.+=-]{0,119}", text): return text
-    raise JobError(f"{where}: {text!r} can't name a folder; use letters, digits, '.', '_', '-'")
+    good = re.fullmatch(r"[A-Za-z0-9][\w.+=-]{0,119}", text)
+    if good and len(text.encode()) <= 200: return text
+    shown = text if len(text) < 80 else text[:80] + "..."
+    raise JobError(f"{where}: {shown!r} can't name a folder; use letters, digits, '.', '_', '-', "
+                   f"200 bytes at most")
 
 def _minutes(entry: RunEntry, values: dict[str, Any], where: str) -> float:
     "Return the expected minutes of one run of `entry`."
@@ -319,11 +351,19 @@ def load_job(
             raise JobError(f"{where}: more than {MAX_RUNS} runs; is a grid too fine?")
     return Job(name, file.title, file.description, tuple(runs))
 
-# %% ../../nbs/80_reproduce/81_jobs.ipynb #afe02d4a
+# %% ../../nbs/80_reproduce/81_jobs.ipynb #bfe1774a
+_MAGIC = re.compile(r"^([ \t]*)[%!?].*$", re.M)
+
+def _plain(source: str) -> str:
+    "Return code in which notebook magics do nothing, so that Python can parse it."
+    source = re.sub(r"\A\s*%%.*\n", "", source)
+    source = re.sub(r"^([ \t]*[\w, ]+=)[ \t]*[%!].*$", r"\1 None", source, flags=re.M)
+    return _MAGIC.sub(r"\1pass", source)
+
 @functools.cache
 def _tree(source: str) -> ast.AST | None:
-    "Return the syntax tree; None for cells that are not plain Python, such as magics."
-    try: return ast.parse(source)
+    "Return the syntax tree, magics left out; None for cells that are no Python, such as `%%bash`."
+    try: return ast.parse(_plain(source))
     except SyntaxError: return None
 
 def _without_docstrings(tree: ast.AST) -> ast.AST:
@@ -339,7 +379,8 @@ def _without_docstrings(tree: ast.AST) -> ast.AST:
 def _fingerprint(source: str) -> str:
     "Return a hash of code that ignores comments, docstrings and layout."
     tree = _tree(source) and _without_docstrings(_tree(source))
-    return hashlib.sha256((ast.dump(tree) if tree else source).encode()).hexdigest()
+    magic = source if _plain(source) != source else ""     # a magic counts as it is written
+    return hashlib.sha256((ast.dump(tree) + magic if tree else source).encode()).hexdigest()
 
 def _package() -> Path:
     "Return the folder of the installed package."
@@ -385,7 +426,7 @@ def data_checksum(
 def _code_hashes(notebook: str, stamp: int) -> dict[str, str]:
     "Return the fingerprints of a notebook and of what it imports (`stamp`: its time of change)."
     source = [c["source"] for c in _code_cells(Path(notebook))]
-    whole = "\n".join(s for s in source if _tree(s))
+    whole = "\n".join(_plain(s) for s in source if _tree(s))
     modules = {k: _fingerprint(v) for k, v in imported_modules(whole).items()}
     return {"notebook": _fingerprint("".join(_fingerprint(s) for s in source))} | modules
 
@@ -418,12 +459,23 @@ def select_runs(
                            f"Known: {', '.join(sorted(keys))}")
         wanted.setdefault(key, []).append(value)
     for key, values in wanted.items():
-        found = [str(getattr(r, key, r.parameters.get(key))) for r in runs]
-        missing = next((v for v in values if v not in found), None)
+        found = [r.parameters.get(key) if key in r.parameters else getattr(r, key, None)
+                 for r in runs]
+        missing = next((v for v in values if not any(_is_same(v, f) for f in found)), None)
         if missing is not None:
             raise JobError(f"--only: no run has {key}={missing}{nearest(missing, found)}")
-        runs = [r for r, value in zip(runs, found) if value in values]
+        runs = [r for r, value in zip(runs, found) if any(_is_same(v, value) for v in values)]
     return list(runs)
+
+def _is_same(text: str, value: object) -> bool:
+    "Tell whether a text of the command line means a value: 1e-3 is 0.001, true is True."
+    import yaml
+    if text == str(value): return True
+    if isinstance(value, float):
+        try: return float(text) == value
+        except ValueError: return False
+    try: return not isinstance(value, str) and yaml.safe_load(text) == value
+    except yaml.YAMLError: return False
 
 # %% ../../nbs/80_reproduce/81_jobs.ipynb #a8cefbc5
 def with_needs(

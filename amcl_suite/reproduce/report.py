@@ -157,7 +157,8 @@ def tidy_rows(
                   "hash": record["hash"], "version": about.get("version") or "",
                   "commit": about.get("commit") or ""}
         parameters = {f"parameter.{k}": v for k, v in record["parameters"].items()}
-        rows += [beside | row | beside | parameters for row in record.get("rows") or []]
+        before = beside | {"dataset": "", "method": ""}      # for rows that were edited by hand
+        rows += [before | row | beside | parameters for row in record.get("rows") or []]
     return rows
 
 # %% ../../nbs/80_reproduce/86_report.ipynb #d6121973
@@ -332,7 +333,8 @@ def environment_table(
     machines = {}
     for r in records:
         about = r.get("environment") or {}
-        packages = [f"{k} {v}" for k, v in (about.get("packages") or {}).items()]
+        packages = about.get("packages")
+        packages = [f"{k} {v}" for k, v in packages.items()] if isinstance(packages, dict) else []
         software = ", ".join([f"Python {about.get('python', '?')}", *packages])
         key = (str(about.get("processor", "?")), str(about.get("device", "?")), software,
                code_name(about))

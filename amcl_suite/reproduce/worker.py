@@ -4,7 +4,7 @@
 
 # %% ../../nbs/80_reproduce/82_worker.ipynb #5170c1cc
 from __future__ import annotations
-import contextlib, json, os, shutil, signal, sys, threading, time
+import contextlib, json, os, re, shutil, signal, sys, threading, time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from filelock import FileLock, Timeout
@@ -12,7 +12,7 @@ from ..core.records import (SCHEMA_VERSION, RecordError, RunState, environment, 
                                      output_errors, read_record, write_json_atomic)
 
 # %% auto #0
-__all__ = ['MAX_CELL_OUTPUT', 'Standing', 'standing', 'Task', 'execute', 'Deadline', 'Worker']
+__all__ = ['MAX_CELL_OUTPUT', 'MAX_LINE', 'Standing', 'standing', 'Task', 'execute', 'Deadline', 'Worker']
 
 # %% ../../nbs/80_reproduce/82_worker.ipynb #cefca695
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ def _execute_locked(task: Task, folder: Path) -> None:
     if state == RunState.finished and results is None:
         line = "the notebook left no results: it must call run.finish()"
         state, error = RunState.failed, {"line": line, "kind": "error"}
+    if state != RunState.finished: results = None    # what an ended notebook left is not whole
     record |= {k: v for k, v in (results or {}).items() if k not in ("schema", "data")}
     record["data"] |= (results or {}).get("data", {})
     seconds = round(time.monotonic() - begin, 3)
@@ -102,6 +103,7 @@ def _execute_locked(task: Task, folder: Path) -> None:
                "seconds_all": round(record["seconds_all"] + seconds, 3),
                "peak_memory_mb": _peak_memory_mb()}
     record.setdefault("environment", environment())
+    folder.mkdir(parents=True, exist_ok=True)        # the notebook may have removed it
     write_json_atomic(folder / "record.json", record)
 
 def _first_record(task: Task, folder: Path) -> dict:
@@ -239,7 +241,9 @@ def _run_notebook(task: Task, folder: Path) -> tuple[RunState, dict | None]:
         except OSError as e:
             with output_errors(folder): raise e
         except Exception as e: error = _machinery_error(e)
-        else: return RunState.finished, None
+        else: error = None
+    if error is None and not deadline.passed and not _TERMINATED.is_set():
+        return RunState.finished, None
     if deadline.passed:
         line = f"timed out after {minutes:g} min (timeout_minutes); start the job again to resume"
         error = {"line": line, "kind": "timeout"}
@@ -260,10 +264,13 @@ def _papermill_execute(papermill, task: Task, folder: Path) -> None:
         language="python", progress_bar=False, cwd=task.root, on_cell_start=tell)
 
 # %% ../../nbs/80_reproduce/82_worker.ipynb #6ab0d628
+MAX_LINE = 300   # characters of an error on a terminal; the executed notebook has it whole
+
 def _last_line(name: str, text: str) -> str:
     "Return an error as one line, as the last line of a traceback would show it."
-    lines = [line for line in str(text).strip().splitlines() if line.strip()]
-    return f"{name}: {lines[-1].strip()}" if lines else name
+    plain = re.sub("\x1b\\[[0-9;]*m|[^ -~\n\xa0-\ud7ff\ue000-\U0010ffff]", " ", str(text))
+    lines = [" ".join(line.split()) for line in plain.splitlines() if line.strip()]
+    return f"{name}: {lines[-1]}"[:MAX_LINE] if lines else name
 
 def _notebook_error(error) -> dict:
     "Return the error that papermill found in a notebook."
