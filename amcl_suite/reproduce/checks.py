@@ -187,6 +187,7 @@ def _comments(source: str) -> set[int]:
     except (tokenize.TokenError, SyntaxError): return set()
     return {t.start[0] for t in tokens if t.type == tokenize.COMMENT}
 
+# %% ../../nbs/80_reproduce/89_checks.ipynb #a6d8cd97
 def _undocumented(node: ast.stmt, comments: set[int], helped: set[str]) -> list[str]:
     "Return what is missing at a function or class."
     name = node.name
@@ -387,6 +388,7 @@ def check_export(
     remedy = "not what the notebooks export; run nbdev_export"
     return _differences("nbdev_export", root, "amcl_suite", "*.py", remedy)
 
+# %% ../../nbs/80_reproduce/89_checks.ipynb #9c6227d4
 def check_clean(
     root: Path,          # project root
 ) -> list[Finding]:      # notebooks that cleaning would change

@@ -74,6 +74,7 @@ def show(jobs: Jobs, only: Only = None) -> None:
         if job.description: _line(console, job.description.strip())
         _show_runs(console, select_runs(job.runs, tuple(only or ())))
 
+# %% ../../nbs/80_reproduce/87_cli.ipynb #b3ce5ddd
 def _show_runs(console, runs: list, workers: str = "auto", where: str = "local",
                force: bool = False) -> None:
     "Print runs with their states and needs, then what is left and what it costs."
@@ -107,6 +108,7 @@ Memory = Annotated[Optional[float], typer.Option(help="Memory of each run in GB,
 Timeout = Annotated[Optional[float], typer.Option(help="Minutes after which an attempt is ended.")]
 Text = Annotated[str, typer.Option(help="For Slurm; default: as the job file or settings.ini say.")]
 
+# %% ../../nbs/80_reproduce/87_cli.ipynb #a53108f7
 @app.command()
 def run(
     jobs: Jobs,
@@ -144,6 +146,7 @@ def run(
     _print_outcomes(console, outcomes)
     raise typer.Exit(exit_status(outcomes))
 
+# %% ../../nbs/80_reproduce/87_cli.ipynb #c710f9e3
 def _planned(console, jobs: list[str], only: list[str] | None, **needs) -> list:
     "Return the runs of jobs, with data fetched, stand-ins chosen and needs as asked for."
     from amcl_suite.reproduce.planning import prepare_data, with_fallbacks
@@ -214,6 +217,7 @@ def _all_settled(shown) -> bool:
     "Tell whether nothing is at work or queued any more: where nobody looks, watching ends then."
     return not shown.at_work
 
+# %% ../../nbs/80_reproduce/87_cli.ipynb #f418afa8
 def _status(jobs: list[str] | None):
     "Return the standing of jobs, as something to print."
     from rich.console import Group
@@ -247,6 +251,7 @@ def _slurm_if_needed() -> dict | None:
     notes = (read_submission(path.parent) for path in runs_dir().glob("*/*/submission.json"))
     return slurm_states() if any(note.get("where") == "slurm" for note in notes) else {}
 
+# %% ../../nbs/80_reproduce/87_cli.ipynb #ef1c1512
 def _without_missing_data(name: str) -> list:
     "Return the runs of a job, with stand-ins for those whose data are not here."
     from amcl_suite.reproduce.planning import with_fallbacks
@@ -278,6 +283,7 @@ def _detail(run, state: str, found) -> str:
     parts = (*progress_text(run.folder), f"{format_seconds(left)} left" if left is not None else "")
     return name + ", ".join(part for part in parts if part)
 
+# %% ../../nbs/80_reproduce/87_cli.ipynb #e98d2f00
 @app.command()
 def report(
     jobs: AnyJobs = None,
@@ -309,6 +315,7 @@ def cancel(jobs: Jobs, only: Only = None) -> None:
     for name, what in ended: _line(console, f"ended {name}: {what}")
     if not ended: _line(console, "nothing is queued or at work")
 
+# %% ../../nbs/80_reproduce/87_cli.ipynb #123402c0
 @app.command()
 def clean(
     jobs: AnyJobs = None,
@@ -349,6 +356,7 @@ def _known_jobs(jobs: list[str] | None) -> tuple[str, ...]:
         if name not in known: raise JobError(f"unknown job {name!r}{nearest(name, known)}")
     return tuple(jobs or ())
 
+# %% ../../nbs/80_reproduce/87_cli.ipynb #53cd2eda
 def _all_planned() -> tuple[list, dict[str, str]]:
     "Return the runs of all jobs, and why some jobs can't be planned as they were."
     from amcl_suite.reproduce.jobs import JobError, data_checksum, job_names, load_job
@@ -392,6 +400,7 @@ def data_fetch(names: Sets = None) -> None:
             _line(console, f"failed: {error}")
     raise typer.Exit(1 if failed else 0)
 
+# %% ../../nbs/80_reproduce/87_cli.ipynb #6d2b1fd7
 @data_app.command("check")
 def data_check(names: Sets = None) -> None:
     "Verify every byte of the data sets on this machine."
@@ -446,6 +455,7 @@ def _examine_disk() -> list[tuple[str, str, str]]:
     closed = "" if os.access(there, os.W_OK) else "can't be written: set AMCL_RUNS_PATH"
     return [("disk", f"{free:.1f} GB free at {there}", full), ("results", str(folder), closed)]
 
+# %% ../../nbs/80_reproduce/87_cli.ipynb #d7bb60cf
 def _examine_data() -> list[tuple[str, str, str]]:
     "Return (name, finding, remedy) for each data set."
     from amcl_suite.core.data import DataError, catalogue, check

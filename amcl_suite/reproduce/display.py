@@ -94,6 +94,7 @@ class Lines:
         for line in waiting_lines(engine): self.write(f"  {line}")
         self.write(f"  about {format_seconds(seconds_left(engine))} left")
 
+# %% ../../nbs/80_reproduce/84_display.ipynb #75f98dff
 def waiting_lines(
     engine,            # `Engine` at work
 ) -> list[str]:        # such as "12 runs waiting in Slurm (Resources)"
@@ -129,6 +130,7 @@ class LiveTable:
         self.last = time.monotonic()
         self.live.update(live_table(engine), refresh=True)
 
+# %% ../../nbs/80_reproduce/84_display.ipynb #66db9d21
 def live_table(
     engine,            # `Engine` at work
     max_rows: int = 20,  # more runs at work are counted

@@ -57,6 +57,7 @@ def read_cells(
     return [Cell(c["cell_type"], "".join(c["source"]), c.get("outputs", []),
                  tuple(c.get("metadata", {}).get("tags", []))) for c in cells]
 
+# %% ../../nbs/80_reproduce/88_docs.ipynb #c2365e87
 def notebooks(
     root: str | Path,   # project root
 ) -> list[Path]:        # sorted; without scratch files and folders, which begin with `_` or `.`
@@ -173,6 +174,7 @@ def _fenced(text: str, language: str = "") -> str:
     fence = "`" * max(3, 1 + max((len(ticks) for ticks in re.findall("`+", text)), default=0))
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
+# %% ../../nbs/80_reproduce/88_docs.ipynb #12fa6086
 def cell_markdown(
     cell: Cell,                                  # any cell
     picture: Callable[[bytes, str, dict], str],  # takes picture, form and the cell's directives
@@ -225,6 +227,7 @@ def readme(
     parts = [outside_code(part, lambda text: _readme_text(text, names)) for part in parts]
     return "\n\n".join([_NOTE, *(p.strip("\n") for p in parts if p.strip())]) + "\n", pictures
 
+# %% ../../nbs/80_reproduce/88_docs.ipynb #4627eb14
 def _readme_text(text: str, names: dict[str, str]) -> str:
     "Return prose of the index for a reader at the project root."
     text = re.sub(rf"@({LABEL})", lambda m: names.get(m[1], m[0]), text)

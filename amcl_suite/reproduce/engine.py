@@ -46,6 +46,7 @@ class Live:
     @property
     def seconds(self) -> float: return time.monotonic() - self.begin if self.begin else 0.0
 
+# %% ../../nbs/80_reproduce/85_engine.ipynb #7bfa3072
 class Engine:
     "Run planned runs, each at most once, and keep going after failures."
     def __init__(
@@ -128,6 +129,7 @@ def _loop(self: Engine) -> None:
         if self.detach: return self._leave()
         if self.live or self.waiting: time.sleep(0.1)
 
+# %% ../../nbs/80_reproduce/85_engine.ipynb #0daf41a0
 @patch
 def _skip_finished(self: Engine) -> None:
     for run in list(self.queue):
@@ -201,9 +203,11 @@ def _slurm_job_of(self: Engine, run: PlannedRun) -> tuple[dict, str, str]:
         self.asked = time.monotonic()
     if self.elsewhere is None and first: raise JobError(
         "Slurm doesn't answer, and runs of this job may be in its queue: try again later")
-    state, detail = (self.elsewhere or {note["id"]: ("queued", "")}).get(note["id"], ("", ""))
+    if self.elsewhere is None: return note, "queued", ""     # no answer: nothing is taken up
+    state, detail = self.elsewhere.get(note["id"], ("", ""))
     return note, "" if state == "ended" else state, detail
 
+# %% ../../nbs/80_reproduce/85_engine.ipynb #8d6102cb
 @patch
 def _adopt(self: Engine) -> None:
     "Take over jobs that an earlier engine has submitted to the cluster."
@@ -265,6 +269,7 @@ def _next(self: Engine) -> PlannedRun | None:
         if not run.needs.gpus: return None         # no worker is free
     return None
 
+# %% ../../nbs/80_reproduce/85_engine.ipynb #952f60c2
 @patch
 def _fill(self: Engine) -> None:
     "Submit runs while there is room: one by one here, all at once on a cluster."
@@ -295,6 +300,7 @@ def make_task(
     return Task(about, str(run.folder), uuid.uuid4().hex, str(project_root()),
                 run.needs.timeout_minutes, **dealt)
 
+# %% ../../nbs/80_reproduce/85_engine.ipynb #416861b1
 @patch
 def _submit(self: Engine, ready: list[tuple[PlannedRun, Standing]]) -> None:
     "Submit runs; one that can't be started has failed."
@@ -303,8 +309,8 @@ def _submit(self: Engine, ready: list[tuple[PlannedRun, Standing]]) -> None:
              for run, dealt in zip(runs, self.executor.tasks(runs, self._used()))]
     try: handles = self.executor.submit(runs, tasks)
     except (OSError, OutputError) as error:
-        why = str(_explained(error))
-        return [self._end(Outcome(run, "failed", error=why)) for run in runs] and None
+        for run in runs: self._end(Outcome(run, "failed", error=str(_explained(error))))
+        return
     for (run, found), task, handle in zip(ready, tasks, handles):
         if handle.state == "refused": self._end(Outcome(run, "failed", error=handle.detail))
         else: self._watch(run, handle, task.token)
@@ -365,6 +371,7 @@ def _note_begin(self: Engine, live: Live) -> None:
     live.begin = None
     self.show.event(f"requeued {live.run.name}: it goes on when Slurm finds a place for it")
 
+# %% ../../nbs/80_reproduce/85_engine.ipynb #9dc3fbd9
 @patch
 def _conclude(self: Engine, live: Live, found: Standing, ours: bool) -> None:
     "Note the outcome of a run whose worker has ended, or put it in the queue once more."
@@ -397,6 +404,7 @@ def _bury(self: Engine, live: Live, record: dict | None) -> dict:
     if record: _note_end(live, record, error)
     return error
 
+# %% ../../nbs/80_reproduce/85_engine.ipynb #cf4b1956
 def _note_end(live: Live, record: dict, error: dict) -> None:
     "Say in the record of a worker that could not do so itself how it ended, and what it cost."
     going_on = error["kind"] in ("interrupted", "cancelled")

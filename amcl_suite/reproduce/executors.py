@@ -136,39 +136,43 @@ class LocalExecutor:
         return [{"threads": n_threads(self.workers, r.needs.processes), "where": self.where,
                  "gpus": deal_gpus(r.needs.gpus, self.gpus, busy)} for r in runs]
 
-    def submit(
-        self,
-        runs: list[PlannedRun],   # to start
-        tasks: list[Task],        # of these runs
-    ) -> list[Handle]:            # one each
-        "Start a process for each task."
-        handles = []
-        for task in tasks:
-            with without_interrupt(): job = self.executor.submit(Worker(), task)
-            handles.append(Handle(str(job.job_id), str(self.folder), "running", "", task.gpus, job))
-        return handles
+# %% ../../nbs/80_reproduce/83_executors.ipynb #9a96fe95
+@patch
+def submit(
+    self: LocalExecutor,
+    runs: list[PlannedRun],   # to start
+    tasks: list[Task],        # of these runs
+) -> list[Handle]:            # one each
+    "Start a process for each task."
+    handles = []
+    for task in tasks:
+        with without_interrupt(): job = self.executor.submit(Worker(), task)
+        handles.append(Handle(str(job.job_id), str(self.folder), "running", "", task.gpus, job))
+    return handles
 
-    def poll(
-        self,
-        handles: list[Handle],   # of runs in flight
-    ) -> None:
-        "Bring the states of handles up to date."
-        for handle in handles:
-            if handle.job.done(): handle.state = "ended"
+@patch
+def poll(
+    self: LocalExecutor,
+    handles: list[Handle],   # of runs in flight
+) -> None:
+    "Bring the states of handles up to date."
+    for handle in handles:
+        if handle.job.done(): handle.state = "ended"
 
-    def cancel(
-        self,
-        handles: list[Handle],   # to end
-    ) -> None:
-        "End runs: ask their workers for some seconds, then end them."
-        controllers = {int(handle.id) for handle in handles}
-        for _ in range(12):                     # a worker that has just started is deaf at first
-            processes = [p for handle in handles for p in _processes(handle.id)]
-            for process in processes:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    if process.ppid() in controllers: process.send_signal(signal.SIGINT)
-            if not psutil.wait_procs(processes, timeout=0.5)[1]: break
-        end_processes([p for handle in handles for p in _processes(handle.id)], grace=0.5)
+@patch
+def cancel(
+    self: LocalExecutor,
+    handles: list[Handle],   # to end
+) -> None:
+    "End runs: ask their workers for some seconds, then end them."
+    controllers = {int(handle.id) for handle in handles}
+    for _ in range(12):                     # a worker that has just started is deaf at first
+        processes = [p for handle in handles for p in _processes(handle.id)]
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.ppid() in controllers: process.send_signal(signal.SIGINT)
+        if not psutil.wait_procs(processes, timeout=0.5)[1]: break
+    end_processes([p for handle in handles for p in _processes(handle.id)], grace=0.5)
 
 # %% ../../nbs/80_reproduce/83_executors.ipynb #168c458a
 @contextlib.contextmanager
@@ -359,7 +363,6 @@ def _gone(handle: Handle) -> str:
     "Return how a job ended that Slurm forgot: cancelled, if it has never been seen at work."
     return "CANCELLED" if handle.state == "queued" else "GONE"
 
-@patch
 @patch
 def cancel(
     self: SlurmExecutor,

@@ -55,6 +55,7 @@ def _kind(path: Path, hashes: set[str]) -> str:
     if found.state != "finished": return found.state
     return "finished" if found.record["hash"] in hashes else "superseded"
 
+# %% ../../nbs/80_reproduce/85a_housekeeping.ipynb #a9128640
 def _size(path: Path) -> int:
     "Return the bytes of all files below a folder."
     files = [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()]

@@ -52,6 +52,7 @@ class RunEntry(Needs):
     data: list[str] = []                                   # names of data sets, or templates
     fallback: dict[str, Any] = {}                          # parameters where its data can't be had
 
+# %% ../../nbs/80_reproduce/81_jobs.ipynb #70112582
 class JobFile(BaseModel):
     "A job file: title, description and run entries."
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

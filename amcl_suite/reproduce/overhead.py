@@ -79,6 +79,7 @@ def planning_seconds(
         seconds = _seconds(lambda: subprocess.run(command, check=True, capture_output=True))
     return dict(what=f"dry run of {n_runs} runs", seconds=seconds, runs=n_runs)
 
+# %% ../../nbs/80_reproduce/85b_overhead.ipynb #be98b7a4
 def run_engine_benchmarks() -> dict:   # results, ready for JSON
     "Run all benchmarks of this chapter."
     return {"runner": run_overhead(), "planning": planning_seconds()}

@@ -23,6 +23,7 @@ _LINKED = {"stylesheet", "icon", "preload", "prefetch", "modulepreload", "precon
            "dns-prefetch", "manifest"}                # kinds of `<link>` that make a request
 _SILENT = ("pre", "code", "math", "style", "script")  # elements whose text is no prose
 
+# %% ../../nbs/80_reproduce/88b_pages.ipynb #a160fdb3
 class PageReader(HTMLParser):
     "Collects what a page holds: ids, links, what it loads, pictures without text, visible text."
     def __init__(
@@ -61,6 +62,7 @@ class PageReader(HTMLParser):
         elif "title" in self.open and "svg" not in self.open: self.title += data
         elif not self.open: self.text.append(data)
 
+# %% ../../nbs/80_reproduce/88b_pages.ipynb #66878e7e
 def _sources(value: str) -> list[str]:
     "Return the addresses of a `src` or `srcset`."
     if value.startswith("data:"): return [value]
@@ -144,6 +146,7 @@ def _page_faults(path: Path, page: PageReader, pages: dict) -> Iterator[str]:
     for message, pattern in _LEFTOVERS.items():
         yield from (message.format(found) for found in dict.fromkeys(re.findall(pattern, text)))
 
+# %% ../../nbs/80_reproduce/88b_pages.ipynb #4c71cb50
 def _link_fault(target: str, page: Path, pages: dict) -> str:
     "Return what is wrong with a link, or an empty text."
     if re.match(r"[a-z][a-z0-9+.-]*:|//", target): return ""

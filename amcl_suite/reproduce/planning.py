@@ -89,6 +89,7 @@ class Estimate:
         return (f"{plural(self.n_todo, 'run')} to do ({self.n_done} done{known}): about "
                 f"{work} of worker time{gpu}, {wall} of wall time")
 
+# %% ../../nbs/80_reproduce/84a_planning.ipynb #94e7e210
 def estimate(
     runs: list[PlannedRun],   # planned runs
     workers: int = 1,         # runs in flight

@@ -87,6 +87,7 @@ def _nearest(text: str, known) -> str:
     found = difflib.get_close_matches(text, list(known), 1, 0.5)
     return f", did you mean {found[0]!r}?" if found else "."
 
+# %% ../../nbs/80_reproduce/86_report.ipynb #22adc7ee
 def _listing(names: Sequence[str], most: int) -> str:
     "Return names as one text, at most so many of them."
     more = f" and {len(names) - most} more" if len(names) > most else ""
@@ -357,6 +358,7 @@ def cost_table(
                       f"{spent.peak_memory_mb:.0f} MB"))
     return Table(("job", "runs", "worker-hours", "GPU-hours", "peak memory"), tuple(lines))
 
+# %% ../../nbs/80_reproduce/86_report.ipynb #d052c52f
 def run_table(
     records: Sequence[dict],     # from `collect`
 ) -> Table:                      # one line per run

@@ -50,6 +50,7 @@ def read_page(
     title, promise = str(front.get("title", source.stem)), str(front.get("description", ""))
     return Page(source.as_posix(), target, title, promise, kept)
 
+# %% ../../nbs/80_reproduce/88c_site.ipynb #50751408
 def process(
     root: Path,              # project root
     n_workers: int = 2,      # processes
@@ -99,6 +100,7 @@ def _figure(content: bytes, form: str, found: dict, names: dict[str, str]) -> st
     if label not in names: return f'![{caption}]({source}){{alt="{alt}"}}'
     return f'![{names[label]}: {caption}]({source}){{#{label} alt="{alt}"}}'
 
+# %% ../../nbs/80_reproduce/88c_site.ipynb #4ba6a493
 def _captioned(part: str, cell: Cell, names: dict[str, str], text: Callable) -> str:
     "Return a cell's Markdown with the caption and the anchor that it doesn't have yet."
     found = cell.directives
@@ -174,6 +176,7 @@ def page_sections(
     for section in found: section.text = " ".join(section.text.split())
     return found
 
+# %% ../../nbs/80_reproduce/88c_site.ipynb #98bf7d8c
 def contents(
     sections: list[Section],   # of one page
 ) -> str:                      # a list of links; "" with fewer than two headings
@@ -230,6 +233,7 @@ def _menu(page: Page, chapters: list[tuple[str, list[Page]]], up: str) -> str:
         parts.append(f"<details{shown}>{summary}{items}</details>" if name else items)
     return "\n".join(parts)
 
+# %% ../../nbs/80_reproduce/88c_site.ipynb #f6a1c963
 def _neighbours(page: Page, chapters: list[tuple[str, list[Page]]], up: str) -> str:
     "Return links to the pages before and after this one."
     order = [other for _, pages in chapters for other in pages]
@@ -275,6 +279,7 @@ def build(
     new.rename(root / "_docs")
     return faults
 
+# %% ../../nbs/80_reproduce/88c_site.ipynb #75379ef5
 def write_pages(
     root: Path,            # project root
     folder: Path,          # where to write

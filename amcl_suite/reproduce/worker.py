@@ -77,6 +77,7 @@ def _record_of(folder: Path, hash: str) -> dict:
     except RecordError: return {}
     return record if record["hash"] == hash else {}
 
+# %% ../../nbs/80_reproduce/82_worker.ipynb #8bec0621
 def _empty(folder: Path) -> None:
     "Remove everything but the lock from a folder."
     for path in folder.iterdir():
@@ -121,6 +122,7 @@ def _results(folder: Path) -> dict | None:
     try: return json.loads((folder / "results.json").read_text(encoding="utf-8"))
     except (OSError, ValueError): return None
 
+# %% ../../nbs/80_reproduce/82_worker.ipynb #98dc23bf
 def _peak_memory_mb() -> float:
     "Return the largest resident memory of this process's ended children, in MB."
     import resource
