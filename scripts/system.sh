@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that only tests need: a browser for the site, Slurm for the cluster.
+# Installs the Debian packages that only tests and demos need: a browser, Slurm, a speech synthesiser.
 # Does nothing when they are there; where it can't install them, it says so, and those tests skip.
 # usage: bash scripts/system.sh
 set -uo pipefail
@@ -10,6 +10,7 @@ need() { command -v "$1" >/dev/null || missing+=("$2"); }   # need COMMAND PACKA
 need chromium chromium
 need slurmctld slurm-wlm
 need munged munge
+need espeak-ng espeak-ng
 (( ${#missing[@]} )) || exit 0
 
 say() { printf '[system] %s\n' "$*"; }

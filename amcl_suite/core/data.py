@@ -39,6 +39,7 @@ class Resource:
     title: str                                    # what it is, in a few words
     files: tuple[RemoteFile, ...] = ()            # published files
     containers: tuple[Container, ...] = ()        # other forms, in order of preference
+    folder: str = ""                              # folder of a corpus too large to be one file
     licence: str = ""                             # as stated by the source
     source: str = ""                              # where it comes from
     help: str = ""                                # how to get it, if it can't be downloaded
@@ -118,7 +119,28 @@ def catalogue() -> dict[str, Resource]:  # data sets by name
         source="UCI machine learning repository",
         help="Get YearPredictionMSD.txt (about 450 MB) from the UCI machine learning repository "
              "and pass its path as `data_path`, or put it into the data folder.")
-    return {key: _uci_resource(key) for key in _UCI} | {"year": year}
+    return {key: _uci_resource(key) for key in _UCI} | {"year": year} | _speech()
+
+def _speech() -> dict[str, Resource]:
+    "Return the speech sets, each one archive that is used as it is."
+    clips = Resource("librispeech", "LibriSpeech, 351 utterances of 261 speakers, 16 kHz",
+        containers=(Container("librispeech_mini.zip",
+            "4a35afe463944db277e0a5cb0caa8858bb6a9aa9a02b18759193026d977f25bf", ""),),
+        licence="CC BY 4.0", source="github.com/resemble-ai/Resemblyzer, commit 15d828edebe0",
+        help="Zip its folder audio_data with the manifest as librispeech_mini.zip (71 MB)")
+    digits = Resource("fsdd", "Free spoken digits, 3,000 clips of 6 speakers, 8 kHz",
+        containers=(Container("fsdd_8k.h5",
+            "d0b2d06bafe887e78b0913f0e188596080b59076216a311b7124870b625c372c", ""),),
+        licence="CC BY-SA 4.0",
+        source="github.com/Jakobovski/free-spoken-digit-dataset, commit 26eb9aaf76e8",
+        help="Join its clips in one HDF5 file fsdd_8k.h5 (13 MB)")
+    wsj0 = Resource("wsj0-mix", "WSJ0-mix, 2 to 5 speakers, 8 kHz (licensed)", folder="wsj0-mix",
+        source="WSJ0 (LDC93S6A)",
+        help="Make it from a licensed copy of WSJ0 with `amcl-separation make-wsj0-mix`")
+    libri = Resource("librimix", "LibriMix, 2 and 3 speakers (430 and 332 GB in full)",
+        folder="librimix", licence="CC BY 4.0", source="github.com/JorisCos/LibriMix",
+        help="Make it with the scripts of its repository")
+    return {"librispeech": clips, "fsdd": digits, "wsj0-mix": wsj0, "librimix": libri}
 
 # %% ../../nbs/00_core/02_data.ipynb #c1be1bfa
 def cache_dir() -> Path:  # absolute folder; it may not exist yet
@@ -177,14 +199,14 @@ def _verified(content: bytes, expected: RemoteFile, where: str) -> bytes:
 class Found:
     "A data set that was found: which form, where, and how to read its files."
     resource: Resource   # catalogue entry
-    kind: str            # "files", "zip" or "hdf5"
+    kind: str            # "files", "zip", "hdf5", "archive" (one file, as it is), "folder"
     path: Path           # folder that holds the files, or the container
     key: str = ""        # folder inside the archive, or group inside the HDF5 file
 
     def read(self, name: str) -> bytes:
         "Return the verified bytes of one published file; `DataError` if missing or damaged."
         expected = next((f for f in self.resource.files if f.path.endswith("/" + name)), None)
-        if expected is None or self.kind == "hdf5":
+        if expected is None or self.kind not in ("files", "zip"):
             raise DataError(f"{self.resource.name} in {self.path} has no file {name!r}")
         if self.kind == "files":
             file = next((p for p in _candidates(self.path, expected) if p.is_file()), None)
@@ -202,11 +224,21 @@ class Found:
 
     def sha256(self) -> str:
         "Return one checksum for the whole data set in the form found."
+        if self.kind == "archive": return sha256_of(self.path)
+        if self.kind == "folder": return _listing_sha256(self.path)
         if self.kind == "hdf5": return sha256_of(f"{sha256_of(self.path)}:{self.key}".encode())
         return sha256_of("".join(sha256_of(self.read(f.path.rsplit("/", 1)[1]))
                                  for f in self.resource.files).encode())
 
     def __repr__(self): return f"Found({self.resource.name}, {self.kind}: {self.path.name})"
+
+def _listing_sha256(folder: Path) -> str:
+    "Return one checksum of a corpus: its metadata files by content, everything else by name."
+    lines = []
+    for path in sorted(folder.glob("*/*/*/*")) + sorted(folder.rglob("*.csv")):
+        content = sha256_of(path) if path.suffix == ".csv" else ""
+        lines.append(f"{path.relative_to(folder).as_posix()} {content}")
+    return sha256_of("\n".join(lines).encode())
 
 # %% ../../nbs/00_core/02_data.ipynb #5174062a
 def _candidates(folder: Path, file: RemoteFile) -> list[Path]:
@@ -218,7 +250,11 @@ def _find_in(folder: Path, entry: Resource) -> Found | None:
     for container in entry.containers:
         path = folder / container.path
         if path.is_file():
-            return Found(entry, "zip" if path.suffix == ".zip" else "hdf5", path, container.key)
+            kind = ("archive" if not entry.files else
+                    "zip" if path.suffix == ".zip" else "hdf5")
+            return Found(entry, kind, path, container.key)
+    if entry.folder and (folder / entry.folder).is_dir():
+        return Found(entry, "folder", folder / entry.folder)
     if entry.files and any(p.is_file() for f in entry.files[:1] for p in _candidates(folder, f)):
         return Found(entry, "files", folder)
     return None
@@ -233,7 +269,7 @@ def locate(
     entry, folders = resource(name), data_folders(path)
     for folder in folders:
         if found := _find_in(folder, entry):
-            if found.kind == "hdf5": _check_container(found)
+            if found.kind in ("hdf5", "archive"): _check_container(found)
             return found
     if path is None and download and entry.downloadable: return fetch(name)
     how = entry.help or f"Get it from {entry.source} ({entry.size / 1e6:.1f} MB)"

@@ -4,11 +4,12 @@
 
 # %% ../../nbs/00_core/01_settings.ipynb #7c4c6fc2
 from __future__ import annotations
-import configparser, os
+import configparser, importlib, os
 from pathlib import Path
+from types import ModuleType
 
 # %% auto #0
-__all__ = ['project_root', 'setting', 'runs_dir']
+__all__ = ['project_root', 'setting', 'runs_dir', 'require']
 
 # %% ../../nbs/00_core/01_settings.ipynb #6ada0e2b
 def _is_root(folder: Path) -> bool:
@@ -55,3 +56,15 @@ def _root_or_cwd() -> Path:
     "Return the project root, or the working folder outside a checkout."
     try: return project_root()
     except FileNotFoundError: return Path.cwd()
+
+# %% ../../nbs/00_core/01_settings.ipynb #5d524591
+def require(
+    module: str,     # dotted name of the module, such as "soundfile"
+    extra: str,      # extra of this package that brings it, such as "separation"
+) -> ModuleType:     # the imported module
+    "Import an optional module; `ImportError` naming the extra to install if it is missing."
+    try: return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."): raise
+        raise ImportError(f"{module} is not installed: run `pip install \"amcl_suite[{extra}]\"`",
+                          name=module) from None
