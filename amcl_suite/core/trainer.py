@@ -220,6 +220,10 @@ class System(_pl.LightningModule):
     "A Lightning module that `train` can train; steps return dictionaries of values."
     unused_parameters = False   # True: some parameters may get no gradient (several devices)
 
+    def __init__(self):
+        super().__init__()
+        self.notes: list[str] = []   # what a reader of the result should know
+
     def fingerprint(self) -> dict:   # names -> plain values
         "Return what a resumed training must agree in."
         return {"system": type(self).__name__,
@@ -338,15 +342,15 @@ class _Engine(_pl.callbacks.Checkpoint):
         self.settings, self.folder, self.loader = settings, folder, loader
         self.agree, self.progress = agree, progress
         self.rows, self.best, self.stopped, self.schedules = [], [], "", []
-        self.spent, self.waiting, self.last_report = 0., deque(), 0.
+        self.spent, self.waiting, self.last_report, self.notes = 0., deque(), 0., []
 
     def state_dict(self) -> dict:
         return {"rows": self.rows, "best": self.best, "stopped": self.stopped,
-                "agree": self.agree, "spent": self.spent}
+                "agree": self.agree, "spent": self.spent, "notes": list(self.notes)}
 
     def load_state_dict(self, state: dict) -> None:
         self.rows, self.best, self.stopped = state["rows"], state["best"], state["stopped"]
-        self.spent = state["spent"]
+        self.spent, self.notes = state["spent"], state["notes"]
 
 # %% ../../nbs/00_core/04a_trainer.ipynb #8e1d2aab
 @patch
@@ -355,6 +359,7 @@ def on_train_start(self: _Engine, trainer, module) -> None:
     self.schedules = [(config, config.frequency) for config in trainer.lr_scheduler_configs
                       if config.interval == "epoch"]
     for config, _ in self.schedules: config.frequency = 10**12
+    module.notes = self.notes = list(self.notes)      # the same list; restored where resumed
 
 @patch
 def on_train_epoch_start(self: _Engine, trainer, module) -> None:
@@ -482,6 +487,10 @@ def _keep(self: _Engine, trainer, module, epoch: int, row: dict) -> None:
     "Update the list of best weights, decide whether to stop, write the checkpoints."
     settings, name = self.settings, _BEST.format(epoch + 1)
     value = row.get(settings.monitor)
+    if value is None and (settings.patience or any(k.startswith("val/") for k in row)) \
+            and _validated(trainer):
+        raise ValueError(f"monitor: expected one of {', '.join(k for k in row if '/' in k)}, got "
+                         f"{settings.monitor!r}")
     if value is not None:
         if not math.isfinite(value):
             self._stop(trainer, f"{settings.monitor} is {value} after the epoch: the weights are "
@@ -558,6 +567,7 @@ class Trained:
     best_epoch: int               # from 1; 0: nothing was monitored
     best_value: float             # of the monitored quantity
     stopped: str = ""             # why before the last epoch; "": it wasn't
+    notes: tuple = ()             # what the system found worth telling
     is_main: bool = True          # False in the further processes of a script
 
     @property
@@ -580,7 +590,7 @@ def _trained(folder: Path, state: dict, temporary: bool) -> Trained:
     "Return what the engine's state says; a temporary folder lives as long as it does."
     best = state["best"][0] if state["best"] else [math.nan, 0, ""]
     trained = Trained(folder, _history(state["rows"]), best[1], best[0], state["stopped"],
-                      _world()[0] == 0)
+                      tuple(state["notes"]), _world()[0] == 0)
     if temporary: weakref.finalize(trained, shutil.rmtree, folder, ignore_errors=True)
     return trained
 
@@ -666,6 +676,8 @@ def train(
     if _n_batches(train_loader) == 0:
         raise ValueError("train_loader: expected at least one batch, got none; is the data set "
                          "smaller than one batch, with drop_last=True?")
+    if settings.patience and val_loader is None and settings.monitor.startswith("val/"):
+        raise ValueError(f"val_loader: patience waits for {settings.monitor}, which needs one")
     temporary = folder is None
     folder = Path(tempfile.mkdtemp() if temporary else folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)

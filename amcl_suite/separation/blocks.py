@@ -4,7 +4,7 @@
 
 # %% ../../nbs/20_separation/28_blocks.ipynb #6eff757c
 from __future__ import annotations
-import warnings
+import functools, warnings
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +16,7 @@ __all__ = ['HEADS', 'asteroid_layer', 'BorrowedMasker', 'filterbank', 'half_over
            'RecurrentHead', 'scoring_head']
 
 # %% ../../nbs/20_separation/28_blocks.ipynb #8edd9227
+@functools.cache
 def asteroid_layer(
     name: str,     # class in asteroid's `masknn`, such as "recurrent.DPRNN"
 ) -> type:         # the class
@@ -34,21 +35,19 @@ class BorrowedMasker(nn.Module):
         **options,   # of the class in asteroid
     ):
         super().__init__()
+        self.recipe = (args, options)
         original = asteroid_layer(self.source)(*args, **options)
         for name, child in original.named_children(): self.add_module(name, child)
         vars(self).update({k: v for k, v in vars(original).items() if isinstance(v, (int, str))})
 
-    def reference(self,
-        encoded: Tensor,   # `(batch, n_filters, frames)`
-    ) -> Tensor:           # masks `(batch, n_hyps, n_filters, frames)`
-        "Return the masks by asteroid's own pass over the same weights."
-        return asteroid_layer(self.source).forward(self, encoded)
-
-    def forward(self,
-        encoded: Tensor,   # `(batch, n_filters, frames)`
-    ) -> Tensor:           # masks `(batch, n_hyps, n_filters, frames)`
-        "Return the masks."
-        return self.reference(encoded)
+    def original(self) -> nn.Module:
+        "Return asteroid's own masker over the same weights, shared, for checks and benchmarks."
+        args, options = self.recipe
+        module = asteroid_layer(self.source)(*args, **options)
+        for name, weight in self.named_parameters():
+            parent, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(parent), leaf, weight)
+        return module
 
 # %% ../../nbs/20_separation/28_blocks.ipynb #567b99bd
 def filterbank(
@@ -157,7 +156,7 @@ class DualPathMasker(BorrowedMasker):
     def forward(self,
         encoded: Tensor,   # `(batch, n_filters, frames)`
     ) -> Tensor:           # masks `(batch, n_hyps, n_filters, frames)`
-        "Return the masks; equal to `reference` but for rounding."
+        "Return the masks; equal to `original` but for rounding."
         norm, conv = self.bottleneck
         frames = standardise(encoded.mT.contiguous())
         frames = F.linear(frames * norm.gamma + norm.beta, conv.weight[..., 0], conv.bias)
@@ -192,7 +191,7 @@ def largest_difference(
         push = torch.randn(encoded.shape[0], masker.n_src, *encoded.shape[1:])
     push = push.to(encoded)      # random weights, since softmax masks sum to one
     found = []
-    for run in (masker, masker.reference):
+    for run in (masker, masker.original()):
         masks = run(encoded)
         found.append([masks, *torch.autograd.grad((masks * push).sum(), masker.parameters())])
     scale = max(g.abs().max().item() for g in found[1][1:])
@@ -217,16 +216,16 @@ class SudoMasker(BorrowedMasker):
     def forward(self,
         encoded: Tensor,   # `(batch, n_filters, frames)`
     ) -> Tensor:           # masks `(batch, n_hyps, n_filters, frames)`
-        "Return the masks; equal to `reference` but for rounding."
+        "Return the masks; equal to `original` but for rounding."
         x = self.sm(self.l1(self.ln(encoded)))
         weight, bias = toeplitz(self.m.weight[:, 0, :, 0]), self.m.bias[:, None]
         if self.bn_chan != self.in_chan:
             before = self.reshape_before_masks
-            bias = bias + weight @ before.bias
+            bias = bias + weight @ before.bias    # `(n_hyps, n_filters)`
             weight = weight @ before.weight[..., 0]
-        bias = bias.expand(-1, self.in_chan)
-        masks = F.conv1d(x, weight.flatten(0, 1)[..., None], bias.flatten())
-        return self.output_act(masks.unflatten(1, (self.n_src, self.in_chan)))
+        masks = weight.flatten(0, 1) @ x
+        masks = masks.unflatten(1, (self.n_src, self.in_chan)) + bias[..., None]
+        return self.output_act(masks)
 
 # %% ../../nbs/20_separation/28_blocks.ipynb #737776a8
 class ConvMasker(BorrowedMasker):
@@ -240,6 +239,12 @@ class ConvMasker(BorrowedMasker):
         super().__init__(*args, **options)
         fuse_norms(self)
         if self.skip_chan: self.TCN[-1].res_conv.requires_grad_(False)   # nothing reads its output
+
+    def forward(self,
+        encoded: Tensor,   # `(batch, n_filters, frames)`
+    ) -> Tensor:           # masks `(batch, n_hyps, n_filters, frames)`
+        "Return the masks by asteroid's pass, norms fused."
+        return asteroid_layer(self.source).forward(self, encoded)
 
 # %% ../../nbs/20_separation/28_blocks.ipynb #bca9559c
 HEADS = ("late", "pool_late", "late_enc", "pool_late_enc", "early", "pool_early", "crnn_late",
@@ -288,7 +293,8 @@ def scoring_head(
     width: int = 128,  # hidden units of the heads without recurrence
 ) -> nn.Module | None: # None for "none"
     "Build a scoring head by the name of the reference's `count_stage`."
-    if kind not in HEADS: raise ValueError(f"kind: expected one of {', '.join(HEADS)}, got {kind!r}")
+    if kind not in HEADS:
+        raise ValueError(f"kind: expected one of {', '.join(HEADS)}, got {kind!r}")
     if kind == "none": return None
     if kind == "crnn_late": return RecurrentHead(n_filters * n_hyps, n_hyps)
     if kind == "crnn_early": return RecurrentHead(n_filters, n_hyps)

@@ -88,10 +88,16 @@ class Corpus:
     def _by_id(self) -> dict[str, MixtureRow]: return {row.id: row for row in self.rows}
 
     def __repr__(self):
-        counts = " + ".join(f"{n} of {k} speakers" for k, n in
+        parts = " + ".join(f"{n} of {k} speakers" for k, n in
                             sorted(Counter(row.n_src for row in self.rows).items())) or "0 mixtures"
-        return (f"Corpus({self.name} {self.split}: {counts}, {self.sample_rate} Hz, "
-                f"{self.seconds / 60:.1f} min)")
+        return (f"Corpus({self.name} {self.split}: {parts}, {self.sample_rate} Hz, "
+                f"{_duration(self.seconds)})")
+
+# %% ../../nbs/20_separation/26_corpora.ipynb #0ccca406
+def _duration(seconds: float) -> str:
+    "Return a length of time in the unit that suits it."
+    if seconds < 120: return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 # %% ../../nbs/20_separation/26_corpora.ipynb #3480b75f
 @patch
@@ -467,12 +473,17 @@ def read_corpus(
         return replace(parts[0], name=f"Libri{low}to{high}Mix", root=root,
                        rows=sum((part.rows for part in parts), ()))
     corpus = read_wsj0_mix(root, split, n_src, rate, mode)
-    if "origin" not in recipe: return corpus
-    name, people = corpus.name.removeprefix("WSJ0-"), manifest.get("speakers", {}).get(split, {})
+    return _ours(corpus, manifest) if "origin" in recipe else corpus
+
+# %% ../../nbs/20_separation/26_corpora.ipynb #2561cbea
+def _ours(corpus: Corpus, manifest: dict) -> Corpus:
+    "Return a corpus of our generator under its own name, with the sexes from its manifest."
+    name = f"{manifest['recipe']['origin']} {corpus.name.removeprefix('WSJ0-')}"
+    people = manifest.get("speakers", {}).get(corpus.split, {})
     known = lambda row: tuple(sex for s in row.speakers if (sex := people.get(s)))
     rows = tuple(replace(row, sexes=known(row) if len(known(row)) == row.n_src else ())
                  for row in corpus)
-    return replace(corpus, name=f"{recipe['origin']} {name}", rows=rows)
+    return replace(corpus, name=name, rows=rows)
 
 _LIBRIMIX = tuple(f"{base}{sub}metadata/{split}mixture_*.csv" for base in ("", "Libri*Mix/")
                   for sub in ("", "wav*/*/") for split in ("", "*/"))
@@ -498,7 +509,7 @@ class Problem:
 @dataclass(frozen=True)
 class Report:
     "What `validate` found; a table in a notebook."
-    splits: tuple[dict, ...]         # one per split: counts, hours, largest errors
+    splits: tuple[dict, ...]         # one per split: counts, length, largest errors
     problems: tuple[Problem, ...]    # in the order of splits and rows
     notes: tuple[str, ...] = ()      # what could not be checked, what was repaired
 
@@ -561,6 +572,7 @@ def _faults(row: MixtureRow, sample_rate: int) -> tuple[list[tuple[str, str]], f
                           f"a speaker occurs twice: {', '.join(row.speakers)}")}
     return [(kind, text) for kind, (bad, text) in tests.items() if bad], error, level
 
+# %% ../../nbs/20_separation/26_corpora.ipynb #fac7a30a
 def _level_error(sources: np.ndarray, levels: Iterable[float], sample_rate: int) -> float:
     "Return the largest difference between stated and measured relative levels, dB."
     measured = 20 * np.log10(active_level(sources, sample_rate, high_pass=200).numpy() + 1e-12)
@@ -621,6 +633,6 @@ def _summary(name: str, corpus: Corpus, errors: list, n_problems: int) -> dict:
     worst = np.max(errors, axis=0, initial=0)
     return {"split": name, "mixtures": len(corpus), "checked": len(errors),
             "speakers": len(corpus.speakers) or "not known",
-            "hours": f"{corpus.seconds / 3600:.2f}",
+            "length": _duration(corpus.seconds),
             "largest error of the sum": f"{worst[0] * 2**15:.1f} steps",
             "of the levels": f"{worst[1]:.1f} dB", "problems": n_problems}

@@ -16,6 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from ..core.audio import AudioError, active_level, pcm16, read_audio, resample
 from ..core.data import DataError
 from .corpora import Corpus, MixtureRow, counts, parse_name
+from .distances import active_targets
 from .mixing import draw_levels, mixture_name
 from .voices import Clip
 
@@ -214,8 +215,16 @@ def _cut(data: MixtureDataset, epoch: int, index: int) -> Example:
     sources = torch.zeros(data.n_src_max, padded)
     sources[:len(parts) - 1, :length] = parts[1:]
     mixture = torch.nn.functional.pad(parts[0], (0, padded - length))
-    mask = sources.square().mean(-1).sqrt() > data.silence
-    return Example(mixture, sources, mask, data.corpus[index].id)
+    return Example(mixture, sources, _heard(sources, data.silence), data.corpus[index].id)
+
+# %% ../../nbs/20_separation/27_datasets.ipynb #45cf534d
+def _heard(sources: Tensor, silence: float) -> Tensor:
+    "Return `active_targets` of one example, bool `(n_src_max,)`; quick where the answer is plain."
+    x = sources.numpy()
+    power, mean = np.einsum("it,it->i", x, x) / x.shape[1], x.mean(-1)
+    active = power - mean**2 > 0.01 * power + 4 * silence**2
+    close = ~active & (power > silence**2 / 4)
+    return active_targets(sources[None], silence)[0] if close.any() else torch.from_numpy(active)
 
 # %% ../../nbs/20_separation/27_datasets.ipynb #21dbcd1a
 class EpochSampler(Sampler):
@@ -243,13 +252,6 @@ class EpochSampler(Sampler):
         "Choose the epoch whose keys come next; without effect on a fixed order."
         self.epoch = int(epoch) if self.shuffle else 0
 
-    def _replica(self) -> tuple[int, int]:
-        "Return the number of processes and the rank of this one."
-        if self.given is not None: return self.given
-        import torch.distributed as dist
-        if not (dist.is_available() and dist.is_initialized()): return 1, 0
-        return dist.get_world_size(), dist.get_rank()
-
     def __len__(self) -> int:
         n_replicas, rank = self._replica()
         return self.n // n_replicas if self.even else len(range(rank, self.n, n_replicas))
@@ -259,6 +261,15 @@ class EpochSampler(Sampler):
         order = np.arange(self.n)
         if self.shuffle: np.random.default_rng((self.seed, self.epoch)).shuffle(order)
         for index in order[rank::n_replicas][:len(self)]: yield self.epoch, int(index)
+
+# %% ../../nbs/20_separation/27_datasets.ipynb #271e54ec
+@patch
+def _replica(self: EpochSampler) -> tuple[int, int]:
+    "Return the number of processes and the rank of this one."
+    if self.given is not None: return self.given
+    import torch.distributed as dist
+    if not (dist.is_available() and dist.is_initialized()): return 1, 0
+    return dist.get_world_size(), dist.get_rank()
 
 # %% ../../nbs/20_separation/27_datasets.ipynb #de15cb31
 class LengthBatches(Sampler):
@@ -337,11 +348,12 @@ class _Stored:
             self.levels.append(level * 0.9 / peak * 32768)
         self.samples = Samples(stored)
 
-    def crop(self, k: int, speed: int, generator, n: int) -> np.ndarray:
-        "Return `n` samples of clip `k` at one speed, active level 1, from a random position."
+    def crop(self, k: int, speed: int, generator, out: np.ndarray) -> None:
+        "Fill `out` with clip `k` at one speed, active level 1, from a random position."
         k_stored = k * self.n_speeds + speed
-        start = generator.integers(self.samples.lengths[k_stored] - n + 1)
-        return self.samples.crop(k_stored, start, n) * np.float32(1 / self.levels[k])
+        start = generator.integers(self.samples.lengths[k_stored] - len(out) + 1)
+        samples = self.samples.crop(k_stored, start, len(out))
+        np.multiply(samples, np.float32(1 / self.levels[k]), out=out)
 
 # %% ../../nbs/20_separation/27_datasets.ipynb #c551a710
 class _Streamed:
@@ -349,16 +361,16 @@ class _Streamed:
     def __init__(self, clips: Sequence[Clip], speeds: Sequence[float], sample_rate: int):
         self.clips, self.speeds, self.sample_rate = clips, speeds, sample_rate
 
-    def crop(self, k: int, speed: int, generator, n: int) -> np.ndarray:
-        "Return `n` samples of clip `k` at one speed, active level 1, from a random position."
+    def crop(self, k: int, speed: int, generator, out: np.ndarray) -> None:
+        "Fill `out` with clip `k` at one speed, active level 1, from a random position."
         clip = self.clips[k]
         rate = round(clip.sample_rate * self.speeds[speed])
-        n_own = -(-n * rate // self.sample_rate)
+        n_own = -(-len(out) * rate // self.sample_rate)
         start = int(generator.integers(clip.n_samples - n_own + 1))
         part = replace(clip, start=clip.start + start, n_samples=n_own).load()
-        waveform = resample(part, rate, self.sample_rate)[:n]
+        waveform = resample(part, rate, self.sample_rate)[:len(out)]
         level = float(active_level(waveform, self.sample_rate, high_pass=200))
-        return waveform.numpy() / np.float32(level or 1)
+        np.divide(waveform.numpy(), np.float32(level or 1), out=out)
 
 # %% ../../nbs/20_separation/27_datasets.ipynb #b3b58c8b
 class DynamicMixing(Dataset):
@@ -434,15 +446,15 @@ def _group(self: DynamicMixing, clips: Sequence[Clip]) -> list[list[int]]:
 
 # %% ../../nbs/20_separation/27_datasets.ipynb #6a74b3ee
 @patch
-def _voice(self: DynamicMixing, speaker: int, generator) -> tuple[np.ndarray, str]:
-    "Return a crop of one speaker with active level 1, and the name of its clip."
+def _voice(self: DynamicMixing, speaker: int, generator, out: np.ndarray) -> str:
+    "Fill `out` with a crop of one speaker, active level 1; returns the name of its clip."
     members = self.by_speaker[speaker]
     k = members[generator.integers(len(members))]
     speed = int(generator.integers(len(self.speeds)))
     for _ in range(4):
-        crop = self.source.crop(k, speed, generator, self.segment)
-        if np.dot(crop, crop) > 1e-3 * len(crop): break
-    return crop, self.clips[k].name
+        self.source.crop(k, speed, generator, out)
+        if np.dot(out, out) > 1e-3 * len(out): break
+    return self.clips[k].name
 
 # %% ../../nbs/20_separation/27_datasets.ipynb #1cf462a2
 def _mix(data: DynamicMixing, epoch: int, index: int) -> Example:
@@ -451,14 +463,15 @@ def _mix(data: DynamicMixing, epoch: int, index: int) -> Example:
     n_src = int(generator.integers(data.n_src[0], data.n_src[1] + 1))
     levels = draw_levels(n_src, generator) * (data.level_range / 2.5)
     speakers = generator.choice(len(data.by_speaker), n_src, replace=False)
+    mixture = np.zeros(data.segment, np.float32)
     sources, names = np.zeros((data.n_src_max, data.segment), np.float32), []
-    for i, speaker in enumerate(speakers):
-        crop, name = data._voice(speaker, generator)
-        np.multiply(crop, np.float32(10 ** (levels[i] / 20)), out=sources[i])
-        names.append(name)
-    mixture = sources[:n_src].sum(0)
+    for source, speaker, level in zip(sources, speakers, levels):
+        names.append(data._voice(speaker, generator, source))
+        source *= np.float32(10 ** (level / 20))
+        mixture += source
     peak = max(abs(f(x)) for x in (mixture, sources) for f in (np.max, np.min)) or 1
     gain = np.float32(0.9 / peak * 10 ** (-data.gain_range * generator.random() / 20))
-    sources, mixture = torch.from_numpy(sources * gain), torch.from_numpy(mixture * gain)
-    mask = sources.square().mean(-1).sqrt() > data.silence
-    return Example(mixture, sources, mask, mixture_name(names, levels))
+    sources *= gain
+    mixture *= gain
+    sources, mixture = torch.from_numpy(sources), torch.from_numpy(mixture)
+    return Example(mixture, sources, _heard(sources, data.silence), mixture_name(names, levels))

@@ -222,7 +222,8 @@ class Separator(nn.Module):
         encoded = self.encoder(F.pad(waveform, (0, -waveform.shape[-1] % self.multiple)))
         return encoded.relu() if self.config.encoder_activation == "relu" else encoded
 
-    def extra_repr(self) -> str: return repr(self.config)
+    def __repr__(self):
+        return f"Separator({self.config}, {count_parameters(self):,} parameters)"
 
 # %% ../../nbs/20_separation/28a_models.ipynb #f8444dfc
 def _checked(
@@ -341,7 +342,7 @@ def _read(
             raise CheckpointError(
                 f"{path} holds Python objects besides weights, and reading them could run any "
                 "code: it was left unread. Ask for a file made by save_model") from None
-        raise CheckpointError(f"{path} is no checkpoint: it can't be read as plain weights") from None
+        raise CheckpointError(f"{path} is no checkpoint: it can't be read as weights") from None
     except Exception as error:
         raise CheckpointError(f"{path} is damaged or no checkpoint ({type(error).__name__}): "
                               "copy it again, or take another file") from None
