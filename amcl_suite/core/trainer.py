@@ -112,6 +112,10 @@ def _world() -> tuple[int, int]:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()): return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
+def _is_main() -> bool:
+    "Tell whether this isn't a further process that Lightning has started."
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
 class _Share:
     "The part of a batch sampler's batches that falls to one process."
     def __init__(self, batches, rank: int, n: int, train: bool):
@@ -173,6 +177,8 @@ def own(
     if self.train and 0 < (given.batch_size or n) < n:
         raise ValueError(f"batch_size: it counts all processes together and must be at least "
                          f"{n} (n_devices), got {given.batch_size}")
+    for part in self._parts:
+        if hasattr(part, "given"): part.given = (1, 0)     # a sampler that would share by itself
     names = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "generator",
              "prefetch_factor", "persistent_workers", "multiprocessing_context")
     share = _Share(given.batch_sampler, rank, n, self.train)
@@ -222,6 +228,7 @@ class System(_pl.LightningModule):
 
     def __init__(self):
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True   # few validation batches
         self.notes: list[str] = []   # what a reader of the result should know
 
     def fingerprint(self) -> dict:   # names -> plain values
@@ -590,7 +597,7 @@ def _trained(folder: Path, state: dict, temporary: bool) -> Trained:
     "Return what the engine's state says; a temporary folder lives as long as it does."
     best = state["best"][0] if state["best"] else [math.nan, 0, ""]
     trained = Trained(folder, _history(state["rows"]), best[1], best[0], state["stopped"],
-                      tuple(state["notes"]), _world()[0] == 0)
+                      tuple(state["notes"]), _is_main())
     if temporary: weakref.finalize(trained, shutil.rmtree, folder, ignore_errors=True)
     return trained
 
@@ -636,7 +643,7 @@ def _quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     "Hold the folder's lock; `ValueError` if another training has it."
-    if "LOCAL_RANK" in os.environ: yield; return     # the process that started this one holds it
+    if not _is_main(): yield; return     # the process that started this one holds it
     lock = FileLock(folder / ".train.lock")
     try: lock.acquire(timeout=0)
     except Timeout:
@@ -698,7 +705,7 @@ def train(
 # %% ../../nbs/00_core/04a_trainer.ipynb #4a65da93
 def _clear(folder: Path) -> None:
     "Remove what an earlier training left in the folder."
-    if "LOCAL_RANK" in os.environ: return
+    if not _is_main(): return
     _clean(folder, [])
     for name in (_LAST, _STOP, "history.csv"): (folder / name).unlink(missing_ok=True)
 
@@ -706,7 +713,7 @@ def _fit(system: System, loaders: list, settings: TrainerSettings, engine: _Engi
          go_on: bool) -> None:
     "Run Lightning; turn what a forked process died of into `Diverged`, its exit into Ctrl-C."
     trainer = _trainer(settings, engine, system, folder)
-    if "LOCAL_RANK" not in os.environ: (folder / _STOP).unlink(missing_ok=True)
+    if _is_main(): (folder / _STOP).unlink(missing_ok=True)
     deterministic = torch.are_deterministic_algorithms_enabled()
     handler = signal.getsignal(signal.SIGINT)
     try: trainer.fit(system, *loaders, ckpt_path=folder / _LAST if go_on else None)
@@ -718,6 +725,7 @@ def _fit(system: System, loaders: list, settings: TrainerSettings, engine: _Engi
         if not (path := folder / _STOP).exists(): raise
         raise Diverged(**json.loads(path.read_text())) from None
     finally:
+        if _world()[1] > 1: torch.distributed.destroy_process_group()   # each is alone again
         torch.use_deterministic_algorithms(deterministic)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)

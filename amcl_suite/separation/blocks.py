@@ -223,9 +223,9 @@ class SudoMasker(BorrowedMasker):
             before = self.reshape_before_masks
             bias = bias + weight @ before.bias    # `(n_hyps, n_filters)`
             weight = weight @ before.weight[..., 0]
-        masks = weight.flatten(0, 1) @ x
-        masks = masks.unflatten(1, (self.n_src, self.in_chan)) + bias[..., None]
-        return self.output_act(masks)
+        bias = bias.expand(-1, self.in_chan).reshape(1, -1, 1).expand(len(x), -1, x.shape[-1])
+        masks = torch.baddbmm(bias, weight.flatten(0, 1).expand(len(x), -1, -1), x)
+        return self.output_act(masks.unflatten(1, (self.n_src, self.in_chan)))
 
 # %% ../../nbs/20_separation/28_blocks.ipynb #737776a8
 class ConvMasker(BorrowedMasker):

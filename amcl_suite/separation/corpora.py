@@ -118,7 +118,7 @@ def take(
 ) -> Corpus:         # that many, evenly spaced
     "Return a smaller corpus with the same mix of speaker counts."
     if n < 1: raise ValueError(f"n: expected at least 1 row, got {n}")
-    picked = np.linspace(0, len(self) - 1, min(n, len(self))).round().astype(int)
+    picked = np.linspace(0, max(len(self) - 1, 0), min(n, len(self))).round().astype(int)
     return replace(self, rows=tuple(self.rows[k] for k in picked))
 
 @patch
@@ -173,8 +173,9 @@ def counts(
     n_src: int | tuple[int, int],  # a number of speakers, or a range (fewest, most)
 ) -> tuple[int, int]:              # fewest and most
     "Return a range of speaker counts; `ValueError` if that is none."
-    low, high = (n_src, n_src) if isinstance(n_src, int) else tuple(n_src)
-    if 1 <= low <= high: return int(low), int(high)
+    bounds = np.array([n_src, n_src] if np.ndim(n_src) == 0 else n_src)
+    whole = bounds.shape == (2,) and bounds.dtype.kind == "i"
+    if whole and 1 <= bounds[0] <= bounds[1]: return int(bounds[0]), int(bounds[1])
     raise ValueError(f"n_src: expected a count >= 1 or a range (fewest, most), got {n_src!r}")
 
 # %% ../../nbs/20_separation/26_corpora.ipynb #6a8088fa
@@ -630,7 +631,7 @@ def validate(
 
 def _summary(name: str, corpus: Corpus, errors: list, n_problems: int) -> dict:
     "Return the line of a split in the report's table."
-    worst = np.max(errors, axis=0, initial=0)
+    worst = np.max(errors or [(0, 0)], axis=0)
     return {"split": name, "mixtures": len(corpus), "checked": len(errors),
             "speakers": len(corpus.speakers) or "not known",
             "length": _duration(corpus.seconds),

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/20_separation/27_datasets.ipynb #f17cbcbd
 from __future__ import annotations
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -138,7 +139,7 @@ def _check_options(corpus: Corpus, segment, crop: str, short: str, seed: int) ->
                                ("short", short, ("drop", "pad"))):
         if value not in known:
             raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
-    if segment is not None and not (segment > 0 and round(segment * corpus.sample_rate) >= 1):
+    if segment is not None and not 1 <= segment * corpus.sample_rate < math.inf:
         raise ValueError(f"segment: expected seconds > 0 or None, got {segment}")
     if segment is not None and crop == "whole":
         raise ValueError(f"segment: whole utterances have none, got {segment}; use None, or crop="
@@ -258,6 +259,8 @@ class EpochSampler(Sampler):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         n_replicas, rank = self._replica()
+        if not len(self):
+            raise ValueError(f"n: {self.n} examples are too few for {n_replicas} processes")
         order = np.arange(self.n)
         if self.shuffle: np.random.default_rng((self.seed, self.epoch)).shuffle(order)
         for index in order[rank::n_replicas][:len(self)]: yield self.epoch, int(index)
@@ -389,6 +392,7 @@ class DynamicMixing(Dataset):
         in_memory: bool = True,              # False: read each crop from its file, slower
         silence: float = 1e-4,               # RMS up to which a source counts as absent
     ):
+        if not 0 < segment < math.inf: raise ValueError(f"segment: expected s > 0, got {segment}")
         self.n_src, self.segment = counts(n_src), round(segment * sample_rate)
         self.n_src_max = n_src_max or self.n_src[1]
         self.n_per_epoch, self.seed, self.silence = n_per_epoch, seed, silence

@@ -62,7 +62,7 @@ def _sums(hypotheses: Tensor, targets: Tensor, lengths: Tensor | None, centred: 
     "Return cross products, energies and means, in float64."
     totals = None
     for hyp, tgt in _blocks(hypotheses, targets, lengths):
-        parts = [tgt @ hyp.mT, torch.linalg.vecdot(hyp, hyp), torch.linalg.vecdot(tgt, tgt),
+        parts = [tgt @ hyp.mT, *(torch.linalg.vector_norm(x, dim=-1).square_() for x in (hyp, tgt)),
                  *((hyp.sum(-1), tgt.sum(-1)) if centred else ())]
         totals = parts if totals is None else [a.add_(b) for a, b in zip(totals, parts)]
     cross, hyp_energy, target_energy = totals[:3]

@@ -17,7 +17,8 @@ from .metrics import evaluate_model, load_metrics, run_summary, save_metrics
 from .mixing import espeak_corpus, librispeech_corpus, synthetic_corpus
 from .models import load_model, model_config
 from .objectives import ObjectiveConfig
-from .temperature import Annealing, TemperatureConfig, measure_unit
+from .temperature import (Annealing, TemperatureConfig,
+                                                measure_unit, stored_unit)
 
 # %% auto #0
 __all__ = ['CONFIGURATIONS', 'SeparationConfig', 'Prepared', 'prepare_corpus', 'TrainedSeparator', 'make_loaders',
@@ -145,7 +146,7 @@ CONFIGURATIONS = _published() | _ours()
 _SIZES = {
     "paper": {},
     "small": dict(size="small", segment=2.0, batch_size=4, n_epochs=20, temperature_end=10,
-                  halve_patience=5, patience=0, keep_best=1, n_workers=0)}
+                  learning_rate=3e-3, patience=0, keep_best=1, n_workers=0)}
 
 @patch(cls_method=True)
 def preset(
@@ -261,10 +262,10 @@ def _annealing(config: SeparationConfig, loader, folder: Path) -> Annealing | No
     "Return the annealing with its unit, measured once per run and kept beside the checkpoints."
     settings = config.make_temperature()
     if settings is None: return None
-    path = folder / "unit.json"
-    if path.exists(): return Annealing(settings, json.loads(path.read_text())["unit_db"])
-    unit = measure_unit(((batch.sources, batch.source_mask) for batch in loader), config.unit)
-    write_json_atomic(path, dict(unit_db=unit, unit=config.unit, seed=config.seed))
+    def measure():
+        return measure_unit(((batch.sources, batch.source_mask) for batch in loader), config.unit)
+    unit = stored_unit(folder / "unit.json", measure, kind=config.unit, seed=config.seed,
+                       segment=config.segment, n_mixtures=len(loader.dataset))
     return Annealing(settings, unit)
 
 # %% ../../nbs/20_separation/29b_experiments.ipynb #19be6acc

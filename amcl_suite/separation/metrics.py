@@ -291,6 +291,7 @@ def sdr(
     explained = float(taps @ inner)
     return 10 * math.log10(max(explained, 1e-20) / max(float(x @ x) - explained, 1e-20))
 
+# %% ../../nbs/20_separation/28b_metrics.ipynb #0562a8c8
 def stoi(
     estimate,            # `(time,)` tensor or array
     target,              # `(time,)` tensor or array

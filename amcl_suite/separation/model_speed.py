@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.records import environment
 from .models import (
-    DPRNNConfig, ModelConfig, Separation, Separator, build_model, model_config)
+    DPRNNConfig, ModelConfig, Separation, Separator, build_model, count_parameters, model_config)
 
 # %% auto #0
 __all__ = ['BorrowedPass', 'step_ratio', 'recurrent_share', 'run_benchmarks']
@@ -87,7 +87,7 @@ def step_ratio(
     times = [[_seconds(step, mixture.device) for step in steps] for _ in range(rounds)]
     ratios = sorted(theirs / ours for ours, theirs in times)
     ours, theirs = (1e3 * _median(side) for side in zip(*times))
-    return dict(what=f"{config.backbone}, {sum(p.numel() for p in model.parameters()):,} "
+    return dict(what=f"{config.backbone}, {count_parameters(model):,} "
                      f"parameters, {batch_size} x {seconds:g} s",
                 ours_ms=ours, asteroid_ms=theirs, ratio=_median(ratios), ratio_min=ratios[0],
                 ratio_max=ratios[-1], difference=float(gap.abs().max()), rounds=rounds,

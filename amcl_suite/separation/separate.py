@@ -20,7 +20,7 @@ from .models import load_model
 
 # %% auto #0
 __all__ = ['SOUND_FILES', 'chunk_starts', 'continue_tracks', 'separate_chunks', 'fit_gains', 'Separated', 'separate',
-           'FolderResult', 'separate_folder']
+           'FolderResult', 'separate_files', 'separate_folder']
 
 # %% ../../nbs/20_separation/29a_separate.ipynb #f0859df1
 def chunk_starts(
@@ -236,7 +236,8 @@ def _done(folder: Path, facts: dict) -> dict | None:
     return result if all(result.get(k) == v for k, v in facts.items()) else None
 
 def _stamp(path: Path) -> list[int]:
-    "Return what tells two versions of a file apart."
+    "Return what tells two versions of a file apart; nothing if it is missing."
+    if not path.is_file(): return []
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
 
@@ -250,8 +251,9 @@ class FolderResult:
     scores: tuple = ()      # of all outputs
     error: str = ""         # why it failed
 
-def separate_folder(
-    folder: str | Path,                  # recordings, also in folders below
+# %% ../../nbs/20_separation/29a_separate.ipynb #55686f2c
+def separate_files(
+    files,                               # a sound file, or name -> sound file
     out: str | Path,                     # results go to `out/NAME/s1.wav`, ...
     checkpoint: str | Path,              # file of `save_model`, or folder with `separator.pt`
     threshold: float = 0.5,              # outputs with a higher score are kept
@@ -259,20 +261,37 @@ def separate_folder(
     device: str | torch.device = "cpu",  # where the model runs
     force: bool = False,                 # do finished ones again
     progress: Callable | None = None,    # called with (done, total, result)
-) -> list[FolderResult]:                 # one per recording, by name
-    "Separate all recordings of a folder; one that fails doesn't stop the others."
-    folder, out, path = Path(folder).resolve(), Path(out).resolve(), Path(checkpoint)
+) -> list[FolderResult]:                 # one per recording, in order
+    "Separate recordings and write the results; one that fails doesn't stop the others."
+    if isinstance(files, (str, Path)): files = {Path(files).stem: Path(files)}
+    path, out, results = Path(checkpoint), Path(out), []
     path = path / "separator.pt" if path.is_dir() else path
-    recordings, model = _recordings(folder, out), load_model(path, device)
-    options, results = dict(threshold=threshold, chunk_seconds=chunk_seconds), []
-    for name, source in recordings.items():
+    model, options = load_model(path, device), _options(threshold, chunk_seconds)
+    for name, source in files.items():
         facts = dict(source=_stamp(source), checkpoint=_stamp(path), **options)
         done = None if force else _done(out / name, facts)
         if done is not None:
             results.append(FolderResult(name, "skipped", done["count"], tuple(done["scores"])))
         else: results.append(_one(name, source, out / name, model, options, device, facts))
-        if progress: progress(len(results), len(recordings), results[-1])
+        if progress: progress(len(results), len(files), results[-1])
     return results
+
+def separate_folder(
+    folder: str | Path,          # recordings, also in folders below
+    out: str | Path,             # results go to `out/NAME/s1.wav`, ...
+    checkpoint: str | Path,      # file of `save_model`, or folder with `separator.pt`
+    *options,                    # as of `separate_files`
+    **more,                      # as of `separate_files`
+) -> list[FolderResult]:         # one per recording, by name
+    "Separate all recordings of a folder with `separate_files`."
+    recordings = _recordings(Path(folder).resolve(), Path(out).resolve())
+    return separate_files(recordings, out, checkpoint, *options, **more)
+
+def _options(threshold: float, chunk_seconds: float) -> dict:
+    "Return the options that a result depends on; `ValueError` if one is out of range."
+    if not chunk_seconds >= 0.5:
+        raise ValueError(f"chunk_seconds: expected at least 0.5 s, got {chunk_seconds}")
+    return dict(threshold=float(threshold), chunk_seconds=float(chunk_seconds))
 
 def _one(name, source, out, model, options, device, facts) -> FolderResult:
     "Separate one recording and write its results; errors of the recording become a result."

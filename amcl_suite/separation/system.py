@@ -182,12 +182,21 @@ def training_step(
             result = self.objective(hypotheses.float(), None if logits is None else logits.float(),
                                     batch.sources, batch.source_mask, self.temperature)
         except ValueError:
-            if bool(hypotheses.isfinite().all()): raise
+            if all(bool(x.isfinite().all()) for x in (hypotheses, batch.sources)): raise
             lost = hypotheses.sum() * math.nan           # all processes stop together, by name
             return {"loss": lost, "separation_loss": lost.detach(),
                     "score_loss": lost.detach(), "n": len(batch.mixture)}
+    if self.annealing is not None: self._observe(result.costs, batch.source_mask)
     return {"loss": result.loss, "separation_loss": result.separation_loss.detach(),
             "score_loss": result.score_loss.detach(), "n": len(batch.mixture)}
+
+@patch
+def _observe(self: SeparationSystem, costs: Tensor, mask: Tensor) -> None:
+    "Let an adaptive temperature see the costs of a step, those of all processes."
+    if self.annealing.config.schedule != "adaptive": return
+    if self.trainer.world_size > 1:
+        costs, mask = (self.all_gather(x).flatten(0, 1) for x in (costs, mask))
+    self.annealing.observe(costs, mask)
 
 @patch
 def validation_step(
@@ -398,5 +407,5 @@ def export(
         raise ValueError(f"checkpoint {checkpoint} belongs to another architecture than "
                          f"{self.config}") from None
     facts = dict(objective=asdict(self.objective_config), epoch=int(content["epoch"]) + 1,
-                 unit=float(self.annealing.unit) if self.annealing else 0.)
+                 unit=float(self.annealing.unit or 0.) if self.annealing else 0.)
     return save_model(path, model, **facts | metadata)

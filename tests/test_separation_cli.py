@@ -1,0 +1,212 @@
+"""`amcl-separation`: what it prints and writes, how it ends, and that it goes on where it was stopped."""
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pandas
+import pytest
+import torch
+from amcl_suite.core.audio import audio_info, read_audio, write_audio
+from amcl_suite.separation.command_line import main
+from amcl_suite.separation.models import DPRNNConfig, build_model, save_model
+
+PROGRAM = (sys.executable, "-c", "from amcl_suite.separation.command_line import main; main()")
+TRAIN = ("train", "--epochs", "1", "--set", "segment=1", "--seed", "1")
+
+
+@pytest.fixture
+def amcl(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("AMCL_DEBUG", raising=False)
+
+    def call(*words):
+        with pytest.raises(SystemExit) as end: main([str(word) for word in words])
+        return end.value.code, *capsys.readouterr()
+    return call
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus") / "voices"
+    with pytest.raises(SystemExit) as end:
+        main(["make-corpus", "synthetic", str(folder), "--sizes", "8,4,4", "--seconds", "1"])
+    assert end.value.code == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def separator(tmp_path_factory):
+    torch.manual_seed(0)
+    model = build_model(DPRNNConfig.small(n_blocks=1, hidden=8, bottleneck=8, n_filters=16))
+    return save_model(tmp_path_factory.mktemp("model") / "separator.pt", model)
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    for k, rate in enumerate((8000, 16_000, 11_025)):
+        write_audio(tmp_path / "in" / f"r{k}.wav", .1 * torch.randn(2 * rate, generator=generator), rate)
+    return tmp_path / "in"
+
+
+def no_traceback(status, out, err):
+    return status == 2 and err.startswith("amcl-separation: ") and "Traceback" not in err + out and err.count("\n") <= 4
+
+
+def test_help_is_light_and_names_all_commands():
+    code = "import sys; from amcl_suite.separation import command_line; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    done = subprocess.run([*PROGRAM, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    for name in ("make-corpus", "check", "train", "evaluate", "separate"): assert name in done.stdout
+
+
+def test_make_and_check(amcl, corpus, tmp_path):
+    status, out, _ = amcl("check", corpus)
+    assert status == 0 and "the corpus is fine" in out
+    bad = shutil.copytree(corpus, tmp_path / "bad")
+    victim = sorted(bad.rglob("tt/s1/*.wav"))[0]
+    waveform, rate = read_audio(victim)
+    write_audio(victim, waveform.flip(0), rate)
+    status, out, _ = amcl("check", bad, "--splits", "tt")
+    assert status == 1 and "row 0 (line 2)" in out and "1 problem\n" in out
+    victim.write_bytes(victim.read_bytes()[:900])
+    status, out, err = amcl("check", bad, "--splits", "tt")
+    assert status == 1 and "truncated" in out and "Traceback" not in err
+
+
+def test_make_again_gives_the_same(amcl, corpus, tmp_path):
+    words = ("--sizes", "8,4,4", "--seconds", "1")
+    assert amcl("make-corpus", "synthetic", tmp_path / "again", *words)[0] == 0
+    names = sorted(p.relative_to(corpus) for p in corpus.rglob("*.wav"))
+    assert len(names) == 3 * 16
+    assert all((corpus / n).read_bytes() == (tmp_path / "again" / n).read_bytes() for n in names)
+
+
+def test_make_from_clips(amcl, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    for speaker in range(8):
+        for clip in range(4):
+            write_audio(tmp_path / "clips" / f"p{speaker}" / f"p{speaker}-{clip}.wav",
+                        .1 * torch.randn(4000, generator=generator), 8000)
+    words = ("--clips", tmp_path / "clips", "--sizes", "2,2,2", "--seconds", "0.5", "--speakers", "2")
+    status, out, err = amcl("make-corpus", "clips", tmp_path / "mixed", *words)
+    assert status == 0 and "next: amcl-separation check" in out, err
+    assert amcl("check", tmp_path / "mixed")[0] == 0
+
+
+def test_train_evaluate_separate(amcl, corpus, tmp_path):
+    words = (*TRAIN, "--corpus", corpus, "--out", tmp_path / "run", "--objective", "amcl_sisdr",
+             "--set", "learning_rate=1")
+    status, out, err = amcl(*words[:-2])
+    assert status == 0 and "epoch 1 of 1" in out and str(tmp_path / "run" / "separator.pt") in out, err
+    first = (tmp_path / "run" / "separator.pt").read_bytes()
+    status, out, err = amcl(*words[:-2])                       # done before: nothing is trained again
+    assert status == 0 and "epoch 1 of 1" not in out, err
+    assert torch.load(tmp_path / "run" / "separator.pt", weights_only=True)["metadata"]["configuration"]["seed"] == 1
+    assert len(first) > 1000
+
+    table = tmp_path / "metrics.parquet"
+    status, out, err = amcl("evaluate", tmp_path / "run", corpus, "--out", table, "--by", "input_level",
+                            "--extras", "sdr")
+    assert status == 0 and "pit_si_sdri" in out and "count_accuracy" in out and "input_level" in out, err
+    frame = pandas.read_parquet(table)
+    assert len(frame) == 4 and frame["pit_si_sdr"].dtype == float and frame["sdr"].notna().all()
+
+    mixture = sorted(corpus.rglob("tt/mix/*.wav"))[0]
+    status, out, err = amcl("separate", mixture, "--checkpoint", tmp_path / "run", "--out", tmp_path / "tracks",
+                            "--threshold", 0)
+    assert status == 0 and "2 speakers" in out, err
+    for k in (1, 2):
+        assert audio_info(tmp_path / "tracks" / mixture.stem / f"s{k}.wav") == audio_info(mixture)
+
+
+@pytest.mark.parametrize("words, contains", [
+    (("train", "--out", "x", "--objective", "pit_sisdrr"), "pit_sisdrr"),
+    (("train", "--out", "x", "--configuration", "amlc-3"), "did you mean 'amcl-3'"),
+    (("train", "--out", "x", "--set", "epochs=3"), "did you mean 'n_epochs'"),
+    (("train", "--out", "x", "--set", "epochs"), "KEY=VALUE"),
+    (("train", "--out", "x", "--set", "temperature=-1"), "temperature"),
+    (("train", "--out", "x", "--objective", "relaxed_sisdr", "--set", "epsilon=2"), "epsilon"),
+    (("train", "--out", "x", "--speakers", "3", "--n-hyps", "2"), "n_hyps"),
+    (("train", "--out", "x", "--speakers", "many"), "--speakers"),
+    (("train", "--out", "x", "--backbone", "dprn"), "did you mean 'dprnn'"),
+    (("train", "--out", "x", "--epochs", "0"), "epochs"),
+    (("train", "--out", "x", "--corpus", "librispech"), "did you mean 'librispeech'"),
+    (("train", "--corpus", "synthetic"), "--out"),
+    (("make-corpus", "espeek", "x"), "KIND"),
+    (("make-corpus", "clips", "x"), "--clips"),
+    (("make-corpus", "synthetic", "x", "--wsj0", "y"), "--wsj0"),
+    (("make-corpus", "synthetic", "x", "--sizes", "8,8"), "--sizes"),
+    (("check", "/nowhere"), "/nowhere"),
+    (("evaluate", "/nowhere", "synthetic"), "/nowhere"),
+    (("separate", "/nowhere.wav", "--checkpoint", "a", "--out", "b"), "/nowhere.wav"),
+    (("separete", "a.wav"), "separete"),
+])
+def test_wrong_calls_are_one_line(amcl, tmp_path, monkeypatch, words, contains):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = amcl(*words)
+    assert no_traceback(status, out, err) and contains in err, err
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_checkpoints_that_are_none(amcl, recordings, tmp_path, separator):
+    class Evil:
+        def __reduce__(self): return os.system, (f"touch {tmp_path}/executed",)
+    files = {"text.pt": b"hello", "pickle.pt": pickle.dumps(Evil()), "cut.pt": separator.read_bytes()[:2000]}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        status, out, err = amcl("separate", recordings, "--checkpoint", tmp_path / name, "--out", tmp_path / "out")
+        assert no_traceback(status, out, err) and name in err, err
+    torch.save({"model": Evil()}, tmp_path / "torch.pt")
+    status, out, err = amcl("separate", recordings, "--checkpoint", tmp_path / "torch.pt", "--out", tmp_path / "out")
+    assert no_traceback(status, out, err) and "torch.pt" in err
+    assert not (tmp_path / "executed").exists() and not (tmp_path / "out").exists()
+
+
+def test_bad_recordings_dont_stop_the_others(amcl, recordings, tmp_path, separator):
+    (recordings / "r1.wav").write_bytes((recordings / "r1.wav").read_bytes()[:500])
+    (recordings / "empty.wav").write_bytes(b"")
+    words = ("separate", recordings, "--checkpoint", separator, "--out", tmp_path / "out", "--threshold", 0)
+    status, out, err = amcl(*words)
+    assert status == 1 and "2 separated, 2 failed" in out and "r1.wav: truncated" in out and "empty.wav" in out
+    assert sorted(p.parent.name for p in (tmp_path / "out").rglob("result.json")) == ["r0", "r2"]
+    status, out, err = amcl(*words)
+    assert status == 1 and out.count("done before") == 2
+    result = json.loads((tmp_path / "out" / "r0" / "result.json").read_text())
+    assert result["count"] == 2 and result["sample_rate"] == 8000 and len(result["scores"]) == 2
+
+
+def test_killed_while_separating_goes_on(amcl, recordings, tmp_path, separator):
+    for k in range(3, 40): shutil.copy(recordings / "r0.wav", recordings / f"r{k}.wav")
+    words = ["separate", str(recordings), "--checkpoint", str(separator), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen([*PROGRAM, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "out").rglob("result.json"))) < 3:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    done = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("result.json")}
+    for path in done: json.loads(path.read_text())
+    status, out, _ = amcl(*words)
+    assert status == 0 and out.count("done before") == len(done) and "40 separated, 0 failed" in out
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items())
+
+
+def test_interrupt_ends_with_130(recordings, tmp_path, separator):
+    for k in range(3, 60): shutil.copy(recordings / "r0.wav", recordings / f"r{k}.wav")
+    words = ["separate", str(recordings), "--checkpoint", str(separator), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen([*PROGRAM, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "out").rglob("result.json")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "goes on from here" in err and "Traceback" not in err
