@@ -1,5 +1,4 @@
 """Trainings of the separation system that are killed with SIGKILL, and trainings on two processes."""
-import json
 import os
 import subprocess
 import sys
@@ -118,7 +117,6 @@ def test_sigkill_in_an_epoch_or_a_write_and_resume_give_the_identical_losses(tmp
 
 
 TWO = COMMON + """
-import json
 folder = Path(sys.argv[1])
 two = run(folder / "two", n_devices=2, n_epochs=3)
 assert two.is_main == (os.environ.get("LOCAL_RANK", "0") == "0")

@@ -136,7 +136,7 @@ def _speech() -> dict[str, Resource]:
         help="Join its clips in one HDF5 file fsdd_8k.h5 (13 MB)")
     wsj0 = Resource("wsj0-mix", "WSJ0-mix, 2 to 5 speakers, 8 kHz (licensed)", folder="wsj0-mix",
         source="WSJ0 (LDC93S6A)",
-        help="Make it from a licensed copy of WSJ0 with `amcl-separation make-wsj0-mix`")
+        help="Make it from a licensed copy of WSJ0 with `amcl-separation make-corpus wsj0`")
     libri = Resource("librimix", "LibriMix, 2 and 3 speakers (430 and 332 GB in full)",
         folder="librimix", licence="CC BY 4.0", source="github.com/JorisCos/LibriMix",
         help="Make it with the scripts of its repository")

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/00_core/04a_trainer.ipynb #9f603f18
 from __future__ import annotations
-import contextlib, difflib, hashlib, importlib, json, logging, math, os, random, shutil
+import contextlib, hashlib, importlib, json, logging, math, os, random, shutil
 import signal, sys, tempfile, threading, time, warnings, weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -549,8 +549,8 @@ def _n_devices(settings: TrainerSettings, accelerator: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"AMCL_PROCESSES: expected a whole number of at least 1, got {text!r}")
     if accelerator == "gpu" and int(text) > torch.cuda.device_count():
-        raise ValueError(f"n_devices: {text} GPUs are asked for, {torch.cuda.device_count()} can be "
-                         "used; lower it (or AMCL_PROCESSES)")
+        raise ValueError(f"n_devices: {text} GPUs are asked for, {torch.cuda.device_count()} can "
+                         "be used; lower it (or AMCL_PROCESSES)")
     return int(text)
 
 def _in_notebook() -> bool:

@@ -58,7 +58,8 @@ def parse_speakers(
     if all(part.strip().isdigit() for part in parts) and 1 <= len(parts) <= 2:
         low, high = int(parts[0]), int(parts[-1])
         if 1 <= low <= high: return low, high
-    raise ValueError(f"--speakers: expected a count such as 2, or a range such as 2-3, got {text!r}")
+    raise ValueError("--speakers: expected a count such as 2, or a range such as 2-3, got "
+                     f"{text!r}")
 
 def parse_sizes(
     text: str,                 # "60,20,20": mixtures for training, validation, test
@@ -132,7 +133,8 @@ def make(
 # %% ../../nbs/20_separation/29c_command_line.ipynb #9800aea5
 def _check_kind(kind: str, **given) -> None:
     "Raise `ValueError` for an unknown kind, or options that don't belong to it."
-    if kind not in KINDS: raise ValueError(f"KIND: expected one of {', '.join(KINDS)}, got {kind!r}")
+    if kind not in KINDS:
+        raise ValueError(f"KIND: expected one of {', '.join(KINDS)}, got {kind!r}")
     needs = {"clips": ("clips",), "wsj0": ("mix_lists", "wsj0")}.get(kind, ())
     for name, value in given.items():
         option = "--" + name.replace("_", "-")
@@ -205,8 +207,9 @@ def _typed(values: dict) -> dict:
     from dataclasses import fields
     from amcl_suite.separation.experiments import SeparationConfig
     kinds = {field.name: str(field.type) for field in fields(SeparationConfig)}
-    return {name: float(value) if kinds.get(name) == "float" and type(value) is int
-            else str(value) if kinds.get(name) == "str" else value for name, value in values.items()}
+    cast = lambda name, value: (float(value) if kinds.get(name) == "float" and type(value) is int
+                                else str(value) if kinds.get(name) == "str" else value)
+    return {name: cast(name, value) for name, value in values.items()}
 
 # %% ../../nbs/20_separation/29c_command_line.ipynb #3686ab97
 @app.command()
@@ -235,8 +238,9 @@ def train(
     "Train a separator, or go on with one; writes separator.pt into the folder of the run."
     from amcl_suite.separation.experiments import SeparationConfig, prepare_corpus, train_separator
     console, made = _console(), parse_sizes(sizes)
-    changes = dict(objective=objective, backbone=backbone, n_hyps=n_hyps, n_epochs=epochs, seed=seed,
-                   n_devices=devices, precision=precision) | _speakers_of(speakers, n_hyps)
+    changes = dict(objective=objective, backbone=backbone, n_hyps=n_hyps, n_epochs=epochs,
+                   seed=seed, n_devices=devices, precision=precision)
+    changes |= _speakers_of(speakers, n_hyps)
     changes = {name: value for name, value in changes.items() if value is not None}
     changes |= _typed(dict(_parsed(text) for text in values or ()))
     config = SeparationConfig.preset(configuration, size, **changes)

@@ -35,8 +35,8 @@ def _checked(hypotheses, scores, targets, mixture, target_mask):
                   mixture=(mixture, (batch, time)), target_mask=(mask, tuple(targets.shape[:2])))
     for name, (value, shape) in wanted.items():
         if tuple(value.shape) != shape or not batch:
-            raise ValueError(f"{name}: expected shape {shape if batch else '(batch, n_hyps, time)'},"
-                             f" got {tuple(value.shape)}")
+            shape = shape if batch else "(batch, n_hyps, time)"
+            raise ValueError(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
     for name, value in dict(scores=scores, mixture=mixture).items():
         if not torch.isfinite(value).all(): raise ValueError(f"{name}: holds NaN or infinity")
     if not ((scores >= 0) & (scores <= 1)).all():
@@ -51,7 +51,7 @@ def exact_matrix(
     mixture: Tensor,                 # `(batch, time)`
     target_mask: Tensor,             # bool `(batch, n_targets)`, True for real targets
     lengths: Tensor | None = None,   # integers `(batch,)`, samples; later ones are ignored
-) -> tuple[Tensor, Tensor]:          # `(batch, n_targets, n_hyps)` and `(batch, n_targets)`, dB, CPU
+) -> tuple[Tensor, Tensor]:          # `(batch, n_targets, n_hyps)`, `(batch, n_targets)`, dB, CPU
     "Return the SI-SDR of all pairs, and that of the mixture; 0 for absent targets."
     n_hyps = hypotheses.shape[1]
     estimates = torch.cat([hypotheses, mixture[:, None].to(hypotheses)], 1)
@@ -79,7 +79,7 @@ def match_outputs(
     n_hyps, n_true = values.shape[-1], int(target_mask.sum(-1).max())
     if n_true > n_hyps and penalty is None:
         raise ValueError(f"n_hyps: one-to-one matching needs an output for each of {n_true} "
-                         f"speakers, got {n_hyps}; pass missing=\"penalty\" to charge a fixed value")
+                         f"speakers, got {n_hyps}; pass missing=\"penalty\" to charge a value")
     spare = F.pad(values, (0, max(0, n_true - n_hyps)), value=-1e6)   # taken last
     weights = permutation(-spare, target_mask)
     found = (weights * spare).sum(-1)
@@ -325,7 +325,8 @@ def _sample_rate(model, corpus, extras) -> int:
     "Return the sample rate that slower metrics need; `ValueError` for an unknown name."
     if wrong := set(extras) - set(_EXTRAS):
         raise ValueError(f"extras: expected some of {', '.join(_EXTRAS)}, got {sorted(wrong)}")
-    rate = getattr(corpus, "sample_rate", 0) or getattr(getattr(model, "config", 0), "sample_rate", 0)
+    known = (getattr(owner, "sample_rate", 0) for owner in (corpus, getattr(model, "config", None)))
+    rate = next(filter(None, known), 0)
     if extras and not rate: raise ValueError("corpus: needed for the sample rate of `extras`")
     return rate
 
@@ -394,7 +395,8 @@ def compare(
     seed: int = 0,                 # of the bootstrap
 ) -> dict[str, float]:             # mean of frame minus other, low, high, n
     "Return the mean paired difference of two separators with a bootstrap interval."
-    pairs = frame.set_index("id")[metric].to_frame("a").join(other.set_index("id")[metric].rename("b"))
+    ours, theirs = (table.set_index("id")[metric] for table in (frame, other))
+    pairs = ours.to_frame("a").join(theirs.rename("b"))
     if len(pairs) != len(other) or pairs["b"].isna().sum() > other[metric].isna().sum():
         raise ValueError("other: expected the same mixtures as in frame, by id")
     difference = (pairs["a"] - pairs["b"]).dropna().to_numpy()

@@ -141,7 +141,7 @@ def sinkhorn_permutation(
     rows = mask.double()
     rest = (costs.shape[2] - rows.sum(-1, keepdim=True))
     plan, *_ = _sinkhorn(torch.cat([clean, spare], 1), torch.cat([rows, rest], 1),
-                         rows.new_ones(len(costs), costs.shape[2]), temperature, n_rounds)
+                         rows.new_ones(len(costs), costs.shape[2]), temperature, n_rounds, 1e-4)
     return torch.where(mask[..., None], plan[:, :-1], 0.).to(torch.float32)
 
 # %% ../../nbs/20_separation/22_objectives.ipynb #e068d631

@@ -141,7 +141,7 @@ def _recording(source, sample_rate: int | None, model_rate: int) -> tuple[Tensor
     "Return a mono waveform and its rate; an error says what is wrong with it."
     if isinstance(source, (str, Path)):
         if sample_rate is not None:
-            raise ValueError(f"sample_rate: a file has its own, so expected None, got {sample_rate}")
+            raise ValueError(f"sample_rate: a file has its own, expected None, got {sample_rate}")
         return read_audio(source)
     waveform = torch.as_tensor(source).detach().cpu()
     if not waveform.is_floating_point():

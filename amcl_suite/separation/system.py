@@ -261,10 +261,10 @@ def suspect(
     if self.jumps < self.watch.jump_steps:
         if not self.jumps: self.loss_mean += .05 * (loss - self.loss_mean)
         return ""
-    return (f"the separation loss jumped from {self.loss_mean:.1f} to {loss:.1f} dB and stayed there "
-            f"for {self.jumps} steps: outputs have fallen silent, and no gradient brings them back. "
-            "Lower the learning rate or the gradient clipping and go on from the best weights; if "
-            "it comes back at the same mixtures, listen to them")
+    return (f"the separation loss jumped from {self.loss_mean:.1f} to {loss:.1f} dB and stayed "
+            f"there for {self.jumps} steps: outputs have fallen silent, and no gradient brings "
+            "them back. Lower the learning rate or the gradient clipping and go on from the best "
+            "weights; if it comes back at the same mixtures, listen to them")
 
 # %% ../../nbs/20_separation/29_system.ipynb #aa7a86f9
 _SLOT_LAYER = {"dprnn": "masker.first_out.1", "convtasnet": "masker.mask_net.1", "sudo": "masker.m"}
@@ -342,7 +342,8 @@ def _example(separation: Separation, batch: MixtureBatch) -> dict[str, Tensor]:
     else: order, matched = torch.zeros(len(outputs)), torch.zeros(len(outputs), dtype=torch.bool)
     for j in mask.nonzero().flatten().tolist(): sounds[f"speaker_{j + 1}"] = sources[j]
     for i, output in enumerate(outputs):
-        sounds[f"output_for_{int(order[i]) + 1}" if matched[i] else f"output_unmatched_{i}"] = output
+        name = f"output_for_{int(order[i]) + 1}" if matched[i] else f"output_unmatched_{i}"
+        sounds[name] = output
     return sounds
 
 def _write_audio(writer, sounds: dict[str, Tensor], epoch: int, sample_rate: int) -> None:
