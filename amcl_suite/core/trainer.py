@@ -390,8 +390,9 @@ def on_train_batch_end(self: _Engine, trainer, module, outputs, batch, batch_idx
     n = outputs.get("n", 1)
     values = {k: v for k, v in outputs.items() if k != "n"} | {"gradient_norm": self.norm}
     if self.names is None: self.names = list(values)
-    packed = torch.stack([v.detach().double() for v in values.values()]
-                         + [torch.ones((), dtype=torch.float64, device=self.norm.device)]) * n
+    where = dict(device=self.norm.device, dtype=torch.float64)
+    packed = torch.stack([v.detach().to(**where) for v in values.values()]
+                         + [torch.ones((), **where)]) * n
     if _world()[1] > 1: torch.distributed.all_reduce(packed)
     self.sums = packed if self.sums is None else self.sums + packed
     arrived = None
@@ -712,9 +713,9 @@ def _clear(folder: Path) -> None:
 def _fit(system: System, loaders: list, settings: TrainerSettings, engine: _Engine, folder: Path,
          go_on: bool) -> None:
     "Run Lightning; turn what a forked process died of into `Diverged`, its exit into Ctrl-C."
+    deterministic = torch.are_deterministic_algorithms_enabled()
     trainer = _trainer(settings, engine, system, folder)
     if _is_main(): (folder / _STOP).unlink(missing_ok=True)
-    deterministic = torch.are_deterministic_algorithms_enabled()
     handler = signal.getsignal(signal.SIGINT)
     try: trainer.fit(system, *loaders, ckpt_path=folder / _LAST if go_on else None)
     except Diverged: raise
@@ -736,11 +737,13 @@ def progress_bar(
 ) -> Callable:             # to be called with done, total and values
     "Return a progress bar on the terminal, as the argument `progress` of `train`."
     from tqdm import tqdm
-    bar = tqdm(unit=unit, bar_format="{l_bar}{bar}| {n:.1f}/{total:.0f} {unit} {remaining} "
-                                     "{postfix}")
+    bars = []
     def show(done: float, total: float, **values: float) -> None:
-        bar.total, bar.n = total, done
-        bar.set_postfix({k.split("/")[-1]: f"{v:.3g}" for k, v in values.items()}, refresh=False)
-        bar.refresh()
-        if done >= total: bar.close()
+        if not bars:
+            bars.append(tqdm(total=total, bar_format="{l_bar}{bar}| {n:.1f}/{total:.0f} " + unit
+                             + " [{elapsed}<{remaining}{postfix}]"))
+        bar = bars[0]
+        bar.n = done
+        bar.set_postfix({k.split("/")[-1]: f"{v:.3g}" for k, v in values.items()})
+        if done >= total: bars.pop().close()
     return show

@@ -159,8 +159,9 @@ def transport(
         if n_real == 0: continue
         a, b = (torch.full((n_real,), 1., dtype=torch.float64),
                 torch.full((n_hyps,), n_real / n_hyps, dtype=torch.float64))
-        weights[example, real] = (ot.emd(a, b, matrix[real]) if regularisation == 0 else
-            ot.bregman.sinkhorn_log(a, b, matrix[real], regularisation, numItermax=n_iterations,
+        matrix = matrix[real] - matrix[real].min()    # `ot.emd` returns no plan below -1
+        weights[example, real] = (ot.emd(a, b, matrix) if regularisation == 0 else
+            ot.bregman.sinkhorn_log(a, b, matrix, regularisation, numItermax=n_iterations,
                                     stopThr=1e-9, warn=False))
     return weights.to(costs).view(costs.shape)
 

@@ -230,7 +230,7 @@ def train(
     seed: Annotated[Optional[int], typer.Option(min=0, help="Default: 42.")] = None,
     devices: Annotated[Optional[int], typer.Option(
         min=1, help="GPUs, or processes on a CPU.")] = None,
-    precision: Annotated[Optional[str], typer.Option(help="32, 16-mixed or bf16-mixed.")] = None,
+    precision: Annotated[Optional[str], typer.Option(help="32, bf16 or 64.")] = None,
     sizes: Annotated[str, typer.Option(
         help="Mixtures to make where the corpus is made.")] = "60,20,20",
     values: Values = None,
@@ -250,7 +250,7 @@ def train(
     _line(console, f"{config.objective}, {config.backbone} ({config.size}), "
                    f"{speakers or _counts(low, high)} speakers of {prepared.name}, to {out}")
     trained = train_separator(config, prepared, out, progress=_epochs(console))
-    _line(console, f"ended: {trained.stopped}")
+    _line(console, f"ended: {trained.stopped or 'after the last epoch'}")
     _line(console, f"separator: {trained.checkpoint}")
 
 # %% ../../nbs/20_separation/29c_command_line.ipynb #a143b240

@@ -279,6 +279,7 @@ def train_separator(
     from amcl_suite.core.trainer import TrainerSettings, train
     from amcl_suite.separation.system import OptimiserConfig, SeparationSystem
     folder, loaders = Path(folder), make_loaders(config, corpus)
+    _check_same_run(folder, config, corpus)
     annealing = _annealing(config, loaders[0], folder)
     optimiser = OptimiserConfig(learning_rate=config.learning_rate,
                                 halve_patience=config.halve_patience)
@@ -294,6 +295,20 @@ def train_separator(
                          configuration=asdict(config))
     return TrainedSeparator(path, config, trained.history, annealing.unit if annealing else 0.,
                             trained.stopped)
+
+# %% ../../nbs/20_separation/29b_experiments.ipynb #cfdadfbd
+_FREE = ("n_epochs", "n_workers", "n_devices", "accelerator", "keep_best", "patience")
+
+def _check_same_run(folder: Path, config: SeparationConfig, corpus: Prepared) -> None:
+    "Note what a folder is trained on; `ValueError` if it holds a run of something else."
+    path = folder / "run.json"
+    now = asdict(config) | {"corpus": corpus.checksum or corpus.name}
+    try: then = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError: then = now
+    for name in (n for n in now if n not in _FREE and then.get(n) != now[n]):
+        raise ValueError(f"{name}: the run in {folder} has {then.get(name)!r}, now it is "
+                         f"{now[name]!r}; use another folder, or remove that one to start again")
+    write_json_atomic(path, now)
 
 # %% ../../nbs/20_separation/29b_experiments.ipynb #2fea8af7
 def judge_separator(

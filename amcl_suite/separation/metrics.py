@@ -42,7 +42,7 @@ def _checked(hypotheses, scores, targets, mixture, target_mask):
     if not ((scores >= 0) & (scores <= 1)).all():
         raise ValueError(f"scores: expected probabilities in [0, 1], got {float(scores.min()):.3g} "
                          f"to {float(scores.max()):.3g}; pass the sigmoid of the logits")
-    return scores.double().cpu(), mask.cpu()
+    return scores.cpu().double(), mask.cpu()
 
 # %% ../../nbs/20_separation/28b_metrics.ipynb #c63f6a63
 def exact_matrix(
@@ -139,7 +139,7 @@ def winners(
     share = usage / n_true[:, None]
     return {"winners": torch.where(target_mask, values.argmax(-1), -1), "usage": usage,
             "n_distinct_winners": n_distinct, "shared_winner": n_distinct < n_true,
-            "winner_entropy": -torch.xlogy(share, share).sum(-1)}
+            "winner_entropy": torch.xlogy(share, share).sum(-1).abs()}
 
 # %% ../../nbs/20_separation/28b_metrics.ipynb #b3c0272b
 def best_of_kept(
@@ -154,11 +154,19 @@ def best_of_kept(
     by_score = ranked.cummax(-1).values.mT                               # (batch, kept, target)
     by_score = _over_targets(by_score, target_mask[:, None].expand_as(by_score))
     by_oracle = [_over_targets(values.amax(-1), target_mask)] * n_hyps
+    so_far = torch.full_like(values[..., :1], -math.inf)
     for k in range(1, min(n_hyps, n_targets)):
-        subsets = torch.tensor(list(itertools.combinations(range(n_hyps), k)))
-        kept = values[..., subsets].amax(-1).mT                          # (batch, subset, target)
-        by_oracle[k - 1] = _over_targets(kept, target_mask[:, None].expand_as(kept)).amax(-1)
-    return by_score, torch.stack(by_oracle, -1)
+        exact = math.comb(n_hyps, k) <= 5000
+        kept = (_all_subsets(values, k) if exact else torch.maximum(values, so_far)).mT
+        means = _over_targets(kept, target_mask[:, None].expand_as(kept))   # (batch, subset)
+        by_oracle[k - 1], best = means.max(-1)
+        so_far = kept[torch.arange(len(kept)), best][..., None]
+    return by_score, torch.stack(by_oracle, -1).cummax(-1).values
+
+def _all_subsets(values: Tensor, k: int) -> Tensor:
+    "Return the best value in each subset of `k` outputs, `(batch, n_targets, n_subsets)`."
+    subsets = torch.tensor(list(itertools.combinations(range(values.shape[-1]), k)))
+    return values[..., subsets].amax(-1)
 
 # %% ../../nbs/20_separation/28b_metrics.ipynb #ae35cf87
 def evaluate_batch(
@@ -176,6 +184,7 @@ def evaluate_batch(
     if missing not in ("error", "penalty"):
         raise ValueError(f"missing: expected \"error\" or \"penalty\", got {missing!r}")
     scores, mask = _checked(hypotheses, scores, targets, mixture, target_mask)
+    if lengths is not None: lengths = lengths.to(hypotheses.device)
     values, at_input = exact_matrix(hypotheses, targets, mixture, mask, lengths)
     matched, weights = match_outputs(values, mask, penalty if missing == "penalty" else None)
     best, kept = values.amax(-1), scores > threshold
@@ -200,10 +209,10 @@ def _levels(hypotheses: Tensor, mixture: Tensor, lengths: Tensor | None) -> Tens
     "Return the power of the outputs relative to the mixture, dB, at least -120."
     if lengths is not None:
         inside = torch.arange(mixture.shape[-1], device=lengths.device) < lengths[:, None]
-        inside = inside.to(mixture.device)
+        mixture = mixture.to(hypotheses.device)
         hypotheses = torch.where(inside[:, None], hypotheses, torch.zeros_like(hypotheses))
         mixture = torch.where(inside, mixture, torch.zeros_like(mixture))
-    power = lambda x: torch.linalg.vecdot(x.detach(), x.detach()).double().cpu()
+    power = lambda x: torch.linalg.vecdot(x.detach(), x.detach()).cpu().double()
     ratio = power(hypotheses) / power(mixture).clamp(min=1e-20)[:, None]
     return 10 * torch.log10(ratio.clamp(min=1e-12))
 
@@ -521,7 +530,7 @@ def plot_reliability(
     style, table = method_style(method), _reliability(*_flat(frame), n_bins)
     if not ax.lines: ax.plot([0, 1], [0, 1], color="#888888", lw=1, ls="--")
     ax.plot(table[:, 0], table[:, 1], color=style.colour, label=style.label)
-    ax.scatter(table[:, 0], table[:, 1], 10 + 150 * table[:, 2] / table[:, 2].sum(),
+    ax.scatter(table[:, 0], table[:, 1], 8 + 300 * table[:, 2] / table[:, 2].sum(),
                color=style.colour, marker=style.marker)
     ax.set(xlabel="score", ylabel="share matched to a speaker", xlim=(-.03, 1.03),
            ylim=(-.03, 1.03), aspect="equal")
@@ -542,7 +551,7 @@ def collapse(
 ) -> dict[str, float]:            # gap, shared_winner, winner_entropy, n_dead, n_silent, ...
     "Return the signs of collapse of a separator on a corpus."
     share = winner_shares(frame)
-    nats = -float(np.sum(share[share > 0] * np.log(share[share > 0])))
+    nats = abs(float(np.sum(share[share > 0] * np.log(share[share > 0]))))
     levels = np.stack([np.asarray(row, dtype=np.float64) for row in frame["output_levels"]])
     return {"gap": float(frame["gap"].mean()),
             "shared_winner": float(frame["shared_winner"].mean()),

@@ -4,17 +4,19 @@
 
 # %% ../../nbs/20_separation/28c_model_speed.ipynb #5082184b
 from __future__ import annotations
-import time
 from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.records import environment
+from .datasets import DynamicMixing, make_loader
+from .loss_speed import _median, _seconds
 from .models import (
     DPRNNConfig, ModelConfig, Separation, Separator, build_model, count_parameters, model_config)
+from .voices import synthetic_voices
 
 # %% auto #0
-__all__ = ['BorrowedPass', 'step_ratio', 'recurrent_share', 'run_benchmarks']
+__all__ = ['BorrowedPass', 'step_ratio', 'recurrent_share', 'feed_ratio', 'run_benchmarks']
 
 # %% ../../nbs/20_separation/28c_model_speed.ipynb #6c84ec92
 class BorrowedPass(nn.Module):
@@ -51,19 +53,6 @@ def _stepper(
         optimiser.step()
     return step
 
-def _seconds(
-    work: Callable,         # to time
-    device: torch.device,   # where it runs
-) -> float:                 # s
-    "Return the wall time of a call."
-    if device.type == "cuda": torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda": torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-def _median(values: list) -> float: return sorted(values)[len(values) // 2]
-
 # %% ../../nbs/20_separation/28c_model_speed.ipynb #9e904e14
 def step_ratio(
     config: ModelConfig | None = None,   # None: the CPU twin of DPRNN
@@ -84,7 +73,7 @@ def step_ratio(
     with torch.no_grad(): gap = model(mixture).hypotheses - borrowed(mixture).hypotheses
     steps = [_stepper(model, mixture), _stepper(borrowed, mixture)]
     for step in steps: step()
-    times = [[_seconds(step, mixture.device) for step in steps] for _ in range(rounds)]
+    times = [[_seconds(step, device) for step in steps] for _ in range(rounds)]
     ratios = sorted(theirs / ours for ours, theirs in times)
     ours, theirs = (1e3 * _median(side) for side in zip(*times))
     return dict(what=f"{config.backbone}, {count_parameters(model):,} "
@@ -113,6 +102,35 @@ def recurrent_share(
                 products=share("aten::mm", "aten::addmm", "aten::bmm"),
                 threads=torch.get_num_threads())
 
+# %% ../../nbs/20_separation/28c_model_speed.ipynb #f9affffd
+def feed_ratio(
+    batch_size: int = 4,     # mixtures
+    seconds: float = 2.,     # s, length of each
+    n_workers: int = 1,      # processes that mix; 0: this one
+    n_batches: int = 200,    # timed batches per round
+    rounds: int = 3,         # both in turn, so often
+) -> dict:                   # ms per batch and per step, their ratio and its spread
+    "Return how many times faster dynamic mixing feeds batches than the CPU twin trains on them."
+    clips = synthetic_voices(n_speakers=8, n_clips=4, seconds=2 * seconds)
+    data = DynamicMixing(clips, 2, seconds, n_per_epoch=batch_size * (n_batches + 1),
+                         speeds=(.95, 1., 1.05))
+    loader = make_loader(data, batch_size, shuffle=True, n_workers=n_workers)
+    model = build_model(DPRNNConfig.small(), seed=0)
+    def feed(batches):
+        for _ in batches: pass
+    times = []
+    for _ in range(rounds):
+        batches = iter(loader)
+        step = _stepper(model, next(batches).mixture)
+        feed_s = _seconds(lambda: feed(batches), "cpu") / n_batches
+        step()
+        times.append((feed_s, _seconds(step, "cpu")))
+    ratios = sorted(step_s / feed_s for feed_s, step_s in times)
+    feed_ms, step_ms = (1e3 * _median(list(side)) for side in zip(*times))
+    return dict(what=f"{batch_size} x {seconds:g} s, two voices, three speeds", feed_ms=feed_ms,
+                step_ms=step_ms, ratio=_median(ratios), ratio_min=ratios[0], ratio_max=ratios[-1],
+                n_workers=n_workers, rounds=rounds, threads=torch.get_num_threads())
+
 # %% ../../nbs/20_separation/28c_model_speed.ipynb #480b70ee
 def run_benchmarks(
     device: str = "cpu",   # where to run
@@ -122,5 +140,5 @@ def run_benchmarks(
              (model_config("dprnn", n_blocks=2), 2, 2., 3),
              (model_config("sudo"), 1, 1., 3), (model_config("convtasnet", "small"), 4, 2., 9)]
     steps = [step_ratio(*case, device=device) for case in cases]
-    return dict(environment=environment(), steps=steps,
+    return dict(environment=environment(), steps=steps, feed=feed_ratio(),
                 shares=[recurrent_share(), recurrent_share(DPRNNConfig(n_blocks=2), 2)])

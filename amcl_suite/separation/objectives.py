@@ -8,6 +8,7 @@ import difflib, math
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from ..mcl.assignment import annealed, permutation, relaxed, top_n, winner_takes_all
 from ..mcl.losses import score_loss
@@ -47,7 +48,7 @@ def permutation_marginals(
     energies = (costs.amin(-1, keepdim=True) - costs) / temperature
     sets, bits = (torch.arange(2 ** n_hyps, device=costs.device)[:, None],
                   2 ** torch.arange(n_hyps, device=costs.device))
-    inside, flipped = (sets & bits) > 0, sets ^ bits      # hypothesis in the set; set with it toggled
+    inside, flipped = (sets & bits) > 0, sets ^ bits      # in the set; the set with it toggled
     before, after = _subset_sums(energies, mask, inside, flipped)
     q = torch.stack([_joined(before[j], after[j + 1], energies[:, j], inside, flipped)
                      for j in range(costs.shape[1])], 1)
@@ -85,6 +86,7 @@ def _check_enough(costs: Tensor, mask: Tensor, framework: str) -> None:
                          f"{short.nonzero().flatten().tolist()} of the batch); raise n_hyps or "
                          "use mcl, amcl or emd")
 
+# %% ../../nbs/20_separation/22_objectives.ipynb #53b570e7
 def _subset_sums(energies, mask, inside, flipped):
     "Return log sums over partial matches, per used set: targets before j, and from j on."
     impossible = torch.tensor(_IMPOSSIBLE, dtype=energies.dtype, device=energies.device)
@@ -130,7 +132,7 @@ def sinkhorn_permutation(
     costs: Tensor,                      # `(batch, n_targets, n_hyps)`, dB
     temperature: float,                 # >= 0, dB; 0: the best permutation
     target_mask: Tensor | None = None,  # bool `(batch, n_targets)`, True for real targets
-    n_rounds: int = 200,                # at most so many scalings at the final temperature
+    n_rounds: int = 100,                # at most so many scalings at the final temperature
 ) -> Tensor:                            # like `costs`; rows sum to 1, columns to at most 1
     "Return the doubly stochastic match of least cost plus entropy at a temperature."
     mask = _check_costs(costs, target_mask, temperature)
@@ -139,7 +141,7 @@ def sinkhorn_permutation(
     clean = torch.where(mask[..., None], costs.detach(), torch.zeros_like(costs))
     spare = clean.amin((1, 2), keepdim=True).expand(-1, 1, costs.shape[2])
     rows = mask.double()
-    rest = (costs.shape[2] - rows.sum(-1, keepdim=True))
+    rest = costs.shape[2] - rows.sum(-1, keepdim=True)
     plan, *_ = _sinkhorn(torch.cat([clean, spare], 1), torch.cat([rows, rest], 1),
                          rows.new_ones(len(costs), costs.shape[2]), temperature, n_rounds, 1e-4)
     return torch.where(mask[..., None], plan[:, :-1], 0.).to(torch.float32)
@@ -152,11 +154,13 @@ def _exact_plans(costs, hyp_mass, mask):
     for k, (matrix, mass, real) in enumerate(zip(costs, hyp_mass, mask)):
         if not (n_real := int(real.sum())): continue
         rows = torch.full((n_real,), 1 / n_real, dtype=costs.dtype).numpy()
-        plan, log = ot.emd(rows, mass.numpy() * rows.sum() / mass.sum().item(),
-                           matrix[real].numpy(), log=True)
+        matrix = (matrix[real] - matrix[real].min()).numpy()      # POT needs costs >= 0
+        plan, log = ot.emd(rows, mass.numpy() * rows.sum() / mass.sum().item(), matrix, log=True)
+        if log["warning"]: raise RuntimeError(f"costs: transport of mixture {k}: {log['warning']}")
         plans[k, real], potentials[k] = torch.from_numpy(plan), torch.from_numpy(log["v"])
     return plans, potentials
 
+# %% ../../nbs/20_separation/22_objectives.ipynb #c0d8709e
 class _Transport(torch.autograd.Function):
     "Transport cost per mixture; its gradient is the plan and the dual potential."
     @staticmethod
@@ -165,7 +169,7 @@ class _Transport(torch.autograd.Function):
         wide = torch.where(mask[..., None], wide, torch.zeros_like(wide))
         mass, entropy = hyp_mass.detach().double(), 0.
         uniform = not ctx.needs_input_grad[1] and bool(
-            (n_real == costs.shape[2]).all() and (mass - 1 / costs.shape[2]).abs().max() < 1e-12)
+            ((n_real == costs.shape[2])[:, None] & ((mass * costs.shape[2] - 1).abs() < 1e-9)).all())
         if regularisation > 0:
             rows = mask / n_real.clamp_min(1)[:, None]
             plan, _, dual = _sinkhorn(wide, rows, mass, regularisation, n_rounds)
@@ -177,7 +181,7 @@ class _Transport(torch.autograd.Function):
         else:
             parts = _exact_plans(wide.cpu(), mass.cpu(), mask.cpu())
             plan, dual = (part.to(costs.device) for part in parts)
-        real = ((n_real > 0)[:, None] & dual.isfinite())
+        real = (n_real > 0)[:, None] & dual.isfinite()
         ctx.save_for_backward(plan, torch.where(real, dual, torch.zeros_like(dual)))
         ctx.mark_non_differentiable(plan)
         return (plan * wide).sum((1, 2)) + entropy, plan
@@ -357,12 +361,19 @@ def _check_logits(score_logits: Tensor | None, costs: Tensor) -> None:
         raise ValueError(f"score_logits: expected shape {(costs.shape[0], costs.shape[2])}, got "
                          f"{tuple(score_logits.shape)}")
 
-def _call(self, hypotheses: Tensor, score_logits: Tensor | None, targets: Tensor,
-          target_mask: Tensor | None = None, temperature: float = 0.,
-          lengths: Tensor | None = None) -> ObjectiveResult:
+# %% ../../nbs/20_separation/22_objectives.ipynb #a430ca3e
+@patch
+def __call__(
+    self: Objective,
+    hypotheses: Tensor,                 # `(batch, n_hyps, time)`
+    score_logits: Tensor | None,        # `(batch, n_hyps)`, before the sigmoid; None: no head
+    targets: Tensor,                    # `(batch, n_targets, time)`
+    target_mask: Tensor | None = None,  # bool `(batch, n_targets)`, True for real targets
+    temperature: float = 0.,            # >= 0, dB; ignored where no temperature is needed
+    lengths: Tensor | None = None,      # integers `(batch,)`, samples; later ones are ignored
+) -> ObjectiveResult:                   # losses with gradient; the rest detached
     "Return the losses of a batch; `ValueError` for costs that are not finite."
-    config = self.config
-    costs = self.costs(hypotheses, targets, target_mask, lengths)
+    config, costs = self.config, self.costs(hypotheses, targets, target_mask, lengths)
     mask, detached = _check_costs(costs, target_mask, temperature), costs.detach()
     _check_logits(score_logits, costs)
     hard = _hard_weights(config.framework, detached, mask)
@@ -377,5 +388,3 @@ def _call(self, hypotheses: Tensor, score_logits: Tensor | None, targets: Tensor
         scoring = score_loss(score_logits.float(), score_targets.float())
     return ObjectiveResult(separation + config.score_weight * scoring, separation, scoring,
                            detached, weights, score_targets)
-
-Objective.__call__ = _call

@@ -203,6 +203,7 @@ def relative(
     if c.schedule == "exponential": return c.initial * c.decay ** elapsed
     return c.initial * (1 - elapsed / (c.end - c.start))
 
+# %% ../../nbs/20_separation/23_temperature.ipynb #0324553e
 @patch
 def temperature(
     self: Annealing,
