@@ -54,6 +54,7 @@ class SeparationConfig:
     dynamic: bool = False          # new mixtures at every access; the corpus is a folder of clips
     sample_rate: int = 8000        # Hz
     seed: int = 42                 # of weights, crops and order
+    head_start: int = 0            # epochs in which the first output learns alone
     n_workers: int = 10            # processes that read audio; 0: none
     precision: str = "32"          # "32" or "bf16"
     accelerator: str = "auto"      # "auto", "cpu" or "gpu"
@@ -76,7 +77,7 @@ class SeparationConfig:
 
 _LOWEST = dict(n_src_min=1, n_hyps=1, batch_size=1, n_epochs=1, n_train=0, halve_patience=1,
                patience=0, keep_best=1, seed=0, n_workers=0, n_devices=0, temperature=0,
-               temperature_end=1)
+               temperature_end=1, head_start=0)
 
 # %% ../../nbs/20_separation/29b_experiments.ipynb #131d7263
 @patch(as_prop=True)
@@ -284,7 +285,7 @@ def train_separator(
     optimiser = OptimiserConfig(learning_rate=config.learning_rate,
                                 halve_patience=config.halve_patience)
     system = SeparationSystem(config.make_model(), config.make_objective(), annealing, optimiser,
-                              seed=config.seed)
+                              seed=config.seed, head_start=config.head_start)
     settings = TrainerSettings(
         n_epochs=config.n_epochs, precision=config.precision, n_devices=config.n_devices,
         accelerator=config.accelerator, patience=config.patience, keep_best=config.keep_best,

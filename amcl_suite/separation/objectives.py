@@ -168,8 +168,8 @@ class _Transport(torch.autograd.Function):
         wide, n_real = costs.detach().double(), mask.sum(-1)
         wide = torch.where(mask[..., None], wide, torch.zeros_like(wide))
         mass, entropy = hyp_mass.detach().double(), 0.
-        uniform = not ctx.needs_input_grad[1] and bool(
-            ((n_real == costs.shape[2])[:, None] & ((mass * costs.shape[2] - 1).abs() < 1e-9)).all())
+        even = ((mass * costs.shape[2] - 1).abs() < 1e-9) & (n_real == costs.shape[2])[:, None]
+        uniform = not ctx.needs_input_grad[1] and bool(even.all())
         if regularisation > 0:
             rows = mask / n_real.clamp_min(1)[:, None]
             plan, _, dual = _sinkhorn(wide, rows, mass, regularisation, n_rounds)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import torch
 from fastcore.basics import patch
@@ -119,17 +119,22 @@ class SeparationSystem(System):
         optimiser: OptimiserConfig = OptimiserConfig(),   # how the weights move
         watch: Watch = Watch(),                           # guards
         seed: int = 0,                                    # of the first weights
+        head_start: int = 0,                              # epochs in which output 0 learns alone
     ):
         super().__init__()
+        if not head_start >= 0:
+            raise ValueError(f"head_start: expected epochs >= 0, got {head_start}")
         self.config, self.objective_config, self.annealing = model, objective, annealing
         self.optimiser_config, self.watch, self.weight_seed = optimiser, watch, seed
-        self.objective = Objective(objective)
+        self.objective, self.head_start = Objective(objective), head_start
+        self.alone = Objective(replace(objective, name=f"mcl_{objective.distance}"))
         if self.objective.needs_temperature and annealing is None:
             raise ValueError(f"annealing: objective {objective.name!r} needs a temperature; pass "
                              "Annealing(TemperatureConfig(...), unit)")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = build_model(model)
+            if head_start: _set_back(self.model)
         self.unused_parameters = model.head != "none" and not objective.score_weight
         self.loss_mean, self.jumps, self.dead_for = None, 0, [0] * model.n_hyps
         self.n_rescued, self.heard, self.usage, self.dead = 0, None, None, []
@@ -179,16 +184,25 @@ def training_step(
         raise ValueError(f"mixtures {', '.join(batch.ids)}: {error}") from None
     with torch.autocast(self.device.type, enabled=False):
         try:
-            result = self.objective(hypotheses.float(), None if logits is None else logits.float(),
-                                    batch.sources, batch.source_mask, self.temperature)
+            result = self._assigned(hypotheses.float(), None if logits is None else logits.float(),
+                                    batch)
         except ValueError:
             if all(bool(x.isfinite().all()) for x in (hypotheses, batch.sources)): raise
             lost = hypotheses.sum() * math.nan           # all processes stop together, by name
             return {"loss": lost, "separation_loss": lost.detach(),
                     "score_loss": lost.detach(), "n": len(batch.mixture)}
-    if self.annealing is not None: self._observe(result.costs, batch.source_mask)
+    if self.annealing is not None and self.current_epoch >= self.head_start: self._observe(result.costs, batch.source_mask)
     return {"loss": result.loss, "separation_loss": result.separation_loss.detach(),
             "score_loss": result.score_loss.detach(), "n": len(batch.mixture)}
+
+@patch
+def _assigned(self: SeparationSystem, hypotheses: Tensor, logits: Tensor | None, batch):
+    "Return the objective's result; of output 0 alone while it has its head start."
+    if self.current_epoch >= self.head_start:
+        return self.objective(hypotheses, logits, batch.sources, batch.source_mask,
+                              self.temperature)
+    first = None if logits is None else logits[:, :1]
+    return self.alone(hypotheses[:, :1], first, batch.sources, batch.source_mask)
 
 @patch
 def _observe(self: SeparationSystem, costs: Tensor, mask: Tensor) -> None:
@@ -274,6 +288,11 @@ def _slots(model) -> dict[str, Tensor]:
     layer = model.get_submodule(_SLOT_LAYER[model.config.backbone])
     return {name: p for name, p in layer.named_parameters()
             if p.shape[0] % model.config.n_hyps == 0 and p.shape[0] >= model.config.n_hyps}
+
+@torch.no_grad()
+def _set_back(model, factor: float = 30.) -> None:
+    "Saturate the masks of all outputs but the first, which are then worse than the mixture."
+    for p in _slots(model).values(): p.view(model.config.n_hyps, -1)[1:] *= factor
 
 # %% ../../nbs/20_separation/29_system.ipynb #83f65a41
 @torch.no_grad()
@@ -391,7 +410,8 @@ def fingerprint(
                  temperature=self.annealing and self.annealing.config)
     plain = {f"{part}.{name}": value for part, config in parts.items() if config is not None
              for name, value in asdict(config).items()}
-    return plain | {"backbone": self.config.backbone, "weight_seed": self.weight_seed}
+    return plain | {"backbone": self.config.backbone, "weight_seed": self.weight_seed,
+                    "head_start": self.head_start}
 
 @patch
 def export(
