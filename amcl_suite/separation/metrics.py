@@ -124,7 +124,8 @@ def emd_si_sdr(
             results.append(penalty if n_true else math.nan)
             continue
         share = np.full(n_true, 1 / n_true)
-        plan = ot.emd(share, weights / total * share.sum(), -matrix[real])
+        costs = matrix[real].max() - matrix[real]                 # POT needs costs >= 0
+        plan = ot.emd(share, weights / total * share.sum(), costs)
         results.append(float((plan * matrix[real]).sum()))
     return torch.tensor(results, dtype=torch.float64)
 
