@@ -57,7 +57,12 @@ def _source(path: Path):
 def _check_riff(path: Path, source) -> None:
     "Raise if a RIFF file is shorter than its header says."
     if isinstance(source, str):
-        with open(source, "rb") as file: head, size = file.read(12), os.fstat(file.fileno()).st_size
+        try:
+            with open(source, "rb") as file:
+                head, size = file.read(12), os.fstat(file.fileno()).st_size
+        except OSError as error:
+            raise AudioError(f"{path}: can't be opened ({error.strerror}); check its "
+                             "permissions") from None
     else: head, size = source.getbuffer()[:12].tobytes(), source.getbuffer().nbytes
     if size == 0: raise AudioError(f"{path}: the file is empty (0 bytes); write or copy it again")
     if len(head) < 12 or head[:4] != b"RIFF": return

@@ -104,10 +104,13 @@ def make(
     kind: Annotated[str, typer.Argument(metavar="KIND", help=f"One of {', '.join(KINDS)}.")],
     out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the corpus goes.")],
     speakers: Speakers = "2",
-    sizes: Sizes = "60,20,20",
+    sizes: Annotated[Optional[str], typer.Option(
+        help="Mixtures for training, validation, test; default: 60,20,20.")] = None,
     seconds: Annotated[Optional[float], typer.Option(
         help="Length of each mixture; default: as the kind has it.")] = None,
-    seed: Seed = 0, sample_rate: Rate = 8000, mode: Mode = "min",
+    seed: Annotated[Optional[int], typer.Option(
+        min=0, help="Seed of all that is random; default: 0.")] = None,
+    sample_rate: Rate = 8000, mode: Mode = "min",
     clips: Annotated[Optional[Path], typer.Option(
         help="Kind clips: a folder of SPEAKER/CLIP.wav.")] = None,
     mix_lists: Annotated[Optional[Path], typer.Option(
@@ -117,9 +120,12 @@ def make(
 ) -> None:
     "Mix voices into a corpus; goes on after a stop, and the same call gives the same bytes."
     console, n_src = _console(), parse_speakers(speakers)
-    options = dict(sizes=parse_sizes(sizes), seed=seed, sample_rate=sample_rate, mode=mode)
+    options = dict(sizes=parse_sizes(sizes or "60,20,20"), seed=seed or 0, sample_rate=sample_rate,
+                   mode=mode)
     if seconds is not None: options["seconds"] = seconds
     _check_kind(kind, clips=clips, mix_lists=mix_lists, wsj0=wsj0)
+    if kind == "wsj0":                                      # its lists decide these
+        _check_kind(kind, mix_lists=mix_lists, wsj0=wsj0, sizes=sizes, seconds=seconds, seed=seed)
     with _Bar(console, f"mixing {kind}") as bar:
         if kind == "wsj0": root = _make_wsj0(mix_lists, wsj0, out, n_src, sample_rate, mode, bar)
         elif kind == "clips": root = _make_clips(clips, out, n_src, options, bar)
@@ -143,11 +149,9 @@ def _check_kind(kind: str, **given) -> None:
             raise ValueError(f"{option}: has no meaning for kind {kind}")
 
 def _make_wsj0(mix_lists, wsj0, out, n_src, sample_rate, mode, bar) -> Path:
-    "Make WSJ0-mix; its lists hold one count of speakers each."
+    "Make WSJ0-mix from its lists, one list for each count of speakers."
     from amcl_suite.separation.mixing import make_wsj0_mix
-    if n_src[0] < n_src[1]: raise ValueError("--speakers: kind wsj0 takes one count per call; call "
-                                             "it once per count with the same folder")
-    return make_wsj0_mix(mix_lists, wsj0, out, n_src[0], sample_rate, mode, progress=bar)
+    return make_wsj0_mix(mix_lists, wsj0, out, _span(n_src), sample_rate, mode, progress=bar)
 
 def _make_clips(clips, out, n_src, options: dict, bar) -> Path:
     "Mix the clips of a folder: a quarter of the speakers, at least as many as mixed, for the test."
@@ -299,17 +303,26 @@ def evaluate(
     from amcl_suite.separation.models import load_model
     from amcl_suite.separation.datasets import MixtureDataset, make_loader
     console, device = _console(), best_device(device)
+    if by not in (None, *_GROUPS):
+        raise ValueError(f"--by: expected one of {', '.join(_GROUPS)}, got {by!r}")
     model = load_model(checkpoint / "separator.pt" if checkpoint.is_dir() else checkpoint, device)
     rows = _test_rows(console, model, corpus, split, speakers, sizes, limit)
+    n_hyps = model.config.n_hyps
+    if n_hyps < rows.n_src_max:
+        _line(console, f"note: {n_hyps} outputs for up to {rows.n_src_max} speakers; each one "
+                       "without an output counts as -30 dB")
     dataset = MixtureDataset(rows, None, crop="whole", n_src_max=rows.n_src_max)
     with _Bar(console, "evaluating") as bar:
         frame = evaluate_model(model, make_loader(dataset, batch_size), device, rows, threshold,
-                               extras=[e for e in extras.split(",") if e], progress=bar)
+                               extras=[e.strip() for e in extras.split(",") if e.strip()],
+                               missing="penalty", progress=bar)
     _line(console, repr(rows))
     if out is not None: _line(console, f"metrics: {save_metrics(out, frame)}")
     _show(console, frame, by)
 
 # %% ../../nbs/20_separation/29c_command_line.ipynb #49059866
+_GROUPS = ("n_true", "sexes", "input_level")
+
 def _test_rows(console, model, corpus: str, split: str, speakers, sizes: str, limit: int):
     "Return the mixtures to evaluate on."
     from amcl_suite.separation.corpora import read_corpus

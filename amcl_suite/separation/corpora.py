@@ -4,7 +4,7 @@
 
 # %% ../../nbs/20_separation/26_corpora.ipynb #99e9ac63
 from __future__ import annotations
-import csv, json, os, re, zipfile
+import csv, json, math, os, re, zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -185,8 +185,10 @@ def _split_folder(root: Path, split: str, n_src: int, rate: int, mode: str) -> P
     folders = [root / f"{n_src}speakers" / part, root / part, root / split]
     for folder in folders:
         if (folder / "mix").is_dir() and (folder / f"s{n_src}").is_dir(): return folder
+    there = sorted(str(p.parent.relative_to(root)) for p in root.glob("*speakers/wav*/*/*/mix"))
     raise DataError(f"no WSJ0-mix folder for {n_src} speakers: expected {folders[0]}/mix and s1 to "
-                    f"s{n_src}; check root, split, n_src, sample_rate and mode")
+                    f"s{n_src}; check root, split, n_src, sample_rate and mode"
+                    + (f" (there is {', '.join(there[:9])})" if there else ""))
 
 def _folder_rows(folder: Path, n_src: int) -> Iterator[MixtureRow]:
     "Yield the rows of one folder, by name; lengths come from the headers of the mixtures."
@@ -224,9 +226,10 @@ def _place(file: Path, k: int) -> str:
 
 def _integer(text: str, column: str, place: str) -> int:
     "Return a column as an integer; `DataError` naming the row."
-    try: return int(float(text))
-    except ValueError:
-        raise DataError(f"{place}: column {column} holds {text!r}, not a number") from None
+    try: number = float(text)
+    except ValueError: number = math.nan
+    if math.isfinite(number) and number == int(number): return int(number)
+    raise DataError(f"{place}: column {column} holds {text!r}, not a number that is whole")
 
 # %% ../../nbs/20_separation/26_corpora.ipynb #8a2de79b
 def _beside(known: dict[str, str], part: str) -> str:
@@ -313,7 +316,13 @@ def _metadata_row(record: dict, place: str, root: Path, moved: str) -> MixtureRo
     listed = lambda key: tuple(v for i in range(n_src) if (v := record.get(f"{key}_{i + 1}")))
     return _named_row(mixture, tuple(sources), _integer(record["length"], "length", place), place,
                       speakers=listed("speaker"), sexes=listed("sex"),
-                      levels=tuple(map(float, listed("level"))))
+                      levels=tuple(_level(text, place) for text in listed("level")))
+
+def _level(text: str, place: str) -> float:
+    "Return a stated level, dB; `DataError` naming the row."
+    try: return float(text)
+    except ValueError:
+        raise DataError(f"{place}: column level holds {text!r}, not a number") from None
 
 def _rate_of(row: MixtureRow) -> int:
     "Return the sample rate of a row's mixture."
@@ -465,7 +474,7 @@ def read_corpus(
     recipe = manifest.get("recipe", {})
     rate, mode = sample_rate or recipe.get("sample_rate", 8000), mode or recipe.get("mode", "min")
     if root.is_file() and "mixture_ID" not in _read_csv(root)[0]:
-        return read_metadata(root, root.parent, rate, root.stem, split)
+        return read_metadata(root, _root_of(root), sample_rate, root.stem, split)
     if (root / "mix.json").is_file() or (root / split / "mix.json").is_file():
         return read_json_lists(root, split, rate)
     if root.is_file() or any(next(root.glob(p), None) for p in _LIBRIMIX):
@@ -486,16 +495,24 @@ def _ours(corpus: Corpus, manifest: dict) -> Corpus:
                  for row in corpus)
     return replace(corpus, name=name, rows=rows)
 
+def _root_of(file: Path) -> Path:
+    "Return the nearest folder above a CSV against which the path of its first row leads to a file."
+    text = next((row["mix"] for row in _read_csv(file) if row.get("mix")), "")
+    above = (parent for parent in file.absolute().parents if _resolved(text, parent, "").is_file())
+    return next(above, file.parent) if text else file.parent
+
 _LIBRIMIX = tuple(f"{base}{sub}metadata/{split}mixture_*.csv" for base in ("", "Libri*Mix/")
                   for sub in ("", "wav*/*/") for split in ("", "*/"))
 
 def _manifest(root: Path) -> dict:
     "Return the generator's manifest, or an empty dictionary."
-    try: return json.loads((root / "corpus.json").read_text(encoding="utf-8"))
-    except FileNotFoundError: return {}
+    try: manifest = json.loads((root / "corpus.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError): return {}
     except (OSError, ValueError) as error:
         raise DataError(f"{root / 'corpus.json'}: damaged ({error}); make the corpus "
                         "again") from None
+    if isinstance(manifest, dict) and isinstance(manifest.get("recipe", {}), dict): return manifest
+    raise DataError(f"{root / 'corpus.json'}: not the manifest of a corpus; make the corpus again")
 
 # %% ../../nbs/20_separation/26_corpora.ipynb #66f2595e
 @dataclass(frozen=True)

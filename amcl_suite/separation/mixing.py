@@ -212,7 +212,9 @@ def _make(root: Path, recipe: dict, plan: Callable, facts: dict, progress) -> Pa
     root = Path(root).expanduser().resolve()
     with output_errors(root.parent):
         root.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(str(root.parent / f".{root.name}.lock")):    # one process at a time
+        lock = root.parent / f".{root.name}.lock"
+        lock.touch()                            # an error here beats waiting for it for ever
+        with FileLock(str(lock)):               # one process at a time
             if _is_done(root, recipe): return root
             rows = plan()
             write_json_atomic(root / "corpus.part.json", {"recipe": recipe})
@@ -247,6 +249,7 @@ def _check_voices(clips_by_split: Mapping, sizes: Mapping, most: int) -> None:
 # %% ../../nbs/20_separation/25_mixing.ipynb #b1bf83ad
 def _plan(clips, size, n_src, rng) -> list[tuple[str, list[Clip], np.ndarray]]:
     "Return (name, clips, levels) of one part's mixtures of `n_src` speakers."
+    if n_src == 1: return _single(clips, size, rng)
     groups = by_speaker(clips)
     speakers, rows, names = list(groups), [], set()
     levels = draw_levels(n_src, rng, size)
@@ -258,6 +261,14 @@ def _plan(clips, size, n_src, rng) -> list[tuple[str, list[Clip], np.ndarray]]:
         names.add(name)
         rows.append((name, chosen, levels[i]))
     return rows
+
+def _single(clips, size, rng) -> list[tuple[str, list[Clip], np.ndarray]]:
+    "Return the plan for single speakers: each clip once, as its level is always 0 dB."
+    if size > len(clips):
+        raise ValueError(f"sizes: {size} recordings of one speaker are wanted, but there are only "
+                         f"{len(clips)} clips; ask for fewer, or give more clips")
+    order = [clips[k] for k in rng.permutation(len(clips))[:size]]
+    return [(mixture_name([clip.name], [0.]), [clip], np.zeros(1)) for clip in order]
 
 def _stretch(waveform: Tensor, n_samples: int | None, rng) -> Tensor:
     "Return a random stretch in which the voice is active."
@@ -366,7 +377,9 @@ def read_mix_list(
     path = Path(path)
     if not path.is_file(): raise DataError(f"{path}: no such mix list")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try: text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError: raise DataError(f"{path}: not a text file; copy it again") from None
+    for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
         if not words: continue
         try: row = MixRow(tuple(words[::2]), tuple(map(float, words[1::2])), number)
@@ -377,6 +390,11 @@ def read_mix_list(
                             f"and a level in dB, got {line.strip()[:120]!r}")
         rows.append(row)
     if not rows: raise DataError(f"{path}: the mix list is empty")
+    first = {}
+    for row in rows:
+        if (other := first.setdefault(row.name, row.line)) != row.line:
+            raise DataError(f"{path}: lines {other} and {row.line} give mixtures of the same name, "
+                            f"{row.name}; remove one")
     return rows
 
 def write_mix_list(
@@ -416,7 +434,7 @@ def make_wsj0_mix(
     mix_list_folder: str | Path,       # holds mix_{n}_spk_{split}.txt
     wsj0_root: str | Path,             # the folder wsj0 with WAV files, or the one above
     out: str | Path,                   # folder of the corpus
-    n_src: int = 2,                    # speakers per mixture
+    n_src: int | tuple = 2,            # speakers per mixture, or (fewest, most)
     sample_rate: int = 8000,           # Hz: 8000 or 16000
     mode: str = "min",                 # "min" or "max"
     splits: Sequence[str] = SPLITS,    # which parts
@@ -424,15 +442,16 @@ def make_wsj0_mix(
 ) -> Path:                             # `out`, absolute
     "Make WSJ0-mix from its mix lists; `DataError` names list and line of what is wrong."
     out, lists, rows = Path(out), {}, []
-    for split in splits:
+    low, high = _counts(n_src)
+    for split, n in itertools.product(splits, range(low, high + 1)):
         if split not in SPLITS: raise ValueError(f"splits: expected tr, cv, tt, got {split!r}")
-        path = Path(mix_list_folder) / f"mix_{n_src}_spk_{split}.txt"
-        own = read_mix_list(path, n_src)
+        path = Path(mix_list_folder) / f"mix_{n}_spk_{split}.txt"
+        own = read_mix_list(path, n)
         _located(own, path, Path(wsj0_root))
-        lists[split] = sha256_of(path)
-        rows += [_Row(split, row.name, n_src, functools.partial(
+        lists[split if low == high else path.name] = sha256_of(path)
+        rows += [_Row(split, row.name, n, functools.partial(
             _wsj0_render, Path(wsj0_root), row, path, sample_rate, mode)) for row in own]
-    sizes = {split: sum(row.split == split for row in rows) for split in lists}
+    sizes = {split: sum(row.split == split for row in rows) for split in splits}
     recipe = _recipe("wsj0-mix", n_src, sizes, None, sample_rate, mode, 0) | {"lists": lists}
     return _make(out, recipe, lambda: rows, {}, progress)
 

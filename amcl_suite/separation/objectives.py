@@ -84,7 +84,7 @@ def _check_enough(costs: Tensor, mask: Tensor, framework: str) -> None:
         raise ValueError(f"n_hyps: {framework} needs a hypothesis per speaker, got "
                          f"{costs.shape[2]} for up to {int(mask.sum(-1).max())} (mixtures "
                          f"{short.nonzero().flatten().tolist()} of the batch); raise n_hyps or "
-                         "use mcl, amcl or emd")
+                         "use mcl, amcl or emd" + ', or too_many="drop"' * (framework == "pit"))
 
 # %% ../../nbs/20_separation/22_objectives.ipynb #53b570e7
 def _subset_sums(energies, mask, inside, flipped):
@@ -226,6 +226,7 @@ class ObjectiveConfig:
     regularisation: float = 0.      # >= 0, dB, entropy under "emd"; 0: exact
     floor: float = -100.            # dB, lower costs are clamped
     reduction: str = "mixtures"     # "mixtures" or "targets"
+    too_many: str = "refuse"        # speakers beyond n_hyps: "refuse"; under "pit" also "drop"
 
     def __post_init__(self):
         for key, value in dict(framework=self.framework, distance=self.distance).items():
@@ -239,7 +240,10 @@ class ObjectiveConfig:
                 ("n", self.n >= 1 and self.n == int(self.n), "an integer >= 1"),
                 ("regularisation", 0 <= self.regularisation < math.inf, "a number >= 0, in dB"),
                 ("floor", not math.isnan(self.floor) and self.floor < 0, "a number < 0, in dB"),
-                ("reduction", self.reduction in ("mixtures", "targets"), "mixtures or targets")):
+                ("reduction", self.reduction in ("mixtures", "targets"), "mixtures or targets"),
+                ("too_many", self.too_many == "refuse"
+                 or (self.too_many, self.framework) == ("drop", "pit"),
+                 '"refuse", or with pit "drop"')):
             if not good: raise ValueError(f"{key}: expected {wanted}, got {getattr(self, key)!r}")
 
     @property
@@ -278,19 +282,33 @@ class ObjectiveResult(NamedTuple):
     separation_loss: Tensor       # scalar, dB for sisdr and snr
     score_loss: Tensor            # scalar, nats; 0 without a head and under emd
     costs: Tensor                 # `(batch, n_targets, n_hyps)`, detached, 0 for absent targets
-    weights: Tensor               # like `costs`, detached; rows of real targets sum to 1
+    weights: Tensor               # like `costs`, detached; rows of real targets sum to 1 (dropped: 0)
     score_targets: Tensor         # `(batch, n_hyps)`, 0 or 1
 
 # %% ../../nbs/20_separation/22_objectives.ipynb #331e57ec
 _ONE_TO_ONE = ("pit", "emd", "sinkpit", "probpit")
 
-def _hard_weights(framework: str, costs: Tensor, mask: Tensor) -> Tensor:
+def _hard_weights(config: ObjectiveConfig, costs: Tensor, mask: Tensor) -> Tensor:
     "Return the framework's choice without softness: the best match, or each target's winner."
+    framework = config.framework
     if framework not in _ONE_TO_ONE: return winner_takes_all(costs, mask)
     if framework == "emd" and bool((mask.sum(-1) > costs.shape[2]).any()):
         return winner_takes_all(costs, mask)                   # more speakers than hypotheses
+    if config.too_many == "drop": return _partial_match(costs, mask)
     _check_enough(costs, mask, framework)
     return permutation(costs, mask)
+
+def _partial_match(costs: Tensor, mask: Tensor) -> Tensor:
+    "Return the best match; where speakers outnumber hypotheses, the hypotheses choose."
+    short = mask.sum(-1) > costs.shape[2]
+    if not bool(short.any()): return permutation(costs, mask)
+    never = costs.amax() + (costs.shape[2] + 1) * (costs.amax() - costs.amin() + 1)
+    chosen = permutation(costs.masked_fill(~mask[..., None], never).mT).mT
+    return torch.where(short[:, None, None], chosen, permutation(costs, mask & ~short[:, None]))
+
+def _counted(config: ObjectiveConfig, hard: Tensor, mask: Tensor) -> Tensor:
+    "Return which targets have a part in the mean: the real ones that were not dropped."
+    return mask if config.too_many == "refuse" else mask & (hard.sum(-1) > .5)
 
 def _weights(config: ObjectiveConfig, costs: Tensor, mask: Tensor, temperature: float) -> Tensor:
     "Return the assignment weights of every framework but emd."
@@ -306,7 +324,7 @@ def _weights(config: ObjectiveConfig, costs: Tensor, mask: Tensor, temperature: 
         if framework == "amcl": return annealed(costs, temperature, mask)
         if framework == "sinkpit": return sinkhorn_permutation(costs, temperature, mask)
         if framework == "probpit": return permutation_marginals(costs, temperature, mask)
-    return _hard_weights(framework, costs, mask)
+    return _hard_weights(config, costs, mask)
 
 # %% ../../nbs/20_separation/22_objectives.ipynb #a3a18220
 class Objective:
@@ -343,7 +361,8 @@ class Objective:
     ) -> Tensor:                            # scalar, in units of the costs
         "Return the loss under the hard rule: what to monitor, whatever the temperature."
         mask = _check_costs(costs, target_mask, 0.)
-        weights = _hard_weights(self.config.framework, costs, mask)
+        weights = _hard_weights(self.config, costs, mask)
+        mask = _counted(self.config, weights, mask)
         return _average((weights * costs).sum(-1), mask, self.config.reduction)
 
 # %% ../../nbs/20_separation/22_objectives.ipynb #f8c884e3
@@ -376,13 +395,14 @@ def __call__(
     config, costs = self.config, self.costs(hypotheses, targets, target_mask, lengths)
     mask, detached = _check_costs(costs, target_mask, temperature), costs.detach()
     _check_logits(score_logits, costs)
-    hard = _hard_weights(config.framework, detached, mask)
+    hard = _hard_weights(config, detached, mask)
     if config.framework == "emd":
         separation, weights = _emd_loss(config, costs, score_logits, mask)
     else:
         weights = (hard if config.framework in ("pit", "mcl")
                    else _weights(config, detached, mask, temperature)).to(costs.dtype)
-        separation = _average((weights * costs).sum(-1), mask, config.reduction)
+        separation = _average((weights * costs).sum(-1), _counted(config, hard, mask),
+                              config.reduction)
     score_targets, scoring = hard.amax(-2).to(costs.dtype), separation.new_zeros(())
     if score_logits is not None and config.framework != "emd":
         scoring = score_loss(score_logits.float(), score_targets.float())

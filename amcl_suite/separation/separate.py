@@ -4,7 +4,7 @@
 
 # %% ../../nbs/20_separation/29a_separate.ipynb #ddd0ab0a
 from __future__ import annotations
-import json, math
+import json, math, re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,7 +142,7 @@ def _recording(source, sample_rate: int | None, model_rate: int) -> tuple[Tensor
     if isinstance(source, (str, Path)):
         if sample_rate is not None:
             raise ValueError(f"sample_rate: a file has its own, expected None, got {sample_rate}")
-        return read_audio(source)
+        return _in_range(source, *read_audio(source))
     waveform = torch.as_tensor(source).detach().cpu()
     if not waveform.is_floating_point():
         raise ValueError(f"source: expected floats in [-1, 1], got {waveform.dtype}; divide 16-bit "
@@ -152,7 +152,13 @@ def _recording(source, sample_rate: int | None, model_rate: int) -> tuple[Tensor
                          "choose or average the channels")
     if not waveform.isfinite().all():
         raise AudioError("source: holds NaN or infinite samples; repair the recording first")
-    return waveform.float(), int(sample_rate or model_rate)
+    return _in_range("source", waveform.float(), int(sample_rate or model_rate))
+
+def _in_range(name, waveform: Tensor, rate: int) -> tuple[Tensor, int]:
+    "Return a waveform and its rate; `AudioError` if it is too loud for any arithmetic."
+    peak = float(waveform.abs().max())
+    if peak <= 1e6: return waveform, rate
+    raise AudioError(f"{name}: peak {peak:.3g}, full scale is 1; scale it down first")
 
 def _loaded(checkpoint, device) -> tuple:
     "Return a model in evaluation mode and its sample rate."
@@ -202,17 +208,28 @@ def save(
 ) -> list[Path]:           # files of the kept outputs, s1.wav, s2.wav, ...
     "Write the kept outputs as 16-bit WAV files, and `result.json` last."
     folder = Path(folder)
-    (folder / "result.json").unlink(missing_ok=True)
+    _claim(folder)
     peak = float(self.sources.abs().max()) if self.count else 0.
     gain = min(1., 0.99 / peak) if peak > 0 else 1.
     paths = [write_audio(folder / f"s{k + 1}.wav", gain * estimate, self.sample_rate)
              for k, estimate in enumerate(self.sources)]
-    for old in folder.glob("s[0-9]*.wav"):
+    for old in _tracks(folder):
         if old not in paths: old.unlink()                    # of an earlier run that kept more
     write_json_atomic(folder / "result.json", facts | dict(
         count=self.count, scores=self.scores.tolist(), kept=self.kept.tolist(), gain=gain,
         sample_rate=self.sample_rate, n_samples=self.mixture.shape[-1]))
     return paths
+
+def _tracks(folder: Path) -> list[Path]:
+    "Return the files in a folder that are called like results."
+    return sorted(p for p in folder.glob("s*.wav") if re.fullmatch(r"s[1-9]\d*\.wav", p.name))
+
+def _claim(folder: Path) -> None:
+    "Mark a folder's results as unfinished; `DataError` if its tracks are somebody else's."
+    if not (folder / "result.json").is_file() and (tracks := _tracks(folder)):
+        raise DataError(f"{tracks[0]}: would be overwritten, and no result.json says that it is a "
+                        "result; choose another folder for the results")
+    write_json_atomic(folder / "result.json", {"finished": False})
 
 # %% ../../nbs/20_separation/29a_separate.ipynb #228b001f
 def _recordings(folder: Path, out: Path) -> dict[str, Path]:
@@ -221,11 +238,16 @@ def _recordings(folder: Path, out: Path) -> dict[str, Path]:
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in SOUND_FILES or not path.is_file(): continue
-        if out == path or out in path.parents: continue      # results of an earlier run
+        if path.name.startswith("."): continue               # other systems leave such files
+        if folder in out.parents and out in path.parents: continue   # results of an earlier run
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
             raise DataError(f"{path}: {found[name].name} has the same name; rename one of them")
         found[name] = path
+    if (own := next((n for n in found if folder in (out / n).parents), None)) and (
+            folder not in out.parents):
+        raise ValueError(f"out: the results of {own} would go into {out / own}, among the "
+                         "recordings; choose another folder, such as one below it")
     if found: return found
     raise DataError(f"{folder}: holds no sound files ({', '.join(SOUND_FILES)})")
 
@@ -233,6 +255,8 @@ def _done(folder: Path, facts: dict) -> dict | None:
     "Return the result of an earlier run if it was made from the same with the same options."
     try: result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     except (OSError, ValueError): return None
+    if not isinstance(result, dict) or not {"count", "scores"} <= set(result): return None
+    if len(_tracks(folder)) != result["count"]: return None              # somebody removed some
     return result if all(result.get(k) == v for k, v in facts.items()) else None
 
 def _stamp(path: Path) -> list[int]:
@@ -295,7 +319,8 @@ def _options(threshold: float, chunk_seconds: float) -> dict:
 
 def _one(name, source, out, model, options, device, facts) -> FolderResult:
     "Separate one recording and write its results; errors of the recording become a result."
-    try: found = separate(source, model, device=device, **options)
+    try:
+        found = separate(source, model, device=device, **options)
+        found.save(out, **facts)
     except DataError as error: return FolderResult(name, "failed", error=str(error))
-    found.save(out, **facts)
     return FolderResult(name, "separated", found.count, tuple(found.scores.tolist()))

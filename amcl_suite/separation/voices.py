@@ -4,7 +4,7 @@
 
 # %% ../../nbs/20_separation/24_voices.ipynb #69d1ef06
 from __future__ import annotations
-import csv, io, re, shutil, subprocess, tempfile, zipfile
+import csv, io, re, shutil, subprocess, tempfile, unicodedata, zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,8 +48,21 @@ class Clip:
 
 # %% ../../nbs/20_separation/24_voices.ipynb #07319194
 def _plain(text: str) -> str:
-    "Return text with nothing but letters, digits and dots."
-    return re.sub(r"[^A-Za-z0-9.]", "", text)
+    "Return text with nothing but ASCII letters, digits and dots; other letters by their code."
+    letters = unicodedata.normalize("NFKD", text)
+    return "".join(c if re.fullmatch(r"[A-Za-z0-9.]", c) else f"u{ord(c):x}" if c.isalnum() else ""
+                   for c in letters)
+
+def _check_speakers(speakers: Iterable[str], where: str) -> None:
+    "Raise `DataError` if a speaker's name has no letter, or two would become one."
+    known = {}
+    for speaker in speakers:
+        plain = _plain(speaker)
+        if not plain: raise DataError(f"{where}: speaker {speaker!r} has no letter or digit in "
+                                      "the name; rename it")
+        if known.setdefault(plain, speaker) != speaker:
+            raise DataError(f"{where}: speakers {known[plain]!r} and {speaker!r} would both be "
+                            f"called {plain!r}; rename one")
 
 # %% ../../nbs/20_separation/24_voices.ipynb #ebf18c40
 def speaker_of(
@@ -74,6 +87,7 @@ SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
 def _from_manifest(text: str, base: str, subset: str | None) -> list[Clip]:
     "Return the clips of a manifest; `DataError` names the first bad row."
     reader, clips = csv.DictReader(io.StringIO(text)), []
+    speakers = []
     missing = {"path", "speaker"} - set(reader.fieldnames or ())
     if missing:
         raise DataError(f"{base}/manifest.csv: no column {', '.join(sorted(missing))}; expected at "
@@ -82,9 +96,14 @@ def _from_manifest(text: str, base: str, subset: str | None) -> list[Clip]:
         if subset is not None and row.get("subset", "") != subset: continue
         if not row["path"] or not row["speaker"]:
             raise DataError(f"{base}/manifest.csv: line {line} has no path or no speaker")
-        clips.append(_clip(f"{base}/{row['path']}", row["speaker"],
-                           row.get("sex") or row.get("gender") or "",
-                           row.get("samples"), row.get("sample_rate")))
+        known = row.get("samples") or "0", row.get("sample_rate") or "0"
+        if not all(number.strip().isdigit() for number in known):
+            raise DataError(f"{base}/manifest.csv: line {line}: samples and sample_rate should be "
+                            f"whole numbers, got {known[0]!r} and {known[1]!r}")
+        speakers.append(row["speaker"])
+        clips.append(_clip(str(Path(base) / row["path"]), row["speaker"],
+                           row.get("sex") or row.get("gender") or "", *map(int, known)))
+    _check_speakers(speakers, f"{base}/manifest.csv")
     return clips
 
 def _clip(path: str, speaker: str, sex: str = "", samples=None, rate=None) -> Clip:
@@ -119,13 +138,23 @@ def clips_from_folder(
     folder = Path(folder)
     if not folder.is_dir(): raise DataError(f"{folder}: no such folder of voices")
     if (folder / "manifest.csv").is_file():
-        text = (folder / "manifest.csv").read_text(encoding="utf-8")
+        text = _text((folder / "manifest.csv").read_bytes(), folder)
         return _checked(_from_manifest(text, str(folder), subset), str(folder))
-    files = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SOUNDS]
+    below = [p for top in sorted(folder.iterdir())           # a speaker's folder may be a link
+             for p in (sorted(top.rglob("*")) if top.is_dir() else [top])]
+    files = [p for p in below if p.suffix.lower() in SOUNDS and not p.name.startswith(".")]
     loose = [p.name for p in files if p.parent == folder]
     if loose: raise DataError(f"{folder}: {loose[0]} lies outside any speaker's folder; move it "
                               "to SPEAKER/" + loose[0])
+    _check_speakers([p.relative_to(folder).parts[0] for p in files], str(folder))
     return _checked([_clip(str(p), p.relative_to(folder).parts[0]) for p in files], str(folder))
+
+def _text(content: bytes, where: Path) -> str:
+    "Return the text of a manifest, with or without a byte order mark."
+    try: return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}/manifest.csv: not UTF-8 text ({error.reason} at byte "
+                        f"{error.start}); save it as UTF-8") from None
 
 def clips_from_zip(
     path: str | Path,            # archive with a manifest.csv at its top
@@ -135,7 +164,7 @@ def clips_from_zip(
     path = Path(path)
     if not path.is_file(): raise DataError(f"{path}: no such archive; fetch or copy it")
     try:
-        with zipfile.ZipFile(path) as archive: text = archive.read("manifest.csv").decode("utf-8")
+        with zipfile.ZipFile(path) as archive: text = _text(archive.read("manifest.csv"), path)
     except (zipfile.BadZipFile, EOFError, KeyError) as error:
         raise DataError(f"{path}: not an archive with a manifest.csv ({error})") from None
     return _checked(_from_manifest(text, str(path), subset), str(path))
