@@ -43,6 +43,8 @@ class SeparationConfig:
     temperature_end: int = 100     # epoch from which the temperature is 0
     decay: float = 0.9             # factor per epoch of the exponential schedule
     unit: str = "variance"         # what a temperature of 1 means, measured on the training set
+    every: str = "epoch"           # cool once per "epoch" or "step"; `temperature_end` counts those
+    rescue: bool = False           # give outputs that win nothing a new start
     segment: float = 5.0           # s, length of a training example
     batch_size: int = 22           # mixtures per step
     n_epochs: int = 200            # at most so many epochs
@@ -70,7 +72,7 @@ class SeparationConfig:
         if self.segment <= 0 or self.learning_rate <= 0:
             raise ValueError(f"segment, learning_rate: expected numbers > 0, got {self.segment}, "
                              f"{self.learning_rate}")
-        if self.framework == "pit" and self.n_hyps < self.n_src_max:
+        if self.framework in ("pit", "sinkpit", "probpit") and self.n_hyps < self.n_src_max:
             raise ValueError(f"n_hyps: PIT needs an output for each of {self.n_src_max} speakers, "
                              f"got {self.n_hyps}; raise it, or take objective=\"mcl_sisdr\"")
         self.make_objective(), self.make_model(), self.make_temperature()
@@ -105,11 +107,11 @@ def make_model(
 @patch
 def make_temperature(
     self: SeparationConfig,
-) -> TemperatureConfig | None:  # None unless the framework is "amcl"
+) -> TemperatureConfig | None:  # None unless the objective has a temperature
     "Return the temperature's configuration."
-    if self.framework != "amcl": return None
+    if not self.make_objective().needs_temperature: return None
     return TemperatureConfig(self.schedule, initial=self.temperature, end=self.temperature_end,
-                             decay=self.decay, unit=self.unit)
+                             decay=self.decay, unit=self.unit, every=self.every)
 
 # %% ../../nbs/20_separation/29b_experiments.ipynb #730b2eb5
 def _published() -> dict[str, dict]:
@@ -278,19 +280,19 @@ def train_separator(
 ) -> TrainedSeparator:                   # with the best checkpoint
     "Train one separator, or go on with it; clear errors before the first step."
     from amcl_suite.core.trainer import TrainerSettings, train
-    from amcl_suite.separation.system import OptimiserConfig, SeparationSystem
+    from amcl_suite.separation.system import OptimiserConfig, SeparationSystem, Watch
     folder, loaders = Path(folder), make_loaders(config, corpus)
     _check_same_run(folder, config, corpus)
     annealing = _annealing(config, loaders[0], folder)
     optimiser = OptimiserConfig(learning_rate=config.learning_rate,
                                 halve_patience=config.halve_patience)
     system = SeparationSystem(config.make_model(), config.make_objective(), annealing, optimiser,
-                              seed=config.seed, head_start=config.head_start)
+                              Watch(rescue=config.rescue), config.seed, config.head_start)
     settings = TrainerSettings(
         n_epochs=config.n_epochs, precision=config.precision, n_devices=config.n_devices,
         accelerator=config.accelerator, patience=config.patience, keep_best=config.keep_best,
-        patience_from=config.temperature_end if annealing else 0, gradient_clip=5.,
-        seed=config.seed, monitor=system.monitor, mode="max")
+        patience_from=config.temperature_end if annealing and config.every == "epoch" else 0,
+        gradient_clip=5., seed=config.seed, monitor=system.monitor, mode="max")
     trained = train(system, *loaders, settings, folder, progress=progress)
     path = system.export(trained.best_path, folder / "separator.pt", corpus=corpus.name,
                          configuration=asdict(config))

@@ -282,7 +282,7 @@ class ObjectiveResult(NamedTuple):
     separation_loss: Tensor       # scalar, dB for sisdr and snr
     score_loss: Tensor            # scalar, nats; 0 without a head and under emd
     costs: Tensor                 # `(batch, n_targets, n_hyps)`, detached, 0 for absent targets
-    weights: Tensor               # like `costs`, detached; rows of real targets sum to 1 (dropped: 0)
+    weights: Tensor               # like `costs`, detached; rows of real targets sum to 1, or 0
     score_targets: Tensor         # `(batch, n_hyps)`, 0 or 1
 
 # %% ../../nbs/20_separation/22_objectives.ipynb #331e57ec

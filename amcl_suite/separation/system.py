@@ -137,7 +137,7 @@ class SeparationSystem(System):
             if head_start: _set_back(self.model)
         self.unused_parameters = model.head != "none" and not objective.score_weight
         self.loss_mean, self.jumps, self.dead_for = None, 0, [0] * model.n_hyps
-        self.n_rescued, self.heard, self.usage, self.dead = 0, None, None, []
+        self.n_rescued, self.heard, self.usage, self.dead, self.silent = 0, None, None, [], []
 
     def forward(self,
         mixture: Tensor,   # `(batch, time)`
@@ -191,7 +191,7 @@ def training_step(
             lost = hypotheses.sum() * math.nan           # all processes stop together, by name
             return {"loss": lost, "separation_loss": lost.detach(),
                     "score_loss": lost.detach(), "n": len(batch.mixture)}
-    if self.annealing is not None and self.current_epoch >= self.head_start: self._observe(result.costs, batch.source_mask)
+    self._observe(result.costs, batch.source_mask)
     return {"loss": result.loss, "separation_loss": result.separation_loss.detach(),
             "score_loss": result.score_loss.detach(), "n": len(batch.mixture)}
 
@@ -207,7 +207,8 @@ def _assigned(self: SeparationSystem, hypotheses: Tensor, logits: Tensor | None,
 @patch
 def _observe(self: SeparationSystem, costs: Tensor, mask: Tensor) -> None:
     "Let an adaptive temperature see the costs of a step, those of all processes."
-    if self.annealing.config.schedule != "adaptive": return
+    if self.annealing is None or self.annealing.config.schedule != "adaptive": return
+    if self.current_epoch < self.head_start: return          # one output has nothing to choose
     if self.trainer.world_size > 1:
         costs, mask = (self.all_gather(x).flatten(0, 1) for x in (costs, mask))
     self.annealing.observe(costs, mask)
@@ -257,9 +258,10 @@ def summarise(
     values = {name: float(value) for name, value in means.items() if value.ndim == 0}
     if usage is None: return values
     self.usage, self.dead = usage, (usage == 0).nonzero().flatten().tolist()
+    self.silent = (silent > .5).nonzero().flatten().tolist()
     shares = {f"share_{k + 1}": float(share) for k, share in enumerate(usage / usage.sum())}
     return values | shares | {"winner_entropy": _entropy(usage), "dead": len(self.dead),
-                              "silent": int((silent > .5).sum())}
+                              "silent": len(self.silent)}
 
 # %% ../../nbs/20_separation/29_system.ipynb #5bcb7ba0
 @patch
@@ -269,6 +271,7 @@ def suspect(
 ) -> str:                       # why to stop; "": go on
     "Stop when the loss has jumped and stays up."
     loss, limit = values["separation_loss"], self.watch.jump
+    if self.current_epoch < self.head_start: self.loss_mean = None     # another loss follows
     if not limit or self.objective_config.distance == "mse": return ""
     if self.loss_mean is None: self.loss_mean = loss
     self.jumps = self.jumps + 1 if loss > self.loss_mean + limit else 0
@@ -335,7 +338,8 @@ def epoch_end(
     for i in late:
         if self.dead_for[i] == self.watch.patience:
             self.notes.append(f"epoch {epoch + 1}: output {i} has won no speaker for "
-                              f"{self.dead_for[i]} epochs" + ", rescued" * self.watch.rescue)
+                              f"{self.dead_for[i]} epochs" + " and is silent" * (i in self.silent)
+                              + ", rescued" * self.watch.rescue)
     if late and self.watch.rescue and len(self.dead) < n:
         generator = torch.Generator().manual_seed(self.weight_seed + 1000 * epoch)
         winner = int(self.usage.argmax())
