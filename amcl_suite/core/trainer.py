@@ -562,6 +562,9 @@ def _in_notebook() -> bool:
 def _strategy(n: int, unused_parameters: bool):
     "Return how Lightning runs `n` processes."
     if n == 1: return "auto"
+    if sys.argv[:1] == ["-c"]:
+        raise ValueError(f"n_devices: {n} processes need a script that can be started again, or a "
+                         "notebook; put the commands of `python -c` into a file")
     return _pl.strategies.DDPStrategy(start_method="fork" if _in_notebook() else "popen",
                                       broadcast_buffers=False,
                                       find_unused_parameters=unused_parameters)

@@ -69,7 +69,7 @@ class SeparationConfig:
         if self.n_src_max < self.n_src_min:
             raise ValueError(f"n_src_max: expected at least n_src_min = {self.n_src_min}, got "
                              f"{self.n_src_max}")
-        if self.segment <= 0 or self.learning_rate <= 0:
+        if not (self.segment > 0 and self.learning_rate > 0):
             raise ValueError(f"segment, learning_rate: expected numbers > 0, got {self.segment}, "
                              f"{self.learning_rate}")
         if self.framework in ("pit", "sinkpit", "probpit") and self.n_hyps < self.n_src_max:
@@ -301,6 +301,7 @@ def train_separator(
 
 # %% ../../nbs/20_separation/29b_experiments.ipynb #cfdadfbd
 _FREE = ("n_epochs", "n_workers", "n_devices", "accelerator", "keep_best", "patience")
+_COOLING = ("schedule", "temperature", "temperature_end", "decay", "unit", "every")
 
 def _check_same_run(folder: Path, config: SeparationConfig, corpus: Prepared) -> None:
     "Note what a folder is trained on; `ValueError` if it holds a run of something else."
@@ -308,7 +309,8 @@ def _check_same_run(folder: Path, config: SeparationConfig, corpus: Prepared) ->
     now = asdict(config) | {"corpus": corpus.checksum or corpus.name}
     try: then = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError: then = now
-    for name in (n for n in now if n not in _FREE and then.get(n) != now[n]):
+    free = _FREE if config.make_temperature() else _FREE + _COOLING
+    for name in (n for n in now if n not in free and then.get(n) != now[n]):
         raise ValueError(f"{name}: the run in {folder} has {then.get(name)!r}, now it is "
                          f"{now[name]!r}; use another folder, or remove that one to start again")
     write_json_atomic(path, now)
