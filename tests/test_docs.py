@@ -140,7 +140,7 @@ def test_both_workflows_are_there():
 
 def test_system_script_is_quiet_when_nothing_is_missing_and_never_fails(tmp_path):
     script, bash = ROOT / "scripts" / "system.sh", shutil.which("bash")
-    for name in ("chromium", "slurmctld", "munged"):       # stand-ins for what the packages bring
+    for name in ("chromium", "slurmctld", "munged", "espeak-ng"):   # stand-ins for what the packages bring
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
     only = {"PATH": str(tmp_path), "SBIN": "/nowhere"}
