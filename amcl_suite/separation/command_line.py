@@ -128,7 +128,9 @@ def make(
         _check_kind(kind, mix_lists=mix_lists, wsj0=wsj0, sizes=sizes, seconds=seconds, seed=seed)
     with _Bar(console, f"mixing {kind}") as bar:
         if kind == "wsj0": root = _make_wsj0(mix_lists, wsj0, out, n_src, sample_rate, mode, bar)
-        elif kind == "clips": root = _make_clips(clips, out, n_src, options, bar)
+        elif kind == "clips":
+            from amcl_suite.separation.mixing import clips_corpus
+            root = clips_corpus(clips, _span(n_src), out, progress=bar, **options)
         else:
             from amcl_suite.separation import mixing
             maker = getattr(mixing, f"{kind}_corpus")
@@ -152,17 +154,6 @@ def _make_wsj0(mix_lists, wsj0, out, n_src, sample_rate, mode, bar) -> Path:
     "Make WSJ0-mix from its lists, one list for each count of speakers."
     from amcl_suite.separation.mixing import make_wsj0_mix
     return make_wsj0_mix(mix_lists, wsj0, out, _span(n_src), sample_rate, mode, progress=bar)
-
-def _make_clips(clips, out, n_src, options: dict, bar) -> Path:
-    "Mix the clips of a folder: a quarter of the speakers, at least as many as mixed, for the test."
-    from amcl_suite.separation.mixing import make_corpus
-    from amcl_suite.separation.voices import clips_from_folder, join_clips, split_voices
-    found, seed, rate = clips_from_folder(clips), options["seed"], options["sample_rate"]
-    n_test = max(n_src[1], len({clip.speaker for clip in found}) // 4)
-    parts = split_voices(found, n_test, seed=seed)
-    parts = {split: join_clips(own, options.get("seconds") or 2.5, seed=seed, sample_rate=rate)
-             for split, own in parts.items()}
-    return make_corpus(parts, out, _span(n_src), progress=bar, **options)
 
 # %% ../../nbs/20_separation/29c_command_line.ipynb #9c54d7ce
 @app.command()

@@ -14,7 +14,8 @@ from ..core.records import decode, replacing, write_json_atomic
 from .corpora import Corpus, read_corpus
 from .datasets import DynamicMixing, MixtureDataset, clips_of, make_loader
 from .metrics import evaluate_model, load_metrics, run_summary, save_metrics
-from .mixing import espeak_corpus, librispeech_corpus, synthetic_corpus
+from .mixing import (clips_corpus, espeak_corpus, librispeech_corpus,
+                                           synthetic_corpus)
 from .models import load_model, model_config
 from .objectives import ObjectiveConfig
 from .temperature import (Annealing, TemperatureConfig,
@@ -206,18 +207,30 @@ def prepare_corpus(
     from amcl_suite.core.data import checksum, locate
     makers = dict(synthetic=synthetic_corpus, espeak=espeak_corpus, librispeech=librispeech_corpus)
     known, remark = [*makers, *_FOLDERS], ""
+    common = dict(sizes=dict(zip(("tr", "cv", "tt"), sizes)), seed=seed)
     if str(name) in _FOLDERS: return Prepared(name, locate(name).path, checksum(name))
     if str(name) not in makers:
         root = Path(name).expanduser().resolve()
+        if _holds_clips(root): return _made(root.name, clips_corpus(root, n_src, **common))
         if root.is_dir(): return Prepared(root.name, root)
         raise ValueError(_unknown("corpus", name, known) + ", or the path of a folder")
     if missing := _missing(str(name)):
         name, remark = "synthetic", f"{missing}: harmonic synthetic voices stand in"
-    root = makers[str(name)](n_src, sizes=dict(zip(("tr", "cv", "tt"), sizes)), seed=seed)
-    manifest = (root / "corpus.json").read_bytes()
-    return Prepared(str(name), root, hashlib.sha256(manifest).hexdigest(), remark)
+    return _made(str(name), makers[str(name)](n_src, **common), remark)
 
 _FOLDERS = ("wsj0-mix", "librimix")
+
+def _made(name: str, root: Path, remark: str = "") -> Prepared:
+    "Return a corpus that one of our generators made."
+    manifest = (root / "corpus.json").read_bytes()
+    return Prepared(name, root, hashlib.sha256(manifest).hexdigest(), remark)
+
+def _holds_clips(root: Path) -> bool:
+    "Tell whether a folder holds single voices, as speaker/clip.wav or with a manifest."
+    if not root.is_dir(): return False
+    kinds = (".wav", ".flac", ".ogg", ".mp3")
+    return ((root / "manifest.csv").is_file()
+            or any(path.suffix.lower() in kinds for path in root.glob("*/*")))
 
 def _missing(name: str) -> str:
     "Say what a generated corpus lacks on this machine, or return \"\"."

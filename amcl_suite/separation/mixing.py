@@ -16,13 +16,14 @@ from ..core.audio import (AudioError, active_level, audio_info, pcm16, read_audi
                                    resample, wav_bytes)
 from ..core.data import DataError, cache_dir, sha256_of
 from ..core.records import output_errors, write_json_atomic, write_text_atomic
-from .voices import (ESPEAK_SPEAKERS, SENTENCES, Clip, by_speaker, cut_in_two,
-                                          espeak_voices, fingerprint, has_espeak, join_clips,
-                                          librispeech_clips, split_voices, synthetic_voices)
+from .voices import (ESPEAK_SPEAKERS, SENTENCES, Clip, by_speaker,
+                                          clips_from_folder, cut_in_two, espeak_voices, fingerprint,
+                                          has_espeak, join_clips, librispeech_clips, split_voices,
+                                          synthetic_voices)
 
 # %% auto #0
 __all__ = ['SPLITS', 'draw_levels', 'Mixture', 'mix', 'mixture_name', 'split_folder', 'metadata_path', 'make_corpus', 'MixRow',
-           'read_mix_list', 'write_mix_list', 'make_wsj0_mix', 'synthetic_corpus', 'espeak_corpus',
+           'read_mix_list', 'write_mix_list', 'make_wsj0_mix', 'clips_corpus', 'synthetic_corpus', 'espeak_corpus',
            'librispeech_corpus']
 
 # %% ../../nbs/20_separation/25_mixing.ipynb #63f338da
@@ -454,6 +455,29 @@ def make_wsj0_mix(
     sizes = {split: sum(row.split == split for row in rows) for split in splits}
     recipe = _recipe("wsj0-mix", n_src, sizes, None, sample_rate, mode, 0) | {"lists": lists}
     return _make(out, recipe, lambda: rows, {}, progress)
+
+# %% ../../nbs/20_separation/25_mixing.ipynb #622742d0
+def clips_corpus(
+    clips: str | Path,                       # folder of speaker/clip.wav, or with a manifest.csv
+    n_src: int | tuple = 2,                  # speakers per mixture, or (fewest, most)
+    folder: str | Path | None = None,        # of the corpus; None: in the cache
+    sizes: Mapping[str, int] | None = None,  # mixtures per part and count; None: 60, 20, 20
+    seed: int = 0,                           # of split and mixtures
+    seconds: float | None = None,            # length of each mixture; None: of the clips
+    sample_rate: int = 8000,                 # Hz
+    mode: str = "min",                       # "min" or "max"
+    progress: Callable | None = None,        # called with (done, total)
+) -> Path:                                   # root of the corpus
+    "Make (or find) a corpus from a folder of clips; `DataError` naming what it lacks."
+    found = clips_from_folder(clips)
+    n_test = max(_counts(n_src)[1], len({clip.speaker for clip in found}) // 4)
+    def voices():
+        parts = split_voices(found, n_test, seed=seed)
+        return {split: join_clips(own, seconds or 2.5, seed=seed, sample_rate=sample_rate)
+                for split, own in parts.items()}
+    facts = {"clips": fingerprint(found), "n_test": n_test}
+    return _ready(voices, facts, "clips", folder, n_src, sizes, seconds, sample_rate, mode, seed,
+                  progress)
 
 # %% ../../nbs/20_separation/25_mixing.ipynb #4b1f6946
 def _cached(folder, origin: str, recipe: dict) -> Path:

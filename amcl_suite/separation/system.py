@@ -195,6 +195,7 @@ def training_step(
     return {"loss": result.loss, "separation_loss": result.separation_loss.detach(),
             "score_loss": result.score_loss.detach(), "n": len(batch.mixture)}
 
+# %% ../../nbs/20_separation/29_system.ipynb #eed70e05
 @patch
 def _assigned(self: SeparationSystem, hypotheses: Tensor, logits: Tensor | None, batch):
     "Return the objective's result; of output 0 alone while it has its head start."
@@ -213,6 +214,7 @@ def _observe(self: SeparationSystem, costs: Tensor, mask: Tensor) -> None:
         costs, mask = (self.all_gather(x).flatten(0, 1) for x in (costs, mask))
     self.annealing.observe(costs, mask)
 
+# %% ../../nbs/20_separation/29_system.ipynb #ad73b996
 @patch
 def validation_step(
     self: SeparationSystem,
