@@ -293,7 +293,7 @@ class LengthBatches(Sampler):
 # %% ../../nbs/20_separation/27_datasets.ipynb #71411842
 def make_loader(
     dataset: Dataset,                # `MixtureDataset` or `DynamicMixing`
-    batch_size: int,                 # examples per batch and process
+    batch_size: int,                 # examples; `core.trainer` deals them to its processes
     shuffle: bool = False,           # True: training order; False: fixed crops, all examples
     n_workers: int = 0,              # processes that read; 0: this one
     seed: int = 0,                   # >= 0, of the order
