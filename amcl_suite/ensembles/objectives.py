@@ -128,7 +128,7 @@ def decompose_squared_error(
     reduction: str = "mean",                # over the batch, or "none": `(..., batch)`
     vector: bool = False,                   # True: both have a last axis, summed over
 ) -> Decomposition:                         # target units squared; `(...)` each
-    "Split the ensemble's squared error into individual error and ambiguity; `ValueError` on shapes."
+    "Split the ensemble's squared error into individual error and ambiguity."
     if not vector: predictions, targets = predictions[..., None], targets[..., None]
     if predictions.ndim < 3 or predictions[..., 0, :].shape != targets.shape:
         last, cut = (", dim", None) if vector else ("", -1)
@@ -193,7 +193,7 @@ def dropout_weights(
     device: str | torch.device = "cpu",        # where the weights are made
     dtype: torch.dtype = torch.float32,        # of the weights
 ) -> Tensor:                                   # `shape`; rows sum to 1, or are all 0
-    "Draw member weights: Bernoulli masks divided by their row sums (released code, ensemble class)."
+    "Draw member weights: Bernoulli masks divided by their row sums (as the released code)."
     if not 0 <= drop_p < 1:
         raise ValueError(f"drop_p: expected a probability in [0, 1), got {drop_p}")
     if len(shape) < 2 or min(shape) < 1:
