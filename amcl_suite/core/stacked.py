@@ -16,12 +16,14 @@ class _StackedPerceptron(torch.autograd.Function):
     "Forward and backward pass of stacked ReLU layers; dropout masks multiply hidden activations."
     @staticmethod
     def forward(ctx, inputs, masks, *parameters):
-        activations, hidden = [], inputs.mT
+        activations, hidden, (n_sets, batch, features) = [], inputs.mT, inputs.shape
         layers = list(zip(parameters[::2], parameters[1::2]))
         for index, (weight, bias) in enumerate(layers):
             activations.append(hidden)
-            hidden = torch.baddbmm(bias.unsqueeze(-1), weight,
-                                   hidden.expand(weight.shape[0], -1, -1))
+            if index == 0:      # runs that share inputs are further rows of one product
+                hidden = torch.baddbmm(bias.view(n_sets, -1, 1), weight.view(n_sets, -1, features),
+                                       hidden).view(weight.shape[0], -1, batch)
+            else: hidden = torch.baddbmm(bias.unsqueeze(-1), weight, hidden)
             if index < len(layers) - 1:
                 hidden.relu_()
                 if masks: hidden.mul_(masks[index])
@@ -35,14 +37,21 @@ class _StackedPerceptron(torch.autograd.Function):
         activations, weights = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
         gradients = []
         for index in range(count - 1, -1, -1):
-            inputs = activations[index].expand(weights[index].shape[0], -1, -1)
-            gradients[:0] = [torch.bmm(gradient, inputs.mT), gradient.sum(-1)]
+            inputs = activations[index]
+            gradients[:0] = [_weight_gradient(gradient, inputs), gradient.sum(-1)]
             if index:
                 gradient = torch.bmm(weights[index].mT, gradient)
                 torch.ops.aten.threshold_backward.grad_input(
                     gradient, inputs, 0, grad_input=gradient)
                 if ctx.masks: gradient.mul_(ctx.masks[index - 1])
         return None, None, *gradients
+
+def _weight_gradient(gradient: Tensor, inputs: Tensor) -> Tensor:
+    "Return G X^T; one set of inputs may serve several consecutive runs."
+    if len(inputs) == len(gradient): return torch.bmm(gradient, inputs.mT)
+    stacked = gradient.reshape(len(inputs), -1, gradient.shape[-1])
+    product = torch.bmm(inputs, stacked.mT).mT     # this order is up to four times faster
+    return product.reshape(*gradient.shape[:2], -1)
 
 # %% ../../nbs/00_core/03_stacked.ipynb #dbd0e563
 class StackedPerceptron(nn.Module):
@@ -87,13 +96,13 @@ def _masks(self, batch: int):
 
 def _forward(
     self,
-    inputs: Tensor,  # `(runs, batch, features)`, or `(1, batch, features)` shared by all runs
+    inputs: Tensor,  # `(sets, batch, features)`; each set serves `runs / sets` consecutive runs
 ) -> Tensor:         # `(runs, outputs, batch)`, batch fastest
     "Return the outputs of all runs; `ValueError` on a mismatched shape."
-    if (inputs.ndim != 3 or inputs.shape[0] not in (1, self.n_runs)
+    if (inputs.ndim != 3 or not inputs.shape[0] or self.n_runs % inputs.shape[0]
             or inputs.shape[2] != self.sizes[0]):
-        raise ValueError(f"inputs: expected ({self.n_runs} or 1, batch, {self.sizes[0]}), got "
-                         f"{tuple(inputs.shape)}")
+        raise ValueError(f"inputs: expected (sets, batch, {self.sizes[0]}) with sets a divisor of "
+                         f"{self.n_runs} runs, got {tuple(inputs.shape)}")
     return _StackedPerceptron.apply(inputs, self._masks(inputs.shape[1]), *self.layers)
 
 StackedPerceptron._masks, StackedPerceptron.forward = _masks, _forward
