@@ -1,4 +1,5 @@
 """What the notebooks of images can't check: batches shared out to processes, and a reader killed while it fills the cache."""
+import json
 import os
 import subprocess
 import sys
@@ -73,6 +74,6 @@ def test_a_killed_reader_leaves_no_half_cache(tmp_path):
     assert not list((tmp_path / "cache").rglob("*.npy"))
     done = read("whole")
     assert done.returncode == 0, done.stderr
-    levels = eval(done.stdout)
+    levels = json.loads(done.stdout)
     assert all(abs(level - 40 * i) < 4 for i, level in enumerate(levels))
     assert len(list((tmp_path / "cache").rglob("*.npy"))) == 1

@@ -455,6 +455,7 @@ class ImageResults:
     table: object           # one number a line: run, beta, epoch, stage, split, metric, learner
     folder: Path | None     # of all files; None: they were temporary
     notes: tuple = ()       # about the data
+    switches: dict = field(default_factory=dict)   # (seed, beta) -> epochs after which the rate fell
 
     def __repr__(self):
         n = len(self.table.groupby(["run", "beta"]))
@@ -524,7 +525,8 @@ def run_images(
             records.append(_one_run(config, sets, seed, beta, place, report, resume))
             _write_files(config, records, place)
         table = pandas.DataFrame([row for r in records for row in _long_rows(r)])
-    return ImageResults(config, table, place if folder is not None else None, _notes(sets))
+    switches = {(record["seed"], record["beta"]): record["lr_switch"] for record in records}
+    return ImageResults(config, table, place if folder is not None else None, _notes(sets), switches)
 
 def _notes(sets) -> tuple:
     "Return what the data set wants to be known."

@@ -4,7 +4,6 @@
 
 # %% ../../nbs/30_ensembles/36b_posthoc.ipynb #906d7bb0
 from __future__ import annotations
-from collections.abc import Sequence
 from typing import NamedTuple
 import torch
 from torch import Tensor, nn
@@ -72,8 +71,9 @@ def pooling_weights(
     "Return the weights of the members with the least validation loss, run by run."
     outputs, targets, shape = _runs(outputs, targets, aggregation)
     n_members = outputs.shape[2]
+    pairs = zip(outputs.cpu(), targets.cpu())
     losses = (_squared_error_of(f, y) if aggregation == "squared_error"
-              else _cross_entropy_of(f, y, aggregation) for f, y in zip(outputs.cpu(), targets.cpu()))
+              else _cross_entropy_of(f, y, aggregation) for f, y in pairs)
     return torch.stack([_minimise(loss, n_members) for loss in losses]).reshape(*shape, n_members)
 
 def weighted_prediction(
@@ -176,7 +176,7 @@ def _check_distil(inputs, teacher, labels, temperature: float, label_share: floa
 
 # %% ../../nbs/30_ensembles/36b_posthoc.ipynb #28098912
 def distill(
-    student: nn.Module,               # network `(batch, ...)` -> logits or numbers, trained in place
+    student: nn.Module,               # `(batch, ...)` -> logits or numbers, trained in place
     inputs: Tensor,                   # `(n, ...)`, labelled or not
     teacher: Tensor,                  # probabilities `(n, n_classes)`, or numbers `(n,)`
     labels: Tensor | None = None,     # integer `(n,)` where `label_share` > 0

@@ -16,7 +16,8 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.stacked import StackedPerceptron, unstack
 from ..core.training import SeededBatches, TrainingSettings, chunk_runs, fit
-from .family import family_loss, family_weights, pooled_loss
+from .diagnostics import seed_interval
+from .family import family_weights, pooled_loss
 from .metrics import evaluate_classification, evaluate_regression
 from .objectives import (AGGREGATIONS, decompose, decompose_squared_error,
                                              dropout_weights)
@@ -510,7 +511,8 @@ def run_sweep(
         return part.train(folder, tell.chunk())
     n_threads = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(workers) as pool, tell.stopping(): pieces = list(pool.map(train, chunks))
+        with ThreadPoolExecutor(workers) as pool, tell.stopping():
+            pieces = list(pool.map(train, chunks))
     finally: torch.set_num_threads(n_threads)
     return _result(config, sets, pieces)
 
@@ -609,13 +611,10 @@ def paired_differences(
     baseline: float = 0.,      # beta to compare with
     split: str = "test",       # "train", "val" or "test"
     level: float = .95,        # of the interval
-    method: str = "t",         # "t": Student's interval; "bootstrap": 5,000 resamples of the seeds
+    method: str = "t",         # "t": Student's interval; "bootstrap": resamples the seeds
 ):                             # data frame: dataset, aggregation, temperature, beta, mean, low, ...
     "Return the mean difference to the baseline, with an interval over paired seeds."
     import pandas as pd
-    if method not in ("t", "bootstrap"):
-        raise ValueError(f'method: expected "t" or "bootstrap", got {method!r}')
-    if not 0 < level < 1: raise ValueError(f"level: expected a share in (0, 1), got {level}")
     keys = ["dataset", "aggregation", "temperature"]
     rows = frame.query("metric == @metric and split == @split and learner == -1")
     if not len(rows):
@@ -638,17 +637,9 @@ def interval(
     level: float = .95,   # of the interval
     method: str = "t",    # "t" or "bootstrap"
 ) -> dict[str, float]:    # mean, low, high; low and high are NaN for a single seed
-    "Return a mean with its confidence interval."
-    values = np.asarray(values, float)
-    mean = float(values.mean())
-    if len(values) < 2: return dict(mean=mean, low=math.nan, high=math.nan)
-    if method == "bootstrap":
-        index = np.random.default_rng(0).integers(len(values), size=(5000, len(values)))
-        low, high = np.quantile(values[index].mean(1), [(1 - level) / 2, (1 + level) / 2])
-        return dict(mean=mean, low=float(low), high=float(high))
-    from scipy import stats
-    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** .5
-    return dict(mean=mean, low=mean - float(half), high=mean + float(half))
+    "Return a mean with its confidence interval as plain numbers, see `seed_interval`."
+    found = seed_interval(np.asarray(values, float), level, method)
+    return {name: float(value) for name, value in found.items()}
 
 # %% ../../nbs/30_ensembles/37_sweep.ipynb #c9352bab
 def sweep_speed(
