@@ -1,4 +1,4 @@
-"scikit-learn's own checks of the ensemble estimators, with none excused."
+"scikit-learn's own checks of the ensemble estimators, none excused (array API: SCIPY_ARRAY_API=1)."
 from amcl_suite.ensembles.estimators import JointEnsembleClassifier, JointEnsembleRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 

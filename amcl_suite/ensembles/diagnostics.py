@@ -105,7 +105,7 @@ def codependence_monte_carlo(
     size = max(1, 2**22 // predictions.numel())
     for start in range(0, n_repetitions, size):
         noise = torch.rand(min(size, n_repetitions - start), n, n_members, generator=generator)
-        keep = torch.zeros_like(noise).scatter_(-1, noise.topk(k).indices, 1 / k).double()
+        keep = torch.zeros_like(noise).scatter_(-1, noise.topk(k).indices, 1 / k).to(predictions)
         pooled = torch.einsum("...nm,rnm->r...n", predictions, keep)
         found.append((pooled - targets).square().mean(-1) - full)
     found = torch.cat(found)
@@ -178,9 +178,8 @@ def _classification_subsets(logits: Tensor, targets: Tensor, subsets: Tensor, ag
     "Return the loss or error rate of each subset, `(..., n_subsets)`, in pieces of examples."
     weights, n = subsets / subsets.sum(-1, keepdim=True), targets.shape[-1]
     cheap = measure == "loss" and aggregation == "probability"
-    per_example = logits.numel() // n if cheap else (logits.numel() // (n * logits.shape[-2])
-                                                     * len(subsets))
-    size, total = max(1, 2**17 // max(per_example, 1)), 0.
+    columns = logits.numel() // (n * logits.shape[-2] * (logits.shape[-1] if cheap else 1))
+    size, total = max(1, 2**17 // (columns * len(subsets))), 0.
     for z, y in zip(logits.split(size, -3), targets.split(size, -1)):
         if cheap:
             total = total + _probability_loss(z, y, weights)

@@ -52,12 +52,14 @@ def _names(names: Sequence[str] | None, known: dict) -> tuple[str, ...]:
     return names
 
 # %% ../../nbs/30_ensembles/36_metrics.ipynb #0c3bdf90
-def _finite(values: Tensor, name: str, axes: str) -> None:
-    "Raise `ValueError` naming the first entry that is not finite."
+def _finite(values: Tensor, name: str, axes: str, first: int = 0) -> None:
+    "Raise `ValueError` naming the first entry that is not finite; `first`: place of example 0."
+    if bool(values.isfinite().all()): return
     bad = ~values.isfinite()
-    if not bool(bad.any()): return
-    where = tuple(bad.nonzero()[0].tolist())
-    raise ValueError(f"{name}: expected finite numbers, got {values[where].item()} at {where} of "
+    where = bad.nonzero()[0]
+    value = values[tuple(where)].item()
+    where[-1 - axes.partition("example")[2].count(",")] += first
+    raise ValueError(f"{name}: expected finite numbers, got {value} at {tuple(where.tolist())} of "
                      f"{axes} and {int(bad.sum())} such values in all; the run has probably "
                      "diverged: lower its learning rate or beta, or leave it out")
 
@@ -78,13 +80,10 @@ def _expanded(targets: Tensor, shape: torch.Size, name: str) -> Tensor:
     raise ValueError(f"targets: expected shape {tuple(shape)} or {tuple(shape[-1:])} to match "
                      f"{name}, got {tuple(targets.shape)}{hint}")
 
-# %% ../../nbs/30_ensembles/36_metrics.ipynb #8ee9ee89
-def check_classification(
-    logits,     # `(..., n, n_members, n_classes)`, tensor or array; half precision becomes single
-    targets,    # integer `(..., n)` or `(n,)`, in 0 .. n_classes - 1
-):              # (logits, targets) as tensors, targets int64 `(..., n)` on the device of the logits
-    "Return logits and labels ready for use; `ValueError` names what is wrong with them."
-    logits, targets = _floating(logits, "logits"), torch.as_tensor(targets).detach()
+# %% ../../nbs/30_ensembles/36_metrics.ipynb #be31b1d9
+def _labelled(logits, targets) -> tuple[Tensor, Tensor]:
+    "Return logits as they are and labels int64 `(..., n)`; `ValueError` on bad shapes or labels."
+    logits, targets = torch.as_tensor(logits).detach(), torch.as_tensor(targets).detach()
     if logits.ndim < 3 or 0 in logits.shape or logits.shape[-1] < 2:
         raise ValueError("logits: expected (..., n, n_members, n_classes) with n >= 1, n_members "
                          f">= 1 and n_classes >= 2, got {tuple(logits.shape)}")
@@ -96,8 +95,22 @@ def check_classification(
         where = tuple(wrong.nonzero()[0].tolist())
         raise ValueError(f"targets: expected labels 0 .. {logits.shape[-1] - 1} for "
                          f"{logits.shape[-1]} classes, got {int(targets[where])} at {where}")
-    _finite(logits, "logits", "(..., example, member, class)")
     return logits, targets
+
+def _finite_logits(logits: Tensor, first: int = 0) -> Tensor:
+    "Return logits in single or double precision; `ValueError` names the first that is not finite."
+    logits = _floating(logits, "logits")
+    _finite(logits, "logits", "(..., example, member, class)", first)
+    return logits
+
+# %% ../../nbs/30_ensembles/36_metrics.ipynb #8ee9ee89
+def check_classification(
+    logits,     # `(..., n, n_members, n_classes)`, tensor or array; half precision becomes single
+    targets,    # integer `(..., n)` or `(n,)`, in 0 .. n_classes - 1
+):              # (logits, targets) as tensors, targets int64 `(..., n)` on the device of the logits
+    "Return logits and labels ready for use; `ValueError` names what is wrong with them."
+    logits, targets = _labelled(logits, targets)
+    return _finite_logits(logits), targets
 
 # %% ../../nbs/30_ensembles/36_metrics.ipynb #a7baa498
 def label_rank(
@@ -229,6 +242,9 @@ def risk_coverage(
     correct: Tensor,       # `(..., n)`, 1 or True where the answer was right
 ) -> Tensor:               # double `(..., n)`: error rate among the k most confident, k = 1 .. n
     "Return the risk-coverage curve, expected over the order of equal confidences."
+    if confidences.shape != correct.shape or 0 in confidences.shape or confidences.ndim < 1:
+        raise ValueError(f"correct: expected the shape of confidences {tuple(confidences.shape)}, "
+                         f"with n >= 1, got {tuple(correct.shape)}")
     ordered, order = confidences.sort(dim=-1, descending=True)
     errors = 1 - correct.double().gather(-1, order)
     steps = (ordered[..., 1:] != ordered[..., :-1]).long()
@@ -280,11 +296,13 @@ def update(self: MetricSums,
     targets,            # integer `(..., batch)` or `(batch,)`
 ) -> MetricSums:        # itself
     "Add a batch; large ones are worked through in pieces, so that memory stays bounded."
-    logits, targets = check_classification(logits, targets)
+    logits, targets = _labelled(logits, targets)
     size = max(1, 2**22 * targets.shape[-1] // logits.numel())
-    for piece, labels in zip(logits.split(size, -3), targets.split(size, -1)):
-        _add(self, _Batch(piece, labels, self.aggregation))
-    return self
+    new = MetricSums(self.aggregation, self.names, self.n_bins)           # all of it, or nothing
+    for first in range(0, targets.shape[-1], size):
+        piece = _finite_logits(logits[..., first:first + size, :, :], first)
+        _add(new, _Batch(piece, targets[..., first:first + size], self.aggregation))
+    return self.merge(new)
 
 @patch
 def merge(self: MetricSums,
@@ -294,9 +312,10 @@ def merge(self: MetricSums,
     if (other.names, other.aggregation) != (self.names, self.aggregation):
         raise ValueError("other: expected the same names and aggregation, got "
                          f"{other.names}, {other.aggregation!r}")
-    self.sums = {k: self.sums.get(k, 0.) + v for k, v in other.sums.items()} or self.sums
+    self.sums = {k: self.sums.get(k, 0.) + other.sums.get(k, 0.)
+                 for k in self.sums | other.sums}
     self.bins, self.count = self.bins + other.bins, self.count + other.count
-    self.ranked += other.ranked
+    self.ranked = self.ranked + other.ranked
     return self
 
 @patch
@@ -407,11 +426,11 @@ def fit_temperature(
     "Return the temperatures of least negative log-likelihood (Guo et al. 2017), run by run."
     _nearest(place, PLACES, "place")
     logits, targets = check_classification(logits, targets)
-    logits = logits.double()
+    fixed = pooled_log_probabilities(logits, aggregation).double() if place == "after" else None
+    if place != "after": logits = logits.double()
     if place == "members":                                # each member is a run of its own
         logits, targets = logits.movedim(-2, 0)[..., None, :], targets.expand(
             logits.shape[-2], *targets.shape)
-    fixed = pooled_log_probabilities(logits, aggregation) if place == "after" else None
     def loss(log_temperature: Tensor) -> Tensor:
         tau = log_temperature.exp()
         log_p = (tempered_log_probabilities(logits, tau, "before", aggregation) if fixed is None
@@ -429,6 +448,9 @@ def conformal_scores(
 ) -> Tensor:                  # `(..., n, n_classes)`, strangeness of each label
     "Return the conformal score of every label."
     _nearest(score, SCORES, "score")
+    if not bool(((probabilities >= 0).all(-1) & ((probabilities.sum(-1) - 1).abs() < 1e-3)).all()):
+        raise ValueError("probabilities: expected rows >= 0 that sum to 1; give "
+                         "log-probabilities as log_p.exp()")
     if score == "lac": return 1 - probabilities
     ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
     return torch.zeros_like(ordered).scatter_(-1, order, ordered.cumsum(-1))
@@ -442,7 +464,7 @@ def conformal_threshold(
     "Return the threshold of split conformal prediction."
     if not 0 < alpha < 1: raise ValueError(f"alpha: expected a number in (0, 1), got {alpha}")
     scores = conformal_scores(probabilities, score)
-    targets = _expanded(torch.as_tensor(targets), scores.shape[:-1], "probabilities")
+    targets = _labelled(scores[..., None, :], targets)[1]
     own = scores.gather(-1, targets[..., None]).squeeze(-1).sort(-1).values
     rank = math.ceil(round((own.shape[-1] + 1) * (1 - alpha), 9))
     return own[..., rank - 1] if rank <= own.shape[-1] else torch.full_like(own[..., 0], torch.inf)

@@ -8,7 +8,7 @@ import copy, difflib, hashlib, math, os, threading, time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from .metrics import evaluate_classification, evaluate_regression
 from .objectives import (AGGREGATIONS, decompose, decompose_squared_error,
                                              dropout_weights)
 from .tabular import TabularSet, read_tabular
+from ..mcl.schedules import linear
 
 # %% auto #0
 __all__ = ['SWEEP_AGGREGATIONS', 'SweepConfig', 'sweep_gradient', 'SweepResult', 'run_sweep', 'plain_loop', 'paired_differences',
@@ -46,6 +47,7 @@ class SweepConfig:
     drop_p: float = 0.                      # in [0, 1), learner dropout while training
     beta_schedule: str = "constant"         # or "linear": from 0 up to beta
     beta_fraction: float = .5               # in (0, 1], share of training that "linear" takes
+    temperature_schedule: str = "constant"  # or "linear": falls towards 0 with the last epoch
     penalty: float = 0.                     # >= 0, weight of the squared offsets of the members
     stop_gradient: bool = False             # hold the pooled prediction constant in the diversity
     bootstrap: bool = False                 # resample the rows of each member's own loss
@@ -69,6 +71,7 @@ def _expect(good: bool, name: str, expectation: str, value) -> None:
 def _check_config(config: SweepConfig) -> None:
     "Raise `ValueError` on the first field that is out of range."
     for name, known in dict(aggregation=SWEEP_AGGREGATIONS, beta_schedule=("constant", "linear"),
+                            temperature_schedule=("constant", "linear"),
                             member_scale=("mean", "sum")).items():
         value = getattr(config, name)
         near = difflib.get_close_matches(str(value), known, 1)
@@ -163,20 +166,20 @@ def _probability(outputs, targets, beta, weights, own):
                        responsible, beta)
     return _total(-true, own), -torch.logsumexp(joint, 2, True), share * (log_p.exp() - targets)
 
-def _pooled(temperatures: Tensor):
+def _pooled(temperatures: Sequence[float]):
     "Return the rule that pools losses, one temperature per setting."
+    places = {t: [i for i, other in enumerate(temperatures) if other == t] for t in temperatures}
     def rule(outputs, targets, beta, weights, own):
         log_p = torch.log_softmax(outputs, 3)
         costs = -(log_p * targets).sum(3, True)
         shares = torch.empty_like(costs)
-        for t in temperatures.unique():
-            at = (temperatures == t).nonzero().flatten()
-            shares[:, at] = family_weights(costs[:, at].movedim(2, -1), 1., float(t)).movedim(-1, 2)
+        for t, at in places.items():
+            shares[:, at] = family_weights(costs[:, at].movedim(2, -1), 1., t).movedim(-1, 2)
         share = torch.lerp(own if isinstance(own, Tensor) else torch.full_like(shares, own),
                            shares, beta)
-        free = pooled_loss(costs.movedim(2, -1).flatten(2, -2).movedim(0, 1),
-                           temperatures[:, None]).movedim(0, 1)
-        return _total(costs, own), free[:, :, None, None], share * (log_p.exp() - targets)
+        free = pooled_loss(costs.movedim(2, -1).flatten(2, -2),
+                           costs.new_tensor(temperatures)).unflatten(-1, (1, -1))
+        return _total(costs, own), free[:, :, None], share * (log_p.exp() - targets)
     return rule
 
 _RULES = dict(squared_error=_squared_error, score=_score, ref_double_softmax=_double_softmax,
@@ -221,10 +224,11 @@ def sweep_gradient(
     return losses, gradient
 
 # %% ../../nbs/30_ensembles/37_sweep.ipynb #eac24a67
-def _rule(config: SweepConfig, temperatures: Tensor) -> Callable:
-    "Return the rule of a configuration; with a stopped gradient only the own residual is left."
-    rule = (_pooled(temperatures) if config.aggregation == "pooled"
-            else _RULES[config.aggregation])
+def _rule(config: SweepConfig, epoch: int) -> Callable:
+    "Return the rule of an epoch; with a stopped gradient only the own residual is left."
+    factor = linear(1., config.n_epochs)(epoch) if config.temperature_schedule == "linear" else 1.
+    rule = (_pooled([s["temperature"] * factor for s in config.settings])
+            if config.aggregation == "pooled" else _RULES[config.aggregation])
     if not config.stop_gradient or config.aggregation in ("squared_error", "score"): return rule
     def stopped(outputs, targets, beta, weights, own):
         _, ensemble, _ = rule(outputs, targets, beta, weights, own)
@@ -286,8 +290,8 @@ class _PairedBatches(SeededBatches):
             2, order[:, None].expand(-1, self.counts.shape[1], -1)))
         for start in range(0, self.n_rows, step):
             cut = slice(start, start + step)
-            yield inputs[:, cut], (targets[..., cut], None if weights is None else weights[..., cut],
-                                   None if counts is None else counts[..., cut])
+            yield inputs[:, cut], tuple(None if v is None else v[..., cut]
+                                        for v in (targets, weights, counts))
 
 # %% ../../nbs/30_ensembles/37_sweep.ipynb #dca2f3e7
 def _member_seed(seed: int, member: int) -> int: return 1000 * int(seed) + member
@@ -318,9 +322,8 @@ class _Chunk:
                      for m in range(config.n_members)]
         self.model = StackedPerceptron(sizes, run_seeds, **like)
         self.batches = _PairedBatches(*self.data["train"], config, seeds)
-        self.beta, self.temperature = (torch.tensor([s[key] for s in config.settings], **like)
-                                       for key in ("beta", "temperature"))
-        self.rule = _rule(config, self.temperature)
+        self.beta = torch.tensor([s["beta"] for s in config.settings], **like)
+        self.rules = [_rule(config, epoch) for epoch in range(config.n_epochs)]
         self.scale = config.n_members if config.member_scale == "sum" else 1
 
     def grouped(self, values: Tensor) -> Tensor:
@@ -337,8 +340,8 @@ def objective(self: _Chunk, outputs: Tensor, targets: tuple, epoch: int) -> Tens
     "Return `(runs,)` losses whose sum is that of all ensembles."
     beta = self.beta * _beta_factor(self.config, epoch)
     with torch.no_grad():
-        losses, gradient = sweep_gradient(self.grouped(outputs), targets[0], beta, self.rule,
-                                          *targets[1:], self.config.penalty,
+        losses, gradient = sweep_gradient(self.grouped(outputs), targets[0], beta,
+                                          self.rules[epoch], *targets[1:], self.config.penalty,
                                           self.sets[0].task == "classification")
         if self.scale != 1: gradient *= self.scale
         losses = self.per_run(losses * (self.scale / self.shape[2]))
@@ -351,7 +354,7 @@ def outputs(self: _Chunk, part: str) -> Tensor:
     with torch.no_grad(): return self.grouped(self.model(self.data[part][0])).permute(0, 1, 4, 2, 3)
 
 @patch
-def evaluate(self: _Chunk, model, epoch: int) -> dict[str, Tensor]:
+def validate(self: _Chunk, model, epoch: int) -> dict[str, Tensor]:
     "Return validation losses for the choice of weights and the history."
     parts = _decomposition(self.config, self.outputs("val"), self.data["val"][1])
     return {"val_ens_loss": self.per_run(parts.ensemble),
@@ -379,7 +382,7 @@ def train(self: _Chunk, folder: Path | None, progress) -> dict:
                                    for v in pair)).hexdigest()
     try:
         result = fit(self.model, self.batches, self.objective,
-                     TrainingSettings(config.n_epochs, config.learning_rate), self.evaluate,
+                     TrainingSettings(config.n_epochs, config.learning_rate), self.validate,
                      {"best": "val_ens_loss"}, file, progress,
                      tag=repr((replace(config, path="", device="cpu"), self.seeds, data)))
     except FloatingPointError as error:
@@ -400,7 +403,7 @@ class SweepResult:
     "Predictions of a whole sweep, and what is needed to read them."
     config: SweepConfig                   # what was trained
     settings: list                        # dicts with beta and temperature
-    predictions: dict                     # split -> `(n_settings, n_seeds, n, n_members, n_outputs)`
+    predictions: dict                     # split -> `(settings, seeds, n, members, outputs)`
     targets: dict                         # split -> `(n_seeds, n)`
     history: dict                         # quantity -> `(n_settings, n_seeds, n_epochs)`
     best_epoch: np.ndarray                # `(n_settings, n_seeds)`, from 1
@@ -490,7 +493,7 @@ def _result(config: SweepConfig, sets: list[TabularSet], pieces: list[dict]) -> 
 def run_sweep(
     config: SweepConfig,                     # what to train
     folder: str | Path | None = None,        # for checkpoints; an interrupted sweep is continued
-    progress: Callable[[int, int, float], None] | None = None,  # epochs done, all, mean loss
+    progress: Callable[[int, int, float], None] | None = None,  # (done, all, loss=...)
     data: Sequence[TabularSet] | None = None,  # one set per seed; None: `read_tabular`
     workers: int = 0,                        # threads on a processor; 0: one per core
 ) -> SweepResult:                            # predictions of every setting and seed
@@ -542,7 +545,7 @@ class _Progress:
             if self.stopped: raise KeyboardInterrupt("another chunk of the sweep stopped")
             with self.lock:
                 self.done, last = self.done + epoch - last, epoch
-                if self.report: self.report(self.done, self.total, loss)
+                if self.report: self.report(self.done, self.total, loss=loss)
         return tell
 
 # %% ../../nbs/30_ensembles/37_sweep.ipynb #7df7b2d3
@@ -574,9 +577,10 @@ def _plain_run(config: SweepConfig, data: TabularSet, seed: int, setting: dict, 
         return _plain_losses(torch.stack([m(x) for m in members], 1), y, average, temperature)
     (x, y), scale = parts["train"], config.n_members if config.member_scale == "sum" else 1
     for epoch in range(config.n_epochs):
-        beta = setting["beta"] * _beta_factor(config, epoch)
+        beta, temperature = setting["beta"] * _beta_factor(config, epoch), setting["temperature"]
+        if config.temperature_schedule == "linear": temperature *= 1 - epoch / config.n_epochs
         for rows in torch.randperm(len(x), generator=generator).split(config.batch_size):
-            own, joint = losses(x[rows], y[rows], config.aggregation, setting["temperature"])
+            own, joint = losses(x[rows], y[rows], config.aggregation, temperature)
             optimiser.zero_grad()
             (((1 - beta) * own + beta * joint) * scale).backward()
             optimiser.step()

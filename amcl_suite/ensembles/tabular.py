@@ -4,7 +4,7 @@
 
 # %% ../../nbs/30_ensembles/35a_tabular.ipynb #0148ed95
 from __future__ import annotations
-import difflib, math
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np

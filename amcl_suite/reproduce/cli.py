@@ -389,15 +389,18 @@ def data_list() -> None:
 
 @data_app.command("fetch")
 def data_fetch(names: Sets = None) -> None:
-    "Download data sets from their pinned addresses and verify them."
+    "Download data sets and verify them; without names all of up to 50 MB."
     from amcl_suite.core.data import DataError, catalogue, fetch, resource
     console, failed = _console(), 0
-    for name in names or [n for n, entry in catalogue().items() if entry.downloadable]:
+    free = {name: entry.size for name, entry in catalogue().items() if entry.downloadable}
+    for name in names or [name for name, size in free.items() if size <= 50e6]:
         resource(name)
         try: _line(console, f"{name}: {fetch(name, progress=console.is_terminal).path}")
         except DataError as error:
             failed += 1
             _line(console, f"failed: {error}")
+    large = [f"{name} ({size / 1e6:.0f} MB)" for name, size in free.items() if size > 50e6]
+    if not names: _line(console, f"left out, fetched by name: {', '.join(large)}")
     raise typer.Exit(1 if failed else 0)
 
 # %% ../../nbs/80_reproduce/87_cli.ipynb #6d2b1fd7
