@@ -26,7 +26,7 @@ class CheapEnsemble(nn.Module):
         n_members: int,     # at least 1
     ):
         super().__init__()
-        if not isinstance(n_members, int) or n_members < 1:
+        if isinstance(n_members, bool) or not isinstance(n_members, int) or n_members < 1:
             raise ValueError(f"n_members: expected an integer of at least 1, got {n_members!r}")
         self.n_members = n_members
 

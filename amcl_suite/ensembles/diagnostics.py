@@ -591,6 +591,7 @@ def _from_npz(arrays, path: Path) -> StoredPredictions:
     return stored_predictions(arrays["betas"], arrays["predictions"], arrays["targets"],
                               arrays["run_ids"].tolist())
 
+# %% ../../nbs/30_ensembles/36a_diagnostics.ipynb #b8bc2ea8
 def find_reference_json(
     folder: str | Path,       # folder with result files
     dataset: str,             # name of the data set, such as "abalone"

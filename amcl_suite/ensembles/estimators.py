@@ -315,14 +315,12 @@ class JointEnsembleRegressor(RegressorMixin, _JointEnsemble):
         X, y, weights = self._rows(X, y, sample_weight, y_numeric=True)
         self._train(X, y.astype(np.float64), weights, 1)
         return self
-
     def predict_members(self,
         X,                    # `(n_rows, n_features)`
     ) -> np.ndarray:          # `(n_rows, n_members)`, in target units
         "Return what each member says on its own."
         standardised = self._outputs(X)[:, 0].T.numpy()
         return self.target_standards_.undo(standardised)
-
     def predict(self,
         X,                    # `(n_rows, n_features)`
     ) -> np.ndarray:          # `(n_rows,)`, in target units

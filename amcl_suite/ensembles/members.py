@@ -184,6 +184,7 @@ class Ensemble(nn.Module):
         else:
             state = _joined_state([member.state_dict() for member in members], backend)
             if backend == "stack":
+                _keep_memory()
                 self.joined = _side_by_side(members[0], self.n_members)
                 self.joined.load_state_dict(state, assign=True)
             else: self.joined = _stacked_template(members[0], state)
@@ -194,6 +195,10 @@ class Ensemble(nn.Module):
                 f"{self.backend!r}, drop_p={self.drop_p:g}, channels_last={self.channels_last})")
 
 # %% ../../nbs/30_ensembles/34_members.ipynb #8093942b
+def _keep_memory() -> None:
+    "Let glibc keep large freed blocks, by allocating and freeing one of 31 MB."
+    torch.empty(31 << 20, dtype=torch.uint8, device="cpu")
+
 def _check_ensemble(n_members: int, backend: str, drop_p: float, channels_last: bool) -> None:
     "Raise `ValueError` on settings out of range."
     if isinstance(n_members, bool) or not isinstance(n_members, int) or n_members < 1:
