@@ -122,8 +122,8 @@ def _run(console, experiment: str, settings: dict, tag: str, out: Path, resume: 
          smoke: bool) -> None:
     "Run an experiment on images, and print what the ensembles reach."
     from amcl_suite.ensembles.experiments import ImageConfig, run_images
-    if smoke: config = ImageConfig.small(experiment, **_known(ImageConfig, settings))
-    else: config = ImageConfig.paper(experiment, **settings)
+    preset = ImageConfig.small if smoke else ImageConfig.paper
+    config = preset(experiment, **settings)
     folder = Path(out) / f"{_plain(tag)}_{_plain(config.dataset)}_{config.base_learner}"
     print_line(console, f"{len(config.seeds) * len(config.betas)} runs of {config.n_members} x "
                         f"{config.base_learner} on {config.dataset}, to {folder}")
@@ -131,12 +131,6 @@ def _run(console, experiment: str, settings: dict, tag: str, out: Path, resume: 
     for note in results.notes: print_line(console, f"note: {note}")
     _print_results(console, results.frame())
     print_line(console, f"results: {folder}")
-
-def _known(kind, settings: dict) -> dict:
-    "Return settings under our names, whatever their names are."
-    from dataclasses import asdict
-    given, default = asdict(kind.from_values(settings)), asdict(kind())
-    return {name: value for name, value in given.items() if value != default[name]}
 
 def _plain(text: str) -> str:
     "Return a text that can be part of a file name on any system."

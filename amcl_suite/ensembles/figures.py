@@ -256,6 +256,7 @@ def plot_training_curves(
     betas: Sequence | None = None,  # one per axis; None: the lowest and the highest
     drops: Mapping | Sequence = (), # epochs of learning-rate drops, for all or per beta
     seed: int | None = None,   # which run; None: the first
+    label: str = "accuracy",   # of the common vertical axis
 ):                             # the axes
     "Draw ensemble (solid) and members (dashed) over training, one panel per beta, common axis."
     axes, needs = np.atleast_1d(axes), ("beta", "seed", "epoch", "learner")
@@ -276,7 +277,7 @@ def plot_training_curves(
         ax.set_xlabel(f"epoch, beta = {beta:g}")
     shared = np.array([ax.get_ylim() for ax in axes])
     for ax in axes: ax.set_ylim(shared[:, 0].min(), shared[:, 1].max())
-    axes[0].set_ylabel(f"{split} {ensemble.removesuffix('_ens')}"); axes[-1].legend()
+    axes[0].set_ylabel(label); axes[0].legend()
     return axes
 
 def _one_run(rows, beta: float, seed: int):
