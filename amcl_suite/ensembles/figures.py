@@ -351,7 +351,7 @@ def plot_debiased(
                          f"{table['mean'].min():.3g} to {table['mean'].max():.3g}")
     table[["mean", "spread"]] *= 100
     _band(ax, table, len(ax.lines), label=label or None)
-    ax.set(xlabel="beta (0 independent, 1 joint)", ylabel="removed by debiasing (%)", ylim=(0, None))
+    ax.set(xlabel="beta (0 independent, 1 joint)", ylabel="share removed (%)", ylim=(0, None))
     if label: ax.legend()
     return ax
 
@@ -420,7 +420,7 @@ def plot_plane(
     named: Mapping | None = None,        # name -> `family.Point`; None: those of `family.NAMED`
     path: Sequence = (),       # `(beta, temperature)` points of an annealing run, in order
 ):                             # the axes
-    "Draw heat maps of losses over (beta, temperature) with the named methods and an annealing path."
+    "Draw heat maps of losses over (beta, temperature), with named methods and an annealing path."
     axes = np.atleast_1d(axes)
     if len(axes) != len(metrics):
         raise ValueError(f"axes: expected one per metric ({len(metrics)}), got {len(axes)}")
