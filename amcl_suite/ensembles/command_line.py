@@ -223,8 +223,8 @@ def diagnose(
     reports = {beta: examine(*arrays, kind) for beta, arrays in groups.items()}
     first = next(iter(reports.values()))
     n_runs = first.share.numel()
-    print_line(console, f"{first.n_members} members, {first.n_examples} examples, {kind}, mean over "
-                        f"{n_runs} run{'s' * (n_runs > 1)}, {split} split")
+    print_line(console, f"{first.n_members} members, {first.n_examples} examples, {kind}, mean "
+                        f"over {n_runs} run{'s' * (n_runs > 1)}, {split} split")
     columns = [[row[1] for row in report.table().rows] for report in reports.values()]
     print_table(console, ("diagnostic", *(f"beta {beta:g}" for beta in reports)),
                 [(row[0], *cells) for row, *cells in zip(first.table().rows, *columns)])
@@ -258,7 +258,8 @@ def find_predictions(
     if len({tuple(z.shape) for runs in groups.values() for z, _ in runs}) > 1:
         raise DataError(f"PATH: predictions in {path} have different shapes; diagnose them one by "
                         "one")
-    return {beta: tuple(map(torch.stack, zip(*groups[beta]))) for beta in sorted(groups)}, aggregation
+    stacked = {beta: tuple(map(torch.stack, zip(*groups[beta]))) for beta in sorted(groups)}
+    return stacked, aggregation
 
 def _stored_aggregation(path: Path) -> str:
     "Return how a folder's members were averaged."

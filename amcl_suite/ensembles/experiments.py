@@ -72,8 +72,8 @@ class ImageConfig:
     def __post_init__(self): _check_config(self)
 
 # %% ../../nbs/30_ensembles/39_experiments.ipynb #27ed33cb
-_LEAST = dict(n_train=0, n_val=0, n_test=0, n_members=1, batch_size=1, n_epochs=1, patience=0, validate_batches=0,
-              n_evaluate=0, n_workers=0)
+_LEAST = dict(n_train=0, n_val=0, n_test=0, n_members=1, batch_size=1, n_epochs=1, patience=0,
+              validate_batches=0, n_evaluate=0, n_workers=0)
 _WORDS = dict(experiment=("sweep", "imagenet"), preset=("clean", "reference"),
               base_learner=tuple(LEARNERS), aggregation=AGGREGATIONS, member_scale=("mean", "sum"),
               beta_schedule=BETA_SCHEDULES, backend=("loop", "stack", "vmap"),
@@ -295,8 +295,8 @@ _FREE = ("seeds", "betas", "device", "n_workers", "path")   # don't decide the r
 
 def _mark(config: ImageConfig, seed: int, beta: float) -> dict:
     "Return what a run must agree in to be the same run."
-    values = {k: v for k, v in asdict(config).items() if k not in _FREE} | dict(seed=seed, beta=beta)
-    return json.loads(json.dumps(values))
+    values = {k: v for k, v in asdict(config).items() if k not in _FREE}
+    return json.loads(json.dumps(values | dict(seed=seed, beta=beta)))
 
 def _known_run(folder: Path, mark: dict) -> dict | None:
     "Return the record of a finished run, or None; `ValueError` if the folder is of another run."
@@ -455,7 +455,7 @@ class ImageResults:
     table: object           # one number a line: run, beta, epoch, stage, split, metric, learner
     folder: Path | None     # of all files; None: they were temporary
     notes: tuple = ()       # about the data
-    switches: dict = field(default_factory=dict)   # (seed, beta) -> epochs after which the rate fell
+    switches: dict = field(default_factory=dict)   # (seed, beta) -> epochs where the rate fell
 
     def __repr__(self):
         n = len(self.table.groupby(["run", "beta"]))
@@ -514,8 +514,8 @@ def run_images(
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()) if folder is None
                      else folder).resolve()
-        place.mkdir(parents=True, exist_ok=True)
         sets, records = _sets(config), []
+        place.mkdir(parents=True, exist_ok=True)
         write_json_atomic(place / "config.json", asdict(config))
         plan = list(itertools.product(config.seeds, config.betas))
         for i, (seed, beta) in enumerate(plan):
@@ -526,7 +526,7 @@ def run_images(
             _write_files(config, records, place)
         table = pandas.DataFrame([row for r in records for row in _long_rows(r)])
     switches = {(record["seed"], record["beta"]): record["lr_switch"] for record in records}
-    return ImageResults(config, table, place if folder is not None else None, _notes(sets), switches)
+    return ImageResults(config, table, None if folder is None else place, _notes(sets), switches)
 
 def _notes(sets) -> tuple:
     "Return what the data set wants to be known."

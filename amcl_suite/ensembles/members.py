@@ -225,7 +225,7 @@ def _explain_batch_of_one():
     except ValueError as error:
         if "more than 1 value per channel" not in str(error): raise
         raise ValueError("inputs: batch norm can't train on a batch of one (one value per "
-                         "channel); drop the last batch, use a larger one, or call eval()") from None
+                         "channel): drop the last batch, use a larger one or eval()") from None
 
 # %% ../../nbs/30_ensembles/34_members.ipynb #fc344368
 @patch

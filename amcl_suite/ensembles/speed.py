@@ -129,14 +129,14 @@ def precision_ratio(
 
 # %% ../../nbs/30_ensembles/39b_speed.ipynb #1ee776ad
 def sweep_ratio(
-    config=None,           # `SweepConfig` without cures; None: diabetes, 7 betas, 20 seeds
+    config=None,           # `SweepConfig` without cures; None: diabetes, 7 betas, 20 seeds, short
     n_betas: int = 2,      # betas that the plain loop trains: first, last, ...
     rounds: int = 3,       # both in turn, so often
     workers: int = 0,      # threads of the batched training; 0: one per core
 ) -> dict:                 # seconds of both for the whole sweep, ratio, range, difference
     "Return how many times faster a batched sweep is than a plain loop over its ensembles."
     from amcl_suite.ensembles.sweep import SweepConfig, plain_loop, run_sweep
-    config = config or SweepConfig(seeds=range(20))
+    config = config or SweepConfig(seeds=range(20), n_epochs=15)
     if config.temperatures or not 1 <= n_betas <= len(config.betas):
         raise ValueError(f"n_betas: expected 1 .. {len(config.betas)} and a sweep without "
                          f"temperatures, got {n_betas} and {config.temperatures}")
@@ -161,7 +161,7 @@ def sweep_ratio(
 def _describe(config) -> str:
     "Say in a few words what a sweep trains."
     return (f"{config.dataset}, {len(config.betas)} betas x {len(config.seeds)} seeds, "
-            f"{config.n_members} members, {config.n_epochs} epochs")
+            f"{config.n_members} members, {config.n_epochs} epoch(s)")
 
 # %% ../../nbs/30_ensembles/39b_speed.ipynb #325b31fe
 def codependence_times(
