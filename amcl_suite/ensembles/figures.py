@@ -280,6 +280,7 @@ def plot_training_curves(
     axes[0].set_ylabel(label); axes[0].legend()
     return axes
 
+# %% ../../nbs/30_ensembles/38a_figures.ipynb #889ee263
 def _one_run(rows, beta: float, seed: int):
     "Return the rows of one run in order of the epoch; `ValueError` if they mix things."
     rows = rows[(rows["beta"] == beta) & (rows["seed"] == seed)].sort_values("epoch")
@@ -496,7 +497,7 @@ def plot_gradient_field(
     for text, at, shift in zip(("true class", "class 1", "class 2"), corners,
                                ((0, 4), (-4, -11), (4, -11))):
         ax.annotate(text, at, shift, textcoords="offset points", ha="center", fontsize=8)
-    ax.quiver(*(grid.numpy() @ corners).T, *(move.numpy() @ corners).T, angles="xy", width=.008,
+    ax.quiver(*(grid.numpy() @ corners).T, *(move.numpy() @ corners).T, angles="xy", width=.012,
               scale_units="xy", scale=scale, color=beta_colour(min(beta, 1)), zorder=3)
     ax.set(aspect="equal", xticks=[], yticks=[]); ax.grid(False); ax.margins(.08)
     for side in ("left", "bottom"): ax.spines[side].set_visible(False)

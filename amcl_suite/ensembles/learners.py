@@ -417,5 +417,5 @@ def learner_table() -> Table:   # one row per learner with fixed size
         rows.append((learner.name, learner.family, str(learner.image_size),
                      f"{learner.parameters:,}", f"{flops / 1e6:,.1f}"))
     heads = ("learner", "made for", "image size", "parameters", "MFLOP per image")
-    return Table(heads, tuple(rows),
+    return Table(heads, tuple(rows), n_keys=2, caption=
                  "Base learners; parameters and operations with 10 classes (ImageNet: 1,000)")
