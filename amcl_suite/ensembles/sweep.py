@@ -642,7 +642,7 @@ def interval(
     method: str = "t",    # "t" or "bootstrap"
 ) -> dict[str, float]:    # mean, low, high; low and high are NaN for a single seed
     "Return a mean with its confidence interval as plain numbers, see `seed_interval`."
-    found = seed_interval(np.asarray(values, float), level, method)
+    found = seed_interval(np.array(values, float), level, method)
     return {name: float(value) for name, value in found.items()}
 
 # %% ../../nbs/30_ensembles/37_sweep.ipynb #c9352bab
