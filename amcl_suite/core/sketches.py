@@ -10,8 +10,7 @@ from .plots import METHODS
 
 # %% auto #0
 __all__ = ['COLOURS', 'RATE', 'tint', 'voice', 'spectrogram', 'draw_voices', 'scene', 'compete', 'draw_scene', 'Stream',
-           'stream_data', 'learn_stream', 'draw_stream', 'joint_training', 'draw_joint', 'sound_level', 'walk',
-           'draw_room']
+           'stream_data', 'learn_stream', 'draw_stream', 'sound_level', 'walk', 'draw_room']
 
 # %% ../../nbs/00_core/08_sketches.ipynb #1a1e7b55
 COLOURS = tuple(METHODS[name].colour
@@ -203,56 +202,6 @@ def draw_stream(
                linewidths=.9, label="heard")
     ax.set(xlabel="segment of the stream", ylabel="score when it came", ylim=(-.14, 1.04))
     ax.grid(False)
-    return ax
-
-# %% ../../nbs/00_core/08_sketches.ipynb #8d4dbea0
-def joint_training(
-    betas: tuple[float, ...],   # degrees of joint training, in [0, 1]
-    n_members: int = 10,        # networks per ensemble
-    n_seeds: int = 3,           # ensembles per beta
-    n_epochs: int = 40,         # passes over the training rows
-) -> tuple[np.ndarray, np.ndarray]:   # `(n_seeds, n_betas)`: loss of the mean, mean loss of members
-    "Train ensembles on scikit-learn's diabetes data for each beta; return their test losses."
-    import torch
-    from sklearn.datasets import load_diabetes
-    from amcl_suite.core.stacked import StackedPerceptron
-    table, target = load_diabetes(return_X_y=True)
-    scaled = [(values - values.mean(0)) / values.std(0) for values in (table, target)]
-    table, target = (torch.tensor(values, dtype=torch.float32) for values in scaled)
-    generator = torch.Generator().manual_seed(0)
-    train, test = torch.randperm(len(target), generator=generator).split([340, len(target) - 340])
-    network = StackedPerceptron((10, 64, 64, 1), len(betas) * [*range(n_seeds * n_members)])
-    optimiser, beta = torch.optim.Adam(network.parameters(), lr=1e-3), torch.tensor(betas)[:, None]
-    def losses(index):
-        outputs = network(table[index][None]).view(len(betas), n_seeds, n_members, -1)
-        square = lambda values: (values - target[index]) ** 2
-        return square(outputs.mean(2)).mean(-1), square(outputs).mean((-1, -2))
-    for _ in range(n_epochs):
-        for index in train[torch.randperm(len(train), generator=generator)].split(64):
-            joint, own = losses(index)
-            optimiser.zero_grad()
-            ((1 - beta) * own + beta * joint).sum().backward()
-            optimiser.step()
-    with torch.no_grad(): joint, own = losses(test)
-    return joint.T.numpy(), own.T.numpy()
-
-# %% ../../nbs/00_core/08_sketches.ipynb #ad16e302
-def draw_joint(
-    ax,                     # matplotlib axis
-    betas: tuple,           # `(n_betas,)`
-    joint: np.ndarray,      # `(n_seeds, n_betas)`, loss of the mean
-    own: np.ndarray,        # `(n_seeds, n_betas)`, mean loss of the members
-):                          # the axis
-    "Draw the two losses of ensembles over beta; the gap between them is the diversity."
-    dark = METHODS["ensemble"].colour
-    ax.fill_between(betas, joint.mean(0), own.mean(0), color=dark, alpha=.15, lw=0)
-    for losses, colour, name in ((own, COLOURS[1], "members"), (joint, dark, "their average")):
-        ax.plot(betas, losses.T, color=colour, lw=.6, alpha=.5)
-        ax.plot(betas, losses.mean(0), "o-", color=colour, label=name)
-    gap = (betas[-1], (joint + own)[:, -1].mean() / 2)
-    ax.annotate("diversity", gap, (.72 * gap[0], gap[1]), ha="right", va="center", fontsize=8,
-                arrowprops=dict(arrowstyle="->", color="#555555"))
-    ax.set(xlabel="β: independent (0) to joint (1)", ylabel="test loss")
     return ax
 
 # %% ../../nbs/00_core/08_sketches.ipynb #c7e81064

@@ -335,7 +335,8 @@ def imagenet_loaders(
     if preset == "clean":
         order = val[stratified_order(index.labels["val"][val])]
         if len(order) < 2: raise ValueError("n_val: two halves need at least 2 images, got 1")
-        val, test = order[::2].sort().values, order[1::2].sort().values
+        half = (len(order) + 1) // 2        # every prefix of the order is stratified
+        val, test = order[:half].sort().values, order[half:].sort().values
     few = rows[stratified_order(index.labels["train"][rows])[:len(val)]].sort().values
     def loader(split, chosen, train):
         data = ImageNetFolder(index, split, image_size, chosen, train, seed, resize)

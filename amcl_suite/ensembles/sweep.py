@@ -504,8 +504,7 @@ def run_sweep(
     sets, folder = _read_sets(config, data), Path(folder) if folder else None
     if folder: folder.mkdir(parents=True, exist_ok=True)
     if device == "cpu": _keep_memory()
-    runs = len(config.settings) * config.n_members
-    chunks = chunk_runs(len(sets), device, max(1, 80 // runs) if device == "cpu" else 0)
+    chunks = chunk_runs(len(sets), device, _seeds_per_chunk(config, sets[0]))
     workers = min(len(chunks), workers or _cores()) if device == "cpu" else 1
     tell = _Progress(progress, config.n_epochs * len(chunks))
     def train(chunk):
@@ -518,6 +517,14 @@ def run_sweep(
             pieces = list(pool.map(train, chunks))
     finally: torch.set_num_threads(n_threads)
     return _result(config, sets, pieces)
+
+def _seeds_per_chunk(config: SweepConfig, data: TabularSet) -> int:
+    "Return how many seeds to train together: about 6 MB of weights, in at least two chunks."
+    if config.device != "cpu": return 0
+    sizes = (data.n_features, *config.hidden, data.n_outputs)
+    weights = sum((a + 1) * b for a, b in zip(sizes, sizes[1:]))
+    fit_cache = 1_500_000 // (weights * config.n_members * len(config.settings))
+    return max(1, min(fit_cache, -(-len(config.seeds) // 2)))
 
 def _cores() -> int:
     "Return the cores that this process may use."
