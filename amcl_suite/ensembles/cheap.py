@@ -47,6 +47,7 @@ class CheapEnsemble(nn.Module):
 def _output(logits: Tensor, weights: Tensor | None = None) -> EnsembleOutput:
     "Return logits `(batch, n_members, n_classes)` with the same weights for all examples."
     n_members = logits.shape[1]
+    if logits.dtype in (torch.float16, torch.bfloat16): logits = logits.float()   # for the loss
     if weights is None: weights = torch.full((n_members,), 1 / n_members, device=logits.device)
     return EnsembleOutput(logits, weights.to(logits).expand(len(logits), n_members))
 
@@ -138,8 +139,9 @@ def snapshot_rate(
     "Return the cyclic cosine learning rate (Huang et al. 2017, Eq. 2)."
     if not 1 <= n_cycles <= n_steps:
         raise ValueError(f"n_cycles: expected 1 .. {n_steps} (n_steps), got {n_cycles}")
-    length = math.ceil(n_steps / n_cycles)
-    return learning_rate / 2 * (1 + math.cos(math.pi * (step % length) / length))
+    cycle = step * n_cycles // n_steps
+    start, end = (-(-c * n_steps // n_cycles) for c in (cycle, cycle + 1))     # rounded up
+    return learning_rate / 2 * (1 + math.cos(math.pi * (step - start) / (end - start)))
 
 # %% ../../nbs/30_ensembles/34a_cheap.ipynb #8cee18cd
 class SnapshotEnsemble(CheapEnsemble):
@@ -162,7 +164,9 @@ class SnapshotEnsemble(CheapEnsemble):
     def store(self,
         index: int,    # 0 .. n_members - 1, which snapshot to replace
     ) -> None:
-        "Keep the present weights (and statistics) as a snapshot."
+        "Keep the present weights (and statistics) as a snapshot; `ValueError` out of range."
+        if not 0 <= index < self.n_members:
+            raise ValueError(f"index: expected 0 .. {self.n_members - 1}, got {index}")
         self.snapshots[index].load_state_dict(self.learner.state_dict())
         self.stored[index] = 1
 
@@ -181,13 +185,13 @@ def snapshot_cycles(
     n_steps: int,                           # of the whole training
 ) -> Iterator[int]:                         # step numbers 0 .. n_steps - 1: train one step at each
     "Yield steps, lower the learning rate before each and store a snapshot after each cycle."
-    highest = [group["lr"] for group in optimiser.param_groups]
-    length = math.ceil(n_steps / ensemble.n_members)
+    highest, n_cycles = [group["lr"] for group in optimiser.param_groups], ensemble.n_members
     for step in range(n_steps):
         for group, rate in zip(optimiser.param_groups, highest):
-            group["lr"] = snapshot_rate(step, n_steps, ensemble.n_members, rate)
+            group["lr"] = snapshot_rate(step, n_steps, n_cycles, rate)
         yield step
-        if (step + 1) % length == 0 or step + 1 == n_steps: ensemble.store(step // length)
+        cycle = step * n_cycles // n_steps
+        if (step + 1) * n_cycles // n_steps > cycle: ensemble.store(cycle)
 
 # %% ../../nbs/30_ensembles/34a_cheap.ipynb #4a7ae58b
 def _factors(n_members: int, size: int, start: str) -> nn.Parameter:
@@ -303,6 +307,8 @@ class MIMO(CheapEnsemble):
         repetition: float = 0.,      # in [0, 1], share of rows equal for all members in training
     ):
         super().__init__(n_members)
+        if not 0 <= repetition <= 1:
+            raise ValueError(f"repetition: expected a share in [0, 1], got {repetition}")
         layers = _layers(learner)
         if len(layers) < 2: raise ValueError("base: MIMO needs at least two layers, got one")
         first, last = layers[0], layers[-1]
@@ -313,6 +319,7 @@ class MIMO(CheapEnsemble):
             _seeded(seed, lambda: _replace(learner, lambda m: wide[m]() if m in wide else None))
             learner._forward_pre_hooks.clear()          # the check of a single image's shape
             if hasattr(learner, "n_features"): learner.n_features *= n_members
+        self.shape = getattr(learner, "input_shape", None)           # of one example
         self.learner, self.generator = learner, torch.Generator().manual_seed(seed)
 
     def forward(self, inputs: Tensor) -> EnsembleOutput:
@@ -323,6 +330,8 @@ class MIMO(CheapEnsemble):
             raise ValueError(f"inputs: expected (batch, ...) with {self.example_ndim} axes per "
                              f"example, or (batch, {self.n_members}, ...), got "
                              f"{tuple(inputs.shape)}")
+        if self.example_ndim == 3 and self.shape and tuple(inputs.shape[2:]) != self.shape:
+            raise ValueError(f"inputs: expected images {self.shape}, got {tuple(inputs.shape[2:])}")
         outputs = self.learner(inputs.flatten(1, 2))
         return _output(outputs.unflatten(1, (self.n_members, -1)))
 
@@ -408,8 +417,8 @@ class PackedEnsemble(CheapEnsemble):
         gamma: int = 1,         # at least 1, groups inside a lane
     ):
         super().__init__(n_members)
-        if not alpha > 0: raise ValueError(f"alpha: expected a number > 0, got {alpha}")
-        if not isinstance(gamma, int) or gamma < 1:
+        if not 0 < alpha < math.inf: raise ValueError(f"alpha: expected a number > 0, got {alpha}")
+        if isinstance(gamma, bool) or not isinstance(gamma, int) or gamma < 1:
             raise ValueError(f"gamma: expected an integer of at least 1, got {gamma!r}")
         layers = _layers(learner)
         _check_lanes(learner)
@@ -436,8 +445,8 @@ def bootstrap_counts(
     generator: torch.Generator | None = None,  # source of randomness, on the processor
 ) -> Tensor:                                   # `(n_examples, n_members)`; columns sum to n
     "Return how often each member's resample holds each example."
-    if min(n_examples, n_members) < 1:
-        raise ValueError("n_examples, n_members: expected at least 1, got "
+    if not all(isinstance(n, int) and n >= 1 for n in (n_examples, n_members)):
+        raise ValueError("n_examples, n_members: expected integers of at least 1, got "
                          f"{n_examples}, {n_members}")
     drawn = torch.randint(n_examples, (n_members, n_examples), generator=generator)
     counts = torch.zeros(n_members, n_examples)
@@ -453,6 +462,9 @@ class BaggedEnsemble(CheapEnsemble):
         seed: int = 0,          # of the resamples
     ):
         super().__init__(n_members)
+        if getattr(ensemble, "n_members", n_members) != n_members:
+            raise ValueError(f"n_members: expected {ensemble.n_members}, the ensemble's, got "
+                             f"{n_members}")
         self.ensemble = ensemble
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("counts", bootstrap_counts(n_examples, n_members, generator))
@@ -472,6 +484,9 @@ class BaggedEnsemble(CheapEnsemble):
         if beta: raise ValueError(f"beta: expected 0, bagged members see other data, got {beta}")
         if index is None or index.shape != targets.shape:
             raise ValueError("index: bagging needs the row in the training set of each example")
+        if len(index) and not 0 <= index.min() <= index.max() < len(self.counts):
+            raise ValueError(f"index: expected rows 0 .. {len(self.counts) - 1} of the training "
+                             f"set, got {int(index.min())} .. {int(index.max())}")
         return (self.counts[index] * member_losses(self(inputs).logits, targets)).mean()
 
 # %% ../../nbs/30_ensembles/34a_cheap.ipynb #79efd77d

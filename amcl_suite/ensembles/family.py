@@ -8,7 +8,7 @@ import difflib, math
 from dataclasses import dataclass
 import torch
 from torch import Tensor
-from .objectives import decompose, member_losses
+from .objectives import member_losses
 from ..mcl.assignment import annealed
 
 # %% auto #0

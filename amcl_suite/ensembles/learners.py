@@ -6,6 +6,7 @@
 from __future__ import annotations
 import difflib, math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import NamedTuple
 import torch
 from torch import Tensor, nn
@@ -146,8 +147,11 @@ class MLP(nn.Module):
         dropout: float = 0.,                    # in [0, 1), after each hidden layer
     ):
         super().__init__()
+        if not isinstance(hidden, Sequence):
+            raise ValueError(f"hidden: expected a sequence such as (64, 64), got {hidden!r}")
         sizes, self.n_features = (n_features, *hidden, n_outputs), n_features
-        if min(sizes) < 1: raise ValueError(f"hidden: expected positive sizes, got {sizes}")
+        if not all(isinstance(size, Integral) and size >= 1 for size in sizes):
+            raise ValueError(f"hidden: expected positive sizes (integers), got {sizes}")
         layers = []
         for n_in, n_out in zip(sizes[:-1], sizes[1:]):
             layers += [nn.Linear(n_in, n_out), nn.ReLU(), nn.Dropout(dropout)]
@@ -341,9 +345,13 @@ def _check_values(name: str, options: dict) -> None:
     ranges = dict(image_size=(8, math.inf), width=(1, math.inf), dropout_scale=(0, 1.99),
                   n_features=(1, math.inf), n_outputs=(1, math.inf), dropout=(0, .999))
     for option, value in options.items():
-        low, high = ranges.get(option, (None, None))
-        if low is not None and not low <= value <= high:
-            raise ValueError(f"{option}: expected a number in [{low}, {high}], got {value!r}")
+        if option == "hidden": continue                     # checked by `MLP`
+        low, high = ranges[option]
+        whole = not option.startswith("dropout")
+        fits = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+        if not (fits and low <= value <= high):
+            raise ValueError(f"{option}: expected {'an integer' if whole else 'a number'} in "
+                             f"[{low}, {high}], got {value!r}")
     if name == "MobileViT_IN" and options.get("image_size", 256) % 64:
         raise ValueError("image_size: MobileViT halves images five times and cuts patches of two, "
                          f"expected a multiple of 64, got {options['image_size']}")

@@ -8,6 +8,7 @@ import contextlib, copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+import numpy as np
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
@@ -177,6 +178,7 @@ class Ensemble(nn.Module):
     ):
         super().__init__()
         _check_ensemble(len(members), backend, drop_p, channels_last)
+        _check_alike([member.state_dict() for member in members])
         self.n_members, self.backend, self.drop_p = len(members), backend, drop_p
         self.channels_last, self.recipe, self.metadata = channels_last, {}, {}
         self._blueprint = (copy.deepcopy(members[0]).to("meta"),)   # shapes only, not registered
@@ -211,6 +213,19 @@ def _check_ensemble(n_members: int, backend: str, drop_p: float, channels_last: 
     if channels_last and backend == "vmap":
         raise ValueError('channels_last: not for the "vmap" backend, whose weights have five '
                          'axes; use "stack" or "loop"')
+
+def _check_alike(states: Sequence[dict], like: dict | None = None) -> None:
+    "Raise `ValueError` unless all states have the entries and shapes of `like` (None: the first)."
+    like = states[0] if like is None else like
+    for m, state in enumerate(states):
+        if set(state) != set(like):
+            name = min(set(state) ^ set(like))
+            raise ValueError(f"states: member {m} {'has' if name in state else 'lacks'} the entry "
+                             f"{name!r}; all members must be built alike")
+        for key, value in like.items():
+            if value.shape != state[key].shape:
+                raise ValueError(f"states: {key} of member {m} has shape "
+                                 f"{tuple(state[key].shape)}, expected {tuple(value.shape)}")
 
 def _check_batch(inputs: Tensor) -> None:
     "Raise `ValueError` on an empty batch."
@@ -286,6 +301,9 @@ def make_ensemble(
     if backend == "stack" and name in LEARNERS and not LEARNERS[name].side_by_side:
         raise ValueError(f'backend: {name} mixes channels, its members can\'t lie side by side; '
                          'use "loop" or "vmap"')
+    if not name and (isinstance(learner, nn.Module) or not callable(learner)):
+        raise ValueError("learner: expected a name or a function that makes a member, got "
+                         f"{learner!r:.60}; a network would be the same for all members")
     build = (lambda: build_learner(name, n_classes, **options)) if name else learner
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -311,15 +329,11 @@ def load_member_states(
 ) -> None:
     "Copy weights into the members; `ValueError` if their number or names don't fit."
     mine = self.member_states()
-    if len(states) != len(mine) or set(states[0]) != set(mine[0]):
-        raise ValueError(f"states: expected {len(mine)} members with entries like "
-                         f"{min(mine[0])!r}, got {len(states)} with {min(states[0], default='')!r}")
+    if len(states) != len(mine):
+        raise ValueError(f"states: expected {len(mine)} members, got {len(states)}")
+    _check_alike(states, mine[0])                              # all, before anything is changed
     for own, new in zip(mine, states):
-        for key, value in own.items():
-            if value.shape != new[key].shape:
-                raise ValueError(f"states: {key} has shape {tuple(new[key].shape)}, expected "
-                                 f"{tuple(value.shape)}")
-            value.copy_(new[key])
+        for key, value in own.items(): value.copy_(new[key])
 
 # %% ../../nbs/30_ensembles/34_members.ipynb #e7a91bc9
 @patch
@@ -347,8 +361,19 @@ def with_backend(
     other.recipe, other.metadata = dict(self.recipe), dict(self.metadata)
     return other.train(self.training)
 
-# %% ../../nbs/30_ensembles/34_members.ipynb #6716110c
+# %% ../../nbs/30_ensembles/34_members.ipynb #669eea8a
 FORMAT = "amcl_suite ensemble 1"
+
+def _plain(value, name: str):
+    "Return a value in the types that the safe loader reads back; `ValueError` names others."
+    if isinstance(value, dict): return {k: _plain(v, f"{name}[{k!r}]") for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        parts = [_plain(v, name) for v in value]
+        return tuple(parts) if isinstance(value, tuple) else parts
+    if isinstance(value, np.generic): return value.item()
+    if value is None or isinstance(value, (bool, int, float, str, Tensor)): return value
+    raise ValueError(f"{name}: expected numbers, text, lists or tensors to keep with an ensemble, "
+                     f"got {type(value).__name__}")
 
 def save_ensemble(
     path: str | Path,      # file to write; its folder must exist
@@ -360,8 +385,9 @@ def save_ensemble(
                     channels_last=ensemble.channels_last)
     states = [{k: v.detach().cpu().clone() for k, v in state.items()}
               for state in ensemble.member_states()]
-    save_atomic(dict(format=FORMAT, recipe=ensemble.recipe, settings=settings, members=states,
-                     metadata=ensemble.metadata | metadata), path)
+    save_atomic(dict(format=FORMAT, recipe=_plain(ensemble.recipe, "recipe"), settings=settings,
+                     members=states, metadata=_plain(ensemble.metadata | metadata, "metadata")),
+                path)
     return Path(path)
 
 def _read(path: str | Path) -> dict:
