@@ -16,8 +16,9 @@ from torch import Tensor
 from ..core.data import DataError
 from ..core.records import replacing
 from ..core.tables import Table, format_value
-from .metrics import (check_classification, check_regression,
-                                          evaluate_classification, evaluate_regression, label_rank)
+from .metrics import (_any_labels, _finite, check_classification,
+                                          check_regression, evaluate_classification,
+                                          evaluate_regression, label_rank)
 from .objectives import AGGREGATIONS, member_losses
 
 # %% auto #0
@@ -35,6 +36,7 @@ def _numbers(predictions) -> Tensor:
     if predictions.ndim < 2 or 0 in predictions.shape or not predictions.is_floating_point():
         raise ValueError("predictions: expected floats (..., n, n_members) with n, n_members >= 1, "
                          f"got {predictions.dtype} of shape {tuple(predictions.shape)}")
+    _finite(predictions, "predictions", "(..., example, member)")
     return predictions.float() if predictions.element_size() < 4 else predictions
 
 # %% ../../nbs/30_ensembles/36a_diagnostics.ipynb #848faa59
@@ -203,6 +205,11 @@ def subset_losses(
     if measure not in ("loss", "error") or (measure, aggregation) == ("error", "squared_error"):
         raise ValueError('measure: expected "loss", or "error" for classification, got '
                          f"{measure!r} for {aggregation!r}")
+    outputs = torch.as_tensor(outputs)
+    n_members = outputs.shape[-1 if aggregation == "squared_error" else -2]
+    if subsets.ndim != 2 or subsets.shape[1] != n_members or not bool((subsets.sum(-1) > 0).all()):
+        raise ValueError(f"subsets: expected (n_subsets, {n_members}) with a member in each row, "
+                         f"got {tuple(subsets.shape)}")
     if aggregation == "squared_error":
         return _regression_subsets(*check_regression(outputs, targets), subsets)
     outputs, targets = check_classification(outputs, targets)
@@ -227,6 +234,7 @@ def codependence_subsets(
     seed: int | None = None,               # to draw subsets where there are too many
 ) -> Tensor:                               # double `(..., n_subsets)`, increase over all members
     "Return the increase of the loss for each subset of members that stays."
+    outputs = torch.as_tensor(outputs)
     n_members = outputs.shape[-1 if aggregation == "squared_error" else -2]
     subsets = member_subsets(n_members, n_kept(n_members, proportion), max_subsets, seed)
     both = torch.cat([subsets, torch.ones_like(subsets[:1])])
@@ -249,7 +257,7 @@ def debias_classification(
     logits,      # `(..., n, n_members, n_classes)`
 ) -> Tensor:     # same shape: logits without each member's mean log-probability vector
     "Remove each member's mean log-probability offset; score averages stay as they are."
-    logits = check_classification(logits, torch.zeros(logits.shape[-3], dtype=torch.long))[0]
+    logits = check_classification(logits, _any_labels(logits))[0]
     log_p = logits.log_softmax(-1)
     means = log_p.mean(-3, keepdim=True)
     return log_p - (means - means.mean(-2, keepdim=True))
@@ -313,7 +321,9 @@ def seed_interval(
         return {"mean": mean, "low": mean - reach, "high": mean + reach}
     found = stats.bootstrap((values,), np.mean, axis=-1, confidence_level=level, n_resamples=2000,
                             rng=np.random.default_rng(seed)).confidence_interval
-    return {"mean": mean, "low": found.low, "high": found.high}
+    equal = values.std(-1) == 0          # no spread, nothing to resample
+    return {"mean": mean, "low": np.where(equal, mean, found.low)[()],
+            "high": np.where(equal, mean, found.high)[()]}
 
 # %% ../../nbs/30_ensembles/36a_diagnostics.ipynb #3ffbba52
 @dataclass(frozen=True)
@@ -478,7 +488,8 @@ def update(self: CollusionMonitor,
 ) -> tuple[str, ...]:             # the new warnings
     "Add what the members predict now; return and report what is newly suspicious."
     outputs = torch.as_tensor(outputs).detach()
-    if not bool(outputs.isfinite().all()):
+    seen = (outputs, *(() if train is None else [torch.as_tensor(train[0])]))
+    if not all(bool(v.isfinite().all()) for v in seen):
         found = {"non_finite": "predictions are not finite: the diversity has exploded or the "
                                "learning rate is too high"}
     else:

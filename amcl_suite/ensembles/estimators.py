@@ -230,7 +230,7 @@ class JointEnsembleClassifier(ClassifierMixin, _JointEnsemble):
         member_scale: str = "mean",        # loss "mean" over members or "sum"
         scaling: str = "feature",          # of inputs: one of `SCALINGS`
         warm_start: bool = False,          # continue from the fitted weights
-        random_state=None,                 # integer, generator of NumPy, or None
+        random_state=None,                 # integer, `np.random.RandomState`, or None
     ):
         vars(self).update((k, v) for k, v in locals().items() if k != "self")
 
@@ -245,7 +245,7 @@ class JointEnsembleClassifier(ClassifierMixin, _JointEnsemble):
         classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise ValueError("y: expected at least two classes in rows of positive weight, got 1 "
-                             f"class: {classes[0]!r}")
+                             f"class: {classes.tolist()[0]!r}")
         if self.warm_start and not np.array_equal(getattr(self, "classes_", classes), classes):
             raise ValueError(f"warm_start: expected the classes {self.classes_}, got {classes}")
         self.classes_ = classes
@@ -302,7 +302,7 @@ class JointEnsembleRegressor(RegressorMixin, _JointEnsemble):
         member_scale: str = "mean",        # loss "mean" over members or "sum"
         scaling: str = "feature",          # of inputs: one of `SCALINGS`
         warm_start: bool = False,          # continue from the fitted weights
-        random_state=None,                 # integer, generator of NumPy, or None
+        random_state=None,                 # integer, `np.random.RandomState`, or None
     ):
         vars(self).update((k, v) for k, v in locals().items() if k != "self")
 
@@ -344,11 +344,11 @@ def _decompose(self: JointEnsembleRegressor, outputs, targets, **options):
 def _answers(self: JointEnsembleClassifier, X, y) -> tuple[Tensor, Tensor]:
     "Return logits `(n_rows, n_members, n_classes)` and label indices."
     logits, y = self._outputs(X).permute(2, 0, 1), column_or_1d(y)
-    index = np.searchsorted(self.classes_, y).clip(max=len(self.classes_) - 1)
-    if (unknown := self.classes_[index] != y).any():
-        raise ValueError(f"y: expected labels from {self.classes_.tolist()}, got "
-                         f"{np.unique(y[unknown]).tolist()[:5]}")
-    return logits, torch.from_numpy(index)
+    known = {label: k for k, label in enumerate(self.classes_.tolist())}
+    unknown = [label for label in y.tolist() if label not in known]
+    if unknown:
+        raise ValueError(f"y: expected labels from {list(known)}, got {[*dict.fromkeys(unknown)][:5]}")
+    return logits, torch.tensor([known[label] for label in y.tolist()])
 
 @patch
 def _answers(self: JointEnsembleRegressor, X, y) -> tuple[Tensor, Tensor]:
@@ -366,6 +366,8 @@ def diagnose(self: _JointEnsemble,
 ) -> Diagnosis:       # prints as a table, with warnings
     "Tell whether the members collude; `ValueError` on labels unknown in training."
     check_consistent_length(X, y)
+    if (X_train is None) != (y_train is None):
+        raise ValueError("X_train, y_train: expected both or neither")
     train = None if X_train is None else self._answers(X_train, y_train)
     aggregation = getattr(self, "aggregation", "squared_error")
     return diagnose_outputs(*self._answers(X, y), aggregation, train)

@@ -248,7 +248,7 @@ class ImageNetFolder(Dataset):
     ):
         if split not in index.files:
             raise ValueError(f"split: expected one of {', '.join(index.files)}, got {split!r}")
-        if not 1 <= image_size <= resize:
+        if not isinstance(image_size, int) or not 1 <= image_size <= resize:
             raise ValueError(f"image_size: expected 1 to {resize} pixels (resize), got "
                              f"{image_size}")
         rows = torch.arange(len(index.labels[split])) if rows is None else rows
@@ -348,7 +348,8 @@ def _check_loaders(index: ImageNetIndex, preset: str, n_classes: int, n_workers:
     "Raise `ValueError` for an argument out of range."
     if preset not in ("clean", "reference"):
         raise ValueError(f"preset: expected one of clean, reference, got {preset!r}")
-    if not (n_classes == 0 or 2 <= n_classes <= len(index.synsets)):
+    if not isinstance(n_classes, int) or not (n_classes == 0 or
+                                              2 <= n_classes <= len(index.synsets)):
         raise ValueError(f"n_classes: expected 0 (all) or 2 to {len(index.synsets)}, got "
                          f"{n_classes}")
     if isinstance(n_workers, bool) or not isinstance(n_workers, int) or n_workers < 0:

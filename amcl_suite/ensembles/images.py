@@ -251,7 +251,10 @@ def make_stand_in(
     sizes = dict(n_train=n_train, n_val=n_val, n_test=n_test, n_classes=n_classes)
     for name, value in sizes.items():
         low = 2 if name == "n_classes" else n_classes
-        if value < low: raise ValueError(f"{name}: expected at least {low}, got {value}")
+        if not isinstance(value, int) or value < low:
+            raise ValueError(f"{name}: expected a whole number of at least {low}, got {value!r}")
+    if not 0 <= noise < float("inf"):
+        raise ValueError(f"noise: expected a number >= 0, got {noise}")
     if not 0 <= label_noise <= 1:
         raise ValueError(f"label_noise: expected a share in [0, 1], got {label_noise}")
     generator = epoch_generator(seed, 0, "stand-in")
@@ -536,7 +539,14 @@ def _read_npz(path: str | Path) -> tuple[Tensor, Tensor, np.ndarray | None, tupl
         if value is None or value.shape != (len(x),) or value.dtype.kind not in "iu":
             raise DataError(f"{path}: {name}: expected {len(x)} whole numbers, got "
                             + ("nothing" if value is None else f"{value.dtype} {value.shape}"))
-    names = content.get("class_names", np.arange(max(int(y.max(initial=0)) + 1, 2)))
+    if part is not None and not np.isin(part, (0, 1, 2)).all():
+        raise DataError(f"{path}: part: expected 0 (train), 1 (val) or 2 (test), got "
+                        f"{sorted(set(part.tolist()) - {0, 1, 2})[:5]}")
+    names, largest = content.get("class_names"), int(y.max(initial=0))
+    if names is None and largest >= max(len(x), 2):      # more classes than images
+        raise DataError(f"{path}: y: expected labels from 0 without gaps, got {largest} among "
+                        f"{len(x)} images; number the classes anew, or give class_names")
+    names = np.arange(max(largest + 1, 2)) if names is None else np.atleast_1d(names)
     return (torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(y.astype(np.int64)), part,
             tuple(map(str, names)))
 
@@ -573,7 +583,7 @@ def _check_request(name: str, preset: str) -> None:
         near = difflib.get_close_matches(str(value), known, 1)
         raise ValueError(f"{what}: expected one of {', '.join(known)}"
                          + ", or the path of a .npz file" * (what == "name")
-                         + f", got {value!r}" + f"; did you mean {near[0]!r}?" * bool(near))
+                         + f", got {value!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 # %% ../../nbs/30_ensembles/35_images.ipynb #3a83226e
 def read_images(
@@ -654,7 +664,7 @@ class _OnDevice(Dataset):
     def __init__(self, split: Split, mean, std, augmentation: Augmentation, seed: int):
         self.images, self.labels = split
         self.mean, self.std, self.augmentation, self.seed = mean, std, augmentation, seed
-        self.drawn = -1, None
+        self.drawn = None, None                      # epoch, its warps
 
     def __len__(self) -> int: return len(self.labels)
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:

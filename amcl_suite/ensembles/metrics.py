@@ -112,6 +112,12 @@ def check_classification(
     logits, targets = _labelled(logits, targets)
     return _finite_logits(logits), targets
 
+# %% ../../nbs/30_ensembles/36_metrics.ipynb #5307ef5b
+def _any_labels(logits) -> Tensor:
+    "Return labels that are right in shape, for readings that need none."
+    shape = torch.as_tensor(logits).shape
+    return torch.zeros(shape[-3] if len(shape) > 2 else 0, dtype=torch.long)
+
 # %% ../../nbs/30_ensembles/36_metrics.ipynb #a7baa498
 def label_rank(
     values: Tensor,    # `(..., n_classes)`, larger is better
@@ -209,7 +215,12 @@ class Reliability(NamedTuple):
         gap = (self.accuracy - self.confidence).abs() * self.count
         return gap.nan_to_num().sum(-1) / self.count.sum(-1)
 
-# %% ../../nbs/30_ensembles/36_metrics.ipynb #2921f2e8
+# %% ../../nbs/30_ensembles/36_metrics.ipynb #3f86c822
+def _check_bins(n_bins: int) -> None:
+    "Raise `ValueError` unless there is a whole number of bins."
+    if not isinstance(n_bins, int) or n_bins < 1:
+        raise ValueError(f"n_bins: expected an integer of at least 1, got {n_bins!r}")
+
 def _bin_sums(confidences: Tensor, correct: Tensor, n_bins: int) -> Tensor:
     "Return `(3, ..., n_bins)`: sums of confidence and of right answers, counts."
     index = (confidences * n_bins).ceil().long().sub_(1).clamp_(0, n_bins - 1)
@@ -228,7 +239,7 @@ def reliability(
     n_bins: int = 15,      # bins of equal width, >= 1
 ) -> Reliability:          # mean confidence, accuracy and count of each bin, and `.ece`
     "Return the reliability curve; `ValueError` for confidences outside [0, 1]."
-    if n_bins < 1: raise ValueError(f"n_bins: expected at least 1, got {n_bins}")
+    _check_bins(n_bins)
     if confidences.shape != correct.shape or 0 in confidences.shape or confidences.ndim < 1:
         raise ValueError(f"correct: expected the shape of confidences {tuple(confidences.shape)}, "
                          f"with n >= 1, got {tuple(correct.shape)}")
@@ -245,6 +256,8 @@ def risk_coverage(
     if confidences.shape != correct.shape or 0 in confidences.shape or confidences.ndim < 1:
         raise ValueError(f"correct: expected the shape of confidences {tuple(confidences.shape)}, "
                          f"with n >= 1, got {tuple(correct.shape)}")
+    if bool(confidences.isnan().any()):
+        raise ValueError("confidences: expected numbers that can be ordered, got NaN")
     ordered, order = confidences.sort(dim=-1, descending=True)
     errors = 1 - correct.double().gather(-1, order)
     steps = (ordered[..., 1:] != ordered[..., :-1]).long()
@@ -270,8 +283,8 @@ class MetricSums:
         n_bins: int = 15,                    # bins of the calibration error
     ):
         self.aggregation, self.names, self.n_bins = aggregation, _names(names, METRICS), n_bins
-        if n_bins < 1: raise ValueError(f"n_bins: expected at least 1, got {n_bins}")
-        self.sums, self.bins, self.ranked, self.count = {}, 0., [], 0
+        _check_bins(n_bins)
+        self.sums, self.bins, self.ranked, self.count, self.shape = {}, 0., [], 0, None
 
     def __repr__(self):
         return f"MetricSums({self.aggregation!r}, {len(self.names)} metrics, {self.count} examples)"
@@ -299,6 +312,7 @@ def update(self: MetricSums,
     logits, targets = _labelled(logits, targets)
     size = max(1, 2**22 * targets.shape[-1] // logits.numel())
     new = MetricSums(self.aggregation, self.names, self.n_bins)           # all of it, or nothing
+    new.shape = (*logits.shape[:-3], *logits.shape[-2:])
     for first in range(0, targets.shape[-1], size):
         piece = _finite_logits(logits[..., first:first + size, :, :], first)
         _add(new, _Batch(piece, targets[..., first:first + size], self.aggregation))
@@ -309,9 +323,14 @@ def merge(self: MetricSums,
     other: MetricSums,  # sums of the same metrics over other examples
 ) -> MetricSums:        # itself
     "Add the sums of another process or part of the data."
-    if (other.names, other.aggregation) != (self.names, self.aggregation):
-        raise ValueError("other: expected the same names and aggregation, got "
-                         f"{other.names}, {other.aggregation!r}")
+    ours, theirs = ((s.names, s.aggregation, s.n_bins) for s in (self, other))
+    if ours != theirs:
+        raise ValueError(f"other: expected the same names, aggregation and n_bins {ours}, got "
+                         f"{theirs}")
+    if None not in (self.shape, other.shape) and self.shape != other.shape:
+        raise ValueError("logits: expected the same runs, n_members and n_classes in all batches, "
+                         f"{self.shape}, got {other.shape}")
+    self.shape = self.shape or other.shape
     self.sums = {k: self.sums.get(k, 0.) + other.sums.get(k, 0.)
                  for k in self.sums | other.sums}
     self.bins, self.count = self.bins + other.bins, self.count + other.count
@@ -448,6 +467,7 @@ def conformal_scores(
 ) -> Tensor:                  # `(..., n, n_classes)`, strangeness of each label
     "Return the conformal score of every label."
     _nearest(score, SCORES, "score")
+    probabilities = _floating(probabilities, "probabilities")
     if not bool(((probabilities >= 0).all(-1) & ((probabilities.sum(-1) - 1).abs() < 1e-3)).all()):
         raise ValueError("probabilities: expected rows >= 0 that sum to 1; give "
                          "log-probabilities as log_p.exp()")
@@ -483,9 +503,7 @@ def uncertainties(
     aggregation: str = "probability",    # how the members are averaged
 ) -> dict[str, Tensor]:                  # name -> `(..., n)`, larger is more uncertain
     "Return readings of uncertainty: doubt, entropy, mutual_information, variation_ratio."
-    logits = _floating(logits, "logits")
-    batch = _Batch(*check_classification(logits, torch.zeros(logits.shape[-3], dtype=torch.long)),
-                   aggregation)
+    batch = _Batch(*check_classification(logits, _any_labels(logits)), aggregation)
     return {"doubt": 1 - batch.pooled.amax(-1), "entropy": _entropy(batch.pooled),
             "mutual_information": _mutual_information(batch),
             "variation_ratio": _VALUES["variation_ratio"](batch)}
@@ -501,7 +519,12 @@ def ood_detection(
             raise ValueError(f"{name}: expected (..., examples) with at least one, got "
                              f"{tuple(value.shape)}")
         _finite(value, name, "(..., example)")
-    ordered = known.sort(-1).values.expand(*foreign.shape[:-1], known.shape[-1]).contiguous()
+    try: runs = torch.broadcast_shapes(known.shape[:-1], foreign.shape[:-1])
+    except RuntimeError:
+        raise ValueError(f"foreign: expected the runs of known, {tuple(known.shape[:-1])}, got "
+                         f"{tuple(foreign.shape[:-1])}") from None
+    known, foreign = (v.expand(*runs, v.shape[-1]) for v in (known, foreign))
+    ordered = known.sort(-1).values.contiguous()
     below, upto = (torch.searchsorted(ordered, foreign.contiguous(), right=right)
                    for right in (False, True))
     limit = ordered[..., math.ceil(round(.95 * known.shape[-1], 9)) - 1]

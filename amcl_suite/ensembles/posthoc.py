@@ -18,7 +18,8 @@ __all__ = ['pooling_weights', 'weighted_prediction', 'Selection', 'greedy_select
 def _squared_error_of(predictions: Tensor, targets: Tensor):
     "Return the validation loss as a function of the weights, for one run."
     error = (predictions - targets[:, None]).double()
-    gram = error.mT @ error / len(error)
+    gram = error.mT @ error
+    gram = gram / gram.diagonal().mean().clamp_min(1e-300)     # units must not stop the search
     return lambda w: w @ gram @ w
 
 def _cross_entropy_of(logits: Tensor, targets: Tensor, aggregation: str):
@@ -167,6 +168,10 @@ def _check_distil(inputs, teacher, labels, temperature: float, label_share: floa
                                   bool(((teacher.sum(-1) - 1).abs() < 1e-3).all())):
         raise ValueError("teacher: expected probabilities that sum to 1; give "
                          "log-probabilities as log_p.exp()")
+    if labels is not None and (labels.shape != teacher.shape[:1] or teacher.ndim != 2 or
+                               not 0 <= labels.min() <= labels.max() < teacher.shape[1]):
+        raise ValueError(f"labels: expected {len(inputs)} labels in the teacher's classes, got "
+                         f"{tuple(labels.shape)} from {labels.min()} to {labels.max()}")
     if not temperature > 0 or not 0 <= label_share <= 1:
         raise ValueError("temperature, label_share: expected > 0 and in [0, 1], got "
                          f"{temperature}, {label_share}")
