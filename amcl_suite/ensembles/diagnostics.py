@@ -308,7 +308,7 @@ def seed_interval(
 ) -> dict[str, np.ndarray]:      # "mean", "low", "high" `(...)`; low and high NaN for one seed
     "Return the mean over seeds with an interval."
     from scipy import stats
-    values = np.asarray(torch.as_tensor(values).cpu(), dtype=np.float64)
+    values = np.array(values.cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
     if method not in ("t", "bootstrap"):
         raise ValueError(f'method: expected "t" or "bootstrap", got {method!r}')
     if not 0 < level < 1: raise ValueError(f"level: expected a number in (0, 1), got {level}")

@@ -347,7 +347,8 @@ def _answers(self: JointEnsembleClassifier, X, y) -> tuple[Tensor, Tensor]:
     known = {label: k for k, label in enumerate(self.classes_.tolist())}
     unknown = [label for label in y.tolist() if label not in known]
     if unknown:
-        raise ValueError(f"y: expected labels from {list(known)}, got {[*dict.fromkeys(unknown)][:5]}")
+        raise ValueError(f"y: expected labels from {list(known)}, got "
+                         f"{list(dict.fromkeys(unknown))[:5]}")
     return logits, torch.tensor([known[label] for label in y.tolist()])
 
 @patch

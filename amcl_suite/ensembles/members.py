@@ -72,6 +72,9 @@ class SideLinear(nn.Module):
         inputs: Tensor,   # `(batch, n_members * F)`, or `(batch, F)` for all members
     ) -> Tensor:          # `(batch, n_members * n_out)`
         "Apply each member's weights to its features."
+        if inputs.ndim != 2:
+            raise ValueError("inputs: linear layers side by side take rows (batch, features), got "
+                             f"{tuple(inputs.shape)}; use the loop or the vmap backend")
         if inputs.shape[1] == self.in_features: return F.linear(inputs, self.weight, self.bias)
         rows = inputs.unflatten(1, (self.n_members, -1)).transpose(0, 1)
         weight = self.weight.unflatten(0, (self.n_members, -1)).mT
@@ -184,6 +187,7 @@ class Ensemble(nn.Module):
         self._blueprint = (copy.deepcopy(members[0]).to("meta"),)   # shapes only, not registered
         if backend == "loop": self.members = nn.ModuleList(members)
         else:
+            _check_untied(members[0], backend)
             state = _joined_state([member.state_dict() for member in members], backend)
             if backend == "stack":
                 _keep_memory()
@@ -226,6 +230,15 @@ def _check_alike(states: Sequence[dict], like: dict | None = None) -> None:
             if value.shape != state[key].shape:
                 raise ValueError(f"states: {key} of member {m} has shape "
                                  f"{tuple(state[key].shape)}, expected {tuple(value.shape)}")
+
+def _check_untied(member: nn.Module, backend: str) -> None:
+    "Raise `ValueError` for a weight with two names: joined, it would become two."
+    names = {}
+    for name, weight in member.named_parameters(remove_duplicate=False):
+        if id(weight) in names:
+            raise ValueError(f"backend: {names[id(weight)]} and {name} are one weight, which "
+                             f'{backend!r} can\'t join; use "loop"')
+        names[id(weight)] = name
 
 def _check_batch(inputs: Tensor) -> None:
     "Raise `ValueError` on an empty batch."
@@ -346,8 +359,8 @@ def export(
         member = copy.deepcopy(self._blueprint[0])
         own = {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
         member.load_state_dict(own, assign=True)
-        members.append(member.train(self.training))
-    return members
+        members.append(member)
+    return members.train(self.training)
 
 @patch
 def with_backend(
@@ -478,5 +491,5 @@ def backward_by_member(
     for m, (member, state) in enumerate(zip(ensemble.members, states)):
         with _kept_buffers(member), _random_state(member, state):
             output = _run_member(member, inputs)
-            output.backward(gradient[:, m].to(output.dtype))
+            if output.requires_grad: output.backward(gradient[:, m].to(output.dtype))
     return value.detach(), EnsembleOutput(logits.detach(), found.weights)

@@ -160,8 +160,9 @@ def sweep_ratio(
 # %% ../../nbs/30_ensembles/39b_speed.ipynb #b7fd030c
 def _describe(config) -> str:
     "Say in a few words what a sweep trains."
+    widths = "-".join(map(str, config.hidden))
     return (f"{config.dataset}, {len(config.betas)} betas x {len(config.seeds)} seeds, "
-            f"{config.n_members} members, {config.n_epochs} epoch(s)")
+            f"{config.n_members} members, hidden {widths}")
 
 # %% ../../nbs/30_ensembles/39b_speed.ipynb #325b31fe
 def codependence_times(
@@ -196,6 +197,14 @@ def run_benchmarks(
     backends = [backend_ratios(rounds=rounds, device=device),
                 backend_ratios("ResNet18", 3, batch_size=8, rounds=3, device=device)]
     return dict(environment=environment(), backends=backends,
-                precision=[precision_ratio(device=device)],
-                sweeps=[sweep_ratio(workers=workers) for workers in (1, 0)],
+                precision=[precision_ratio(device=device)], sweeps=_sweeps(),
                 codependence=codependence_times())
+
+def _sweeps() -> list[dict]:
+    "Time sweeps of two widths and two data sets; the first one also with a single thread."
+    from amcl_suite.ensembles.sweep import SweepConfig
+    common = dict(seeds=range(20), n_epochs=15)
+    digits = dict(dataset="digits", aggregation="score", n_members=5, seeds=range(20), n_epochs=4)
+    return [sweep_ratio(SweepConfig(**common), workers=1), sweep_ratio(SweepConfig(**common)),
+            sweep_ratio(SweepConfig(**digits)),
+            sweep_ratio(SweepConfig(hidden=(8, 8), **common))]

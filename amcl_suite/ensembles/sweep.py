@@ -4,7 +4,7 @@
 
 # %% ../../nbs/30_ensembles/37_sweep.ipynb #3a3cbf1c
 from __future__ import annotations
-import copy, difflib, hashlib, math, os, threading, time
+import copy, difflib, hashlib, math, os, threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ from ..mcl.schedules import linear
 
 # %% auto #0
 __all__ = ['SWEEP_AGGREGATIONS', 'SweepConfig', 'sweep_gradient', 'SweepResult', 'run_sweep', 'plain_loop', 'paired_differences',
-           'interval', 'sweep_speed']
+           'interval']
 
 # %% ../../nbs/30_ensembles/37_sweep.ipynb #2f7339c5
 SWEEP_AGGREGATIONS = ("squared_error", *AGGREGATIONS, "pooled")
@@ -651,27 +651,3 @@ def interval(
     "Return a mean with its confidence interval as plain numbers, see `seed_interval`."
     found = seed_interval(np.array(values, float), level, method)
     return {name: float(value) for name, value in found.items()}
-
-# %% ../../nbs/30_ensembles/37_sweep.ipynb #c9352bab
-def sweep_speed(
-    config: SweepConfig,     # without cures, on the processor
-    n_loops: int = 2,        # ensembles to time in the plain loop
-    fused: bool = False,     # give the plain loop PyTorch's fused Adam
-    workers: int = 0,        # threads of the batched training; 0: one per core
-) -> dict[str, float]:       # seconds of both for the whole sweep, and their ratio
-    "Time a sweep against the plain loop over its ensembles."
-    n_runs = len(config.settings) * len(config.seeds)
-    n_loops = min(n_loops, n_runs)
-    sets, rest = _read_sets(config, None), replace(config, n_epochs=1)
-    plain_loop(replace(rest, betas=config.betas[:1], seeds=config.seeds[:1],
-                       temperatures=config.temperatures[:1]), sets[:1], fused)     # warm up
-    run_sweep(rest, data=sets, workers=workers)
-    start = time.perf_counter()
-    for k in range(n_loops):
-        _plain_run(config, sets[k % len(sets)], config.seeds[k % len(sets)],
-                   config.settings[k % len(config.settings)], fused)
-    loop = (time.perf_counter() - start) * n_runs / n_loops
-    start = time.perf_counter()
-    run_sweep(config, data=sets, workers=workers)
-    batched = time.perf_counter() - start
-    return dict(loop_seconds=loop, batched_seconds=batched, ratio=loop / batched)
