@@ -100,7 +100,7 @@ def confident_loss(
     penalty: float = 1.,        # gamma >= 0, weight of the confidence of the others
     temperature: float = 0.,    # >= 0, nats; 0: one winner, as published
 ) -> Tensor:                    # `(...)`, nats
-    "Return the confident multiple choice loss (Lee et al. 2017, Eq. 3), annealed if warm."
+    "Return the confident multiple choice loss (Lee et al. 2017), annealed if warm."
     if not penalty >= 0: raise ValueError(f"penalty: expected a number >= 0, got {penalty}")
     costs = member_losses(logits, targets)
     shares = family_weights(costs, 1., temperature)

@@ -113,7 +113,7 @@ def decompose(
     example_weights: Tensor | None = None,  # `(..., batch)` >= 0, importance of the examples
     reduction: str = "mean",                # over the batch, or "none": `(..., batch)`
 ) -> Decomposition:                         # in nats; `(...)` each
-    "Split the ensemble's cross entropy into individual loss and diversity (paper, Sec. 3)."
+    "Split the ensemble's cross entropy into individual loss and diversity."
     _check_logits(logits, targets, aggregation)
     weights, kept = _full_weights(weights, logits[..., 0])
     losses, ensemble = _ensemble_loss(logits, targets, aggregation, weights)
