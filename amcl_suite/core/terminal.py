@@ -91,8 +91,17 @@ def parse_assignment(
     try: return key.strip(), json.loads(lower if lower in ("true", "false") else value,
                                         parse_constant=refuse)
     except ValueError: pass
+    if lower.startswith("["): return key.strip(), _python_list(value, key.strip(), option)
     try: return key.strip(), float(value)
     except ValueError: return key.strip(), value
+
+def _python_list(text: str, key: str, option: str) -> list:
+    "Return a list written as in Python, such as [0., .5]; `ValueError` for anything else."
+    import ast
+    try: return list(ast.literal_eval(text.strip()))
+    except (ValueError, SyntaxError, TypeError):
+        raise ValueError(f"{option}: {key}: expected a list such as [0, 0.5, 1], texts in quotes, "
+                         f"got {text!r}") from None
 
 def best_device(
     name: str = "auto",   # "auto", "cpu", "cuda", "cuda:1", "mps", ...

@@ -87,7 +87,7 @@ def sweep(
     if names: return _print_names(console)
     settings = gather_settings(config or (), values or (), device=_device(device),
                                aggregation=aggregation, member_scale=member_scale)
-    if _is_table(settings): return _sweep_table(console, settings, tag, out, smoke)
+    if _is_table(settings): return _sweep_table(console, settings, tag, out, resume, smoke)
     _run(console, "sweep", settings, tag, out, resume, smoke)
 
 # %% ../../nbs/30_ensembles/39a_command_line.ipynb #b9bc0b31
@@ -144,14 +144,17 @@ def _print_results(console, frame) -> None:
     "Print one line per beta: means over seeds on the last split there is."
     split = next(s for s in ("test", "val", "train") if (frame.split == s).any())
     part = frame[(frame.split == split) & (frame.learner == -1) & frame.metric.isin(SHOWN)]
-    table = part.pivot_table(index="beta", columns="metric", values="value", aggfunc="mean")
+    keys = ["temperature", "beta"] if part.temperature.nunique() > 1 else ["beta"]
+    table = part.pivot_table(index=keys, columns="metric", values="value", aggfunc="mean")
     heads = [name for name in SHOWN if name in table]
     n = frame.seed.nunique()
     print_line(console, f"{split} split, mean over {n} seed{'s' * (n > 1)}:")
-    print_table(console, ("beta", *heads), [(f"{beta:g}", *(f"{row[h]:.4f}" for h in heads))
-                                            for beta, row in table.iterrows()])
+    print_table(console, (*keys, *heads), [
+        (*(f"{v:g}" for v in (at if isinstance(at, tuple) else (at,))),
+         *(f"{row[h]:.4f}" for h in heads)) for at, row in table.iterrows()])
 
-def _sweep_table(console, settings: dict, tag: str, out: Path, smoke: bool) -> None:
+# %% ../../nbs/30_ensembles/39a_command_line.ipynb #5911c4f4
+def _sweep_table(console, settings: dict, tag: str, out: Path, resume: bool, smoke: bool) -> None:
     "Run a batched sweep on a table."
     from dataclasses import fields
     from amcl_suite.ensembles.experiments import unknown_name
@@ -164,19 +167,37 @@ def _sweep_table(console, settings: dict, tag: str, out: Path, smoke: bool) -> N
     config = SweepConfig.small(**settings) if smoke else SweepConfig(**settings)
     folder = Path(out) / f"{_plain(tag)}_{_plain(config.dataset)}"
     print_line(console, f"{config.dataset}, to {folder}")
+    _claim(folder, config, resume)
     result = run_sweep(config, folder)
     _store_sweep(result, folder)
     _print_results(console, result.frame())
     print_line(console, f"results: {folder}")
 
-def _store_sweep(result, folder: Path) -> None:
-    "Write table, settings and predictions of a batched sweep."
-    import numpy as np
+def _claim(folder: Path, config, resume: bool) -> None:
+    "Make a folder belong to a sweep: refuse one of another, or empty it without `resume`."
     from dataclasses import asdict
-    from amcl_suite.core.records import replacing, write_json_atomic
+    from amcl_suite.core.records import write_json_atomic
+    file, mine = folder / "config.json", asdict(config)
+    mine["temperatures"] = [str(t) if t == float("inf") else t for t in config.temperatures]
+    mine = json.loads(json.dumps(mine))
+    if resume and file.is_file() and any(folder.glob("seeds-*.pt")):   # else nothing was trained
+        then = json.loads(file.read_text(encoding="utf-8"))
+        for name in mine:
+            if name in ("device", "path") or then.get(name) == mine[name]: continue
+            raise ValueError(f"{name}: the sweep in {folder} has {then.get(name)!r}, now it is "
+                             f"{mine[name]!r}; use another --tag, or --no-resume to start again")
+    folder.mkdir(parents=True, exist_ok=True)
+    for pattern in ("seeds-*.pt", "preds_*.npz", "deep_ensemble_*.json", "table.parquet"):
+        for old in () if resume else folder.glob(pattern): old.unlink()
+    write_json_atomic(file, mine)
+
+# %% ../../nbs/30_ensembles/39a_command_line.ipynb #8186685d
+def _store_sweep(result, folder: Path) -> None:
+    "Write table and predictions of a batched sweep."
+    import numpy as np
+    from amcl_suite.core.records import replacing
     from amcl_suite.ensembles.diagnostics import stored_predictions, write_reference_json
     with replacing(folder / "table.parquet") as temporary: result.frame().to_parquet(temporary)
-    write_json_atomic(folder / "config.json", asdict(result.config))
     betas = [setting["beta"] for setting in result.settings]
     outputs, targets = result.predictions["test"], result.targets["test"]
     if result.config.aggregation == "squared_error":
@@ -265,7 +286,8 @@ def _stored_aggregation(path: Path) -> str:
     "Return how a folder's members were averaged."
     config = (path if path.is_dir() else path.parent) / "config.json"
     if not config.exists(): return "probability"
-    return json.loads(config.read_text(encoding="utf-8")).get("aggregation", "probability")
+    found = json.loads(config.read_text(encoding="utf-8")).get("aggregation", "probability")
+    return "probability" if found == "pooled" else found    # losses are pooled, not averages
 
 def _beta_of(file: Path) -> float:
     "Return the beta in a file's name; NaN where there is none."

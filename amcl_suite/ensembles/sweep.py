@@ -6,6 +6,7 @@
 from __future__ import annotations
 import copy, difflib, hashlib, math, os, threading
 from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -60,7 +61,7 @@ class SweepConfig:
         for name in ("betas", "temperatures", "seeds", "hidden"):
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, Sequence | range)
-                               else (value,))
+                               and not isinstance(value, str) else (value,))
         _check_config(self)
 
 # %% ../../nbs/30_ensembles/37_sweep.ipynb #2ca25fb4
@@ -77,6 +78,7 @@ def _check_config(config: SweepConfig) -> None:
         near = difflib.get_close_matches(str(value), known, 1)
         _expect(value in known, name, f"one of {', '.join(known)}"
                 + (f" (did you mean {near[0]!r}?)" if near else ""), value)
+    _check_types(config)
     pooled = config.aggregation == "pooled"
     _expect(config.betas and all(0 <= b < math.inf for b in config.betas)
             and len(set(config.betas)) == len(config.betas), "betas",
@@ -91,6 +93,22 @@ def _check_config(config: SweepConfig) -> None:
     _expect(1 <= config.n_members < 1000, "n_members", "1 to 999", config.n_members)
     _expect(config.batch_size >= 1, "batch_size", "at least 1", config.batch_size)
     _check_cures(config)
+
+def _check_types(config: SweepConfig) -> None:
+    "Raise `ValueError` where a number is none, or is not whole where it should be."
+    def right(value, kind): return isinstance(value, kind) and not isinstance(value, bool)
+    for kind, text, names in (
+            (Integral, "whole number", ("n_members", "n_epochs", "batch_size", "hidden", "seeds")),
+            (Real, "number", ("learning_rate", "drop_p", "beta_fraction", "penalty", "betas",
+                              "temperatures"))):
+        for name in names:
+            value = getattr(config, name)
+            if isinstance(value, tuple):
+                _expect(all(right(v, kind) for v in value), name, f"{text}s", value)
+            else: _expect(right(value, kind), name, f"a {text}", value)
+    _expect(config.n_epochs >= 1, "n_epochs", "at least 1", config.n_epochs)
+    _expect(0 < config.learning_rate < math.inf, "learning_rate", "a number > 0",
+            config.learning_rate)
 
 def _check_cures(config: SweepConfig) -> None:
     "Raise `ValueError` on a cure out of range or one that does not fit the aggregation."
@@ -474,7 +492,8 @@ def _read_sets(config: SweepConfig, data) -> list[TabularSet]:
     wanted = "regression" if config.aggregation == "squared_error" else "classification"
     if wrong := [s.name for s in sets if s.task != wanted]:
         raise ValueError(f"aggregation: {config.aggregation!r} needs a {wanted} set, but "
-                         f"{wrong[0]} is for {sets[0].task}")
+                         f"{wrong[0]} is for {sets[0].task}; choose "
+                         + ("squared_error" if wanted != "regression" else "probability or score"))
     if len({tuple(len(part[1]) for part in s.splits.values()) for s in sets}) > 1:
         raise ValueError("data: expected splits of the same size for all seeds")
     return sets
