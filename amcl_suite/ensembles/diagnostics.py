@@ -456,8 +456,10 @@ def table(self: Diagnosis) -> Table:    # one line per number, warnings below
         return format_value(float(v.mean()), float(v.std()) if len(v) > 1 else None)
     rows = [(name, text(self.metrics[key])) for key, name in _SHOWN if key in self.metrics]
     rows.append(("offsets in the diversity", text(self.share)))
-    for i, p in enumerate(self.proportions):
-        name = f"expected increase of the loss with {n_kept(self.n_members, p)} members left"
+    left = {n_kept(self.n_members, p): i for i, p in enumerate(self.proportions)}
+    for n, i in left.items():
+        if n == self.n_members: continue
+        name = f"expected increase of the loss with {n} member{'s' * (n > 1)} left"
         rows.append((name, text(self.codependence[..., i])))
     rows.append(("worst increase when one member leaves", text(self.leave_one_out)))
     rows += [(f"{name}, test minus training", text(self.gaps[key]))

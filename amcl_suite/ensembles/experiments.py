@@ -361,10 +361,12 @@ def _judge(config: ImageConfig, sets, system, seed: int, beta: float, folder: Pa
     return rows
 
 # %% ../../nbs/30_ensembles/39_experiments.ipynb #faa48ee9
+def _run_name(seed: int, beta: float) -> str: return f"seed{seed}_beta{beta:g}"
+
 def _one_run(config: ImageConfig, sets, seed: int, beta: float, folder: Path, progress: Callable,
              resume: bool) -> dict:
     "Train and judge one ensemble, or read what was done; return its record."
-    own, mark = folder / f"seed{seed}_beta{beta:g}", _mark(config, seed, beta)
+    own, mark = folder / _run_name(seed, beta), _mark(config, seed, beta)
     own.mkdir(parents=True, exist_ok=True)
     if not resume: _clear(own)
     if (record := _known_run(own, mark)) is not None: return record
@@ -515,9 +517,10 @@ def run_images(
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()) if folder is None
                      else folder).resolve()
         sets, records = _sets(config), []
+        plan = list(itertools.product(config.seeds, config.betas))
+        if resume: _refuse_others(config, plan, place)
         place.mkdir(parents=True, exist_ok=True)
         write_json_atomic(place / "config.json", asdict(config))
-        plan = list(itertools.product(config.seeds, config.betas))
         for i, (seed, beta) in enumerate(plan):
             def report(done, total, **values):
                 if progress: progress(i * total + done, len(plan) * total,
@@ -527,6 +530,10 @@ def run_images(
         table = pandas.DataFrame([row for r in records for row in _long_rows(r)])
     switches = {(record["seed"], record["beta"]): record["lr_switch"] for record in records}
     return ImageResults(config, table, None if folder is None else place, _notes(sets), switches)
+
+def _refuse_others(config: ImageConfig, plan: list, place: Path) -> None:
+    "Refuse a folder that holds runs of another configuration, before anything is written to it."
+    for seed, beta in plan: _known_run(place / _run_name(seed, beta), _mark(config, seed, beta))
 
 def _notes(sets) -> tuple:
     "Return what the data set wants to be known."
