@@ -98,6 +98,9 @@ def check_sidebar(
     faults = [f"{n} is not in the sidebar" for n in present if n not in listed]
     faults += [f"the sidebar names {n}, which doesn't exist" for n in listed if n not in present]
     faults += [f"{n} is in the sidebar twice" for n in dict.fromkeys(listed) if listed.count(n) > 1]
+    pages = [re.sub(r"(?<![^/])\d+[a-z]*_(?=[^/]*$)", "", name) for name in present]
+    faults += [f"{n} makes the page of another notebook; give it another name after its number"
+               for n, page in zip(present, pages) if page in pages[:present.index(n)]]
     return [Finding("_quarto.yml", fault) for fault in faults]
 
 # %% ../../nbs/80_reproduce/89_checks.ipynb #65b81800
