@@ -25,7 +25,7 @@ ring() {  # ring NAME COMMAND...: run it, say how long it took, return its statu
 results=() failed=0
 ring rules scripts/check_notebooks || failed=1
 ring notebooks nbdev_test --n_workers 2 || failed=1
-run_pytest() { python -m pytest -q -n 2 --dist loadgroup --color=no --durations=5 ${marks[@]+"${marks[@]}"} tests | tee "$log"; return "${PIPESTATUS[0]}"; }
+run_pytest() { python -m pytest -q -n 2 --color=no --durations=5 ${marks[@]+"${marks[@]}"} tests | tee "$log"; return "${PIPESTATUS[0]}"; }
 ring pytest run_pytest || failed=1
 
 printf '\n[test] summary\n'

@@ -1,4 +1,4 @@
-"Shared by all tests: where the data are, one thread, the marker `slow`, and what may run side by side."
+"Shared by all tests: where the data are, one thread, and the marker `slow`."
 import os
 from pathlib import Path
 
@@ -12,11 +12,3 @@ os.environ.setdefault("MPLBACKEND", "agg")
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than about ten seconds (left out by "
                             "`scripts/test.sh --fast`)")
-
-
-def pytest_collection_modifyitems(items):
-    "With two workers (`-n 2 --dist loadgroup`) the cluster, which mostly waits, has one of them."
-    import pytest
-    for item in items:
-        group = "cluster" if item.path.name == "test_slurm.py" else "machine"
-        item.add_marker(pytest.mark.xdist_group(group))
