@@ -367,7 +367,7 @@ def test_clock_jumps_change_nothing(project, monkeypatch):
 
 @pytest.mark.slow
 def test_many_tiny_runs_leave_nothing_behind(project):
-    n_runs = int(os.environ.get("AMCL_TEST_RUNS", "30"))   # 200 take five minutes
+    n_runs = int(os.environ.get("AMCL_TEST_RUNS", "60"))   # 200 take five minutes
     project.notebook(RESULT)
     project.job("- {notebook: nbs/10_toy.ipynb, grid: {n: %s}}" % list(range(n_runs)))
     engine = project.start("run", "toy", "--workers", "2")

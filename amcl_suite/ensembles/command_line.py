@@ -282,6 +282,7 @@ def find_predictions(
     stacked = {beta: tuple(map(torch.stack, zip(*groups[beta]))) for beta in sorted(groups)}
     return stacked, aggregation
 
+# %% ../../nbs/30_ensembles/39a_command_line.ipynb #fd82fd9a
 def _stored_aggregation(path: Path) -> str:
     "Return how a folder's members were averaged."
     config = (path if path.is_dir() else path.parent) / "config.json"
@@ -369,6 +370,7 @@ def _loss_figure(best, curves):
     plot_explosion(axes[:, 0], _first_group(best), _best_split(best), label=label)
     return figure
 
+# %% ../../nbs/30_ensembles/39a_command_line.ipynb #995d5da9
 def _bars_figure(best, curves):
     "Draw individual loss = ensemble loss + diversity, training beside test."
     from amcl_suite.ensembles.figures import plot_decomposition_bars

@@ -91,6 +91,7 @@ def _is_whole(value, low: int) -> bool:
 def _is_number(value, low: float, high: float = math.inf) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value < high
 
+# %% ../../nbs/30_ensembles/39_experiments.ipynb #b5c7e166
 def _check_config(config: ImageConfig) -> None:
     "Check every field; `ValueError` names the field, what it should be and what came."
     for name in ("seeds", "betas", "lr_switch"):
@@ -230,6 +231,7 @@ def _in_blocks(loader: DataLoader, n_batches: int) -> DataLoader:
     return DataLoader(loader.dataset, batch_sampler=BatchStream(loader.batch_sampler, n_batches),
                       **{name: getattr(loader, name) for name in names})
 
+# %% ../../nbs/30_ensembles/39_experiments.ipynb #6ad0dcbb
 def _n_blocks(config: ImageConfig, n_batches: int) -> int:
     "Return how many epochs of the trainer `n_epochs` passes of `n_batches` batches are."
     if not config.validate_batches: return config.n_epochs
@@ -274,6 +276,7 @@ def save_predictions(
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, logits=values, y=labels.numpy().astype(np.int64))
 
+# %% ../../nbs/30_ensembles/39_experiments.ipynb #b06103cb
 def read_predictions(
     path: str | Path,              # written by `save_predictions`
 ) -> tuple[Tensor, Tensor]:        # logits `(n, n_members, n_classes)` float32, labels `(n,)`

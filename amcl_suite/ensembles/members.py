@@ -231,6 +231,7 @@ def _check_alike(states: Sequence[dict], like: dict | None = None) -> None:
                 raise ValueError(f"states: {key} of member {m} has shape "
                                  f"{tuple(state[key].shape)}, expected {tuple(value.shape)}")
 
+# %% ../../nbs/30_ensembles/34_members.ipynb #b2543ac0
 def _check_untied(member: nn.Module, backend: str) -> None:
     "Raise `ValueError` for a weight with two names: joined, it would become two."
     names = {}

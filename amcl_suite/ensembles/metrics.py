@@ -318,6 +318,7 @@ def update(self: MetricSums,
         _add(new, _Batch(piece, targets[..., first:first + size], self.aggregation))
     return self.merge(new)
 
+# %% ../../nbs/30_ensembles/36_metrics.ipynb #c517f9b0
 @patch
 def merge(self: MetricSums,
     other: MetricSums,  # sums of the same metrics over other examples

@@ -19,6 +19,7 @@ from ..core.stacked import StackedPerceptron, unstack
 from ..core.training import SeededBatches, TrainingSettings, chunk_runs, fit
 from .diagnostics import seed_interval
 from .family import family_weights, pooled_loss
+from .members import _keep_memory
 from .metrics import evaluate_classification, evaluate_regression
 from .objectives import (AGGREGATIONS, decompose, decompose_squared_error,
                                              dropout_weights)
@@ -94,6 +95,7 @@ def _check_config(config: SweepConfig) -> None:
     _expect(config.batch_size >= 1, "batch_size", "at least 1", config.batch_size)
     _check_cures(config)
 
+# %% ../../nbs/30_ensembles/37_sweep.ipynb #cfb45670
 def _check_types(config: SweepConfig) -> None:
     "Raise `ValueError` where a number is none, or is not whole where it should be."
     def right(value, kind): return isinstance(value, kind) and not isinstance(value, bool)
@@ -462,6 +464,7 @@ def frame(
     table.insert(0, "dataset", self.config.dataset)
     return table
 
+# %% ../../nbs/30_ensembles/37_sweep.ipynb #000b41e8
 @patch
 def _rows(self: SweepResult, split: str, metric: str, value: Tensor):
     "Return the rows of one metric: `(settings, seeds)` or `(settings, seeds, members)`."
@@ -479,10 +482,6 @@ def _rows(self: SweepResult, split: str, metric: str, value: Tensor):
                              metric=metric, learner=spread(learners, 2), value=value.ravel()))
 
 # %% ../../nbs/30_ensembles/37_sweep.ipynb #0877ce29
-def _keep_memory() -> None:
-    "Raise glibc's threshold for giving memory back, by allocating and freeing one block of 30 MB."
-    torch.empty(30 << 20, dtype=torch.uint8)
-
 def _read_sets(config: SweepConfig, data) -> list[TabularSet]:
     "Return the data of every seed; `ValueError` if they don't fit the aggregation."
     sets = (list(data) if data is not None
@@ -537,6 +536,7 @@ def run_sweep(
     finally: torch.set_num_threads(n_threads)
     return _result(config, sets, pieces)
 
+# %% ../../nbs/30_ensembles/37_sweep.ipynb #b40ff850
 def _seeds_per_chunk(config: SweepConfig, data: TabularSet) -> int:
     "Return how many seeds to train together: about 6 MB of weights, in at least two chunks."
     if config.device != "cpu": return 0
@@ -549,6 +549,7 @@ def _cores() -> int:
     "Return the cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
+# %% ../../nbs/30_ensembles/37_sweep.ipynb #b3cd8da4
 class _Progress:
     "Add up the epochs of chunks that are trained side by side."
     def __init__(self, report, total: int):
@@ -589,6 +590,7 @@ def _plain_losses(outputs: Tensor, targets: Tensor, aggregation: str,
         return costs.mean(), -(torch.logsumexp(-costs, 1) - math.log(costs.shape[1])).mean()
     return costs.mean(), nn.functional.cross_entropy(outputs.mean(1), targets)
 
+# %% ../../nbs/30_ensembles/37_sweep.ipynb #f419cff1
 def _plain_run(config: SweepConfig, data: TabularSet, seed: int, setting: dict, fused: bool):
     "Train one ensemble and return its predictions by split."
     dtype = torch.float64 if config.double else torch.float32

@@ -274,6 +274,7 @@ def epoch_values(
     "Return the running beta where it changes."
     return {} if self.beta_schedule == "constant" else {"beta": self.running_beta}
 
+# %% ../../nbs/30_ensembles/38_system.ipynb #230d1fb2
 @patch
 def epoch_end(
     self: EnsembleSystem,
