@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from amcl_suite.core.audio import write_audio
-from amcl_suite.core.data import DataError
+from amcl_suite.core.files import DataError
 from amcl_suite.separation.corpora import Corpus, MixtureRow
 from amcl_suite.separation.datasets import (DynamicMixing, EpochSampler, MixtureDataset, clips_of,
                                             collate, make_loader)

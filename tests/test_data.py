@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from amcl_suite.core.data import DataError, catalogue, check, checksum, fetch, locate
+from amcl_suite.core.files import DataError
+from amcl_suite.core.data import catalogue, check, checksum, fetch, locate
 from amcl_suite.mcl.uci import UCI_NAMES, read_uci
 
 DATA = Path(os.environ.get("AMCL_DATA", ""))

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from .data import DataError
-from .records import replacing
+from .files import DataError
+from .files import replacing
 from .settings import require
 
 # %% auto #0

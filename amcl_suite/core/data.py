@@ -4,19 +4,18 @@
 
 # %% ../../nbs/00_core/02_data.ipynb #1e2b4dd7
 from __future__ import annotations
-import difflib, hashlib, os, zipfile
+import difflib, hashlib, os, time
 from dataclasses import dataclass
 from pathlib import Path
+from .files import (DataError, read_bytes, read_member, replacing, sweep_temporaries,
+                                   walk_files)
 from .settings import setting
 
 # %% auto #0
-__all__ = ['UCI_COMMIT', 'UCI_SOURCE', 'DataError', 'RemoteFile', 'Container', 'Resource', 'catalogue', 'cache_dir',
-           'data_folders', 'resource', 'sha256_of', 'Found', 'locate', 'fetch', 'check', 'checksum']
+__all__ = ['UCI_COMMIT', 'UCI_SOURCE', 'RemoteFile', 'Container', 'Part', 'Resource', 'catalogue', 'cache_dir', 'data_folders',
+           'resource', 'sha256_of', 'Found', 'locate', 'fetch', 'check', 'checksum']
 
 # %% ../../nbs/00_core/02_data.ipynb #81c46e2b
-class DataError(RuntimeError):
-    "Data that are missing, damaged, or not fetchable; the message names the remedy."
-
 @dataclass(frozen=True)
 class RemoteFile:
     "One published file: where it lies, how large it is, and its checksum."
@@ -33,6 +32,13 @@ class Container:
     key: str          # folder inside an archive, or group inside an HDF5 file
 
 @dataclass(frozen=True)
+class Part:
+    "What must lie in the folder of a corpus: so many files of a kind, or one with a checksum."
+    pattern: str         # below the folder; `*` stands for one name, endings in any case
+    count: int = 1       # how many files match it
+    md5: str = ""        # of a single file; "": its content isn't known
+
+@dataclass(frozen=True)
 class Resource:
     "A named data set: files, other forms it may come in, licence and origin."
     name: str                                     # key of `catalogue()`
@@ -40,6 +46,7 @@ class Resource:
     files: tuple[RemoteFile, ...] = ()            # published files
     containers: tuple[Container, ...] = ()        # other forms, in order of preference
     folder: str = ""                              # folder of a corpus too large to be one file
+    layouts: tuple[tuple[Part, ...], ...] = ()    # what may be in it; one of them is enough
     licence: str = ""                             # as stated by the source
     source: str = ""                              # where it comes from
     help: str = ""                                # how to get it, if it can't be downloaded
@@ -232,7 +239,15 @@ def sha256_of(
 ) -> str:                        # hexadecimal SHA-256
     "Return the SHA-256 of a file or of bytes."
     if isinstance(source, bytes): return hashlib.sha256(source).hexdigest()
-    with open(source, "rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()
+    return _digest(source, "sha256")
+
+def _digest(path: str | Path, method: str) -> str:
+    "Return a checksum of a file; `DataError` if it can't be read."
+    try:
+        with open(path, "rb") as file: return hashlib.file_digest(file, method).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror}); check it, and its "
+                        "permissions") from None
 
 def _verified(content: bytes, expected: RemoteFile, where: str) -> bytes:
     "Return `content` if it is the published file; `DataError` otherwise."
@@ -263,13 +278,9 @@ class Found:
                 raise DataError(f"{self.path} holds {self.resource.name} only in part: "
                                 f"{expected.path} is missing; run `amcl data fetch "
                                 f"{self.resource.name}`")
-            return _verified(file.read_bytes(), expected, str(file))
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                return _verified(archive.read(expected.path), expected,
-                                 f"{self.path}:{expected.path}")
-        except (zipfile.BadZipFile, KeyError, EOFError) as error:
-            raise DataError(f"{self.path} is damaged ({error}): copy it again") from None
+            return _verified(read_bytes(file), expected, str(file))
+        return _verified(read_member(self.path, expected.path), expected,
+                         f"{self.path}:{expected.path}")
 
     def sha256(self) -> str:
         "Return one checksum for the whole data set in the form found."

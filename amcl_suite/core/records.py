@@ -4,112 +4,21 @@
 
 # %% ../../nbs/00_core/05_records.ipynb #17d0dbf3
 from __future__ import annotations
-import contextlib, errno, functools, importlib.metadata, json, math, os, platform, re, shutil
+import contextlib, functools, importlib.metadata, math, os, platform, re, shutil
 import subprocess, sys, time, wave
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
+from .files import (DataError, output_errors, read_json, read_npz, replacing,
+                                   sweep_temporaries, write_json_atomic, write_text_atomic)
 from .settings import project_root
 
 # %% auto #0
-__all__ = ['PACKAGES', 'SOUND_FILES', 'SCHEMA_VERSION', 'LOCK_NAME', 'ERROR_KINDS', 'encode', 'decode', 'OutputError',
-           'output_errors', 'replacing', 'write_text_atomic', 'write_json_atomic', 'gpus', 'code_version',
-           'environment', 'make_row', 'Run', 'open_run', 'is_locked', 'RunState', 'RecordError', 'read_record',
-           'read_arrays', 'Cost', 'cost']
-
-# %% ../../nbs/00_core/05_records.ipynb #8a8d6237
-_SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-
-def encode(
-    value: object,  # nested dicts, lists, numbers, text, paths, arrays or tensors
-) -> object:        # the same, in types that strict JSON knows
-    "Return `value` ready for strict JSON; `TypeError` for what has no plain form."
-    if isinstance(value, Enum): return encode(value.value)
-    if value is None or isinstance(value, (str, bool, int)): return value
-    if isinstance(value, float):
-        if math.isfinite(value): return float(value)
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, dict): return {str(k): encode(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)): return [encode(v) for v in value]
-    if isinstance(value, os.PathLike): return str(value)
-    if hasattr(value, "tolist"): return encode(value.tolist())  # arrays, tensors and their scalars
-    kind = type(value).__name__
-    raise TypeError(f"value: a record holds numbers, text, lists and dicts, got {kind}")
-
-# %% ../../nbs/00_core/05_records.ipynb #5a9a79c5
-def decode(
-    value: object,  # what `json.loads` returned
-) -> object:        # the same with the three special numbers back as floats
-    "Return the inverse of `encode` for what came out of JSON."
-    if isinstance(value, str): return _SPECIAL.get(value, value)
-    if isinstance(value, dict): return {k: decode(v) for k, v in value.items()}
-    if isinstance(value, list): return [decode(v) for v in value]
-    return value
-
-# %% ../../nbs/00_core/05_records.ipynb #b6e2a63b
-class OutputError(OSError):
-    "Results that can't be written; the message names the folder and the remedy."
-
-def _remedy(error: OSError, folder: Path) -> OutputError:
-    "Translate an operating system error into one that a user can act on."
-    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", -1)):
-        text = (f"the disk of {folder} is full: free some space there, or move the results with "
-                f"AMCL_RUNS_PATH; what is written is whole, and the same command goes on from it")
-    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        text = (f"the folder {folder} can't be written: change its permissions, or set "
-                f"AMCL_RUNS_PATH to another folder")
-    else:
-        text = (f"can't write to {folder} ({error.strerror or error}): choose another folder "
-                f"with AMCL_RUNS_PATH")
-    return OutputError(error.errno, text)
-
-# %% ../../nbs/00_core/05_records.ipynb #4f00d1c9
-@contextlib.contextmanager
-def output_errors(
-    folder: str | Path,  # folder that is being written to
-):                       # context manager
-    "Turn every `OSError` of the block into an `OutputError` that names `folder` and the remedy."
-    try: yield
-    except OutputError: raise
-    except OSError as error: raise _remedy(error, Path(folder)) from error
-
-@contextlib.contextmanager
-def replacing(
-    path: str | Path,  # final place of the file; its folder is made if missing
-):                     # context manager giving the temporary path to write to
-    "Write a file whole or not at all: the block fills a temporary file that then replaces `path`."
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with output_errors(path.parent):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            with open(temporary, "rb") as file: os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally: _unlink(temporary)
-
-def _unlink(path: Path) -> None:
-    "Remove a file if it is there and can be removed."
-    with contextlib.suppress(OSError): path.unlink(missing_ok=True)
-
-# %% ../../nbs/00_core/05_records.ipynb #88380172
-def write_text_atomic(
-    path: str | Path,  # final place of the file
-    text: str,         # content, written as UTF-8
-) -> Path:             # the path
-    "Write a text file whole or not at all; `OutputError` names the folder and the remedy."
-    with replacing(path) as temporary: temporary.write_text(text, encoding="utf-8")
-    return Path(path)
-
-def write_json_atomic(
-    path: str | Path,  # final place of the file
-    value: object,     # anything that `encode` takes
-) -> Path:             # the path
-    "Write strict JSON whole or not at all."
-    text = json.dumps(encode(value), indent=1, ensure_ascii=False, allow_nan=False)
-    return write_text_atomic(path, text + "\n")
+__all__ = ['PACKAGES', 'SOUND_FILES', 'SCHEMA_VERSION', 'LOCK_NAME', 'ERROR_KINDS', 'gpus', 'code_version', 'environment',
+           'make_row', 'Run', 'open_run', 'is_locked', 'RunState', 'RecordError', 'read_record', 'read_arrays', 'Cost',
+           'cost']
 
 # %% ../../nbs/00_core/05_records.ipynb #96a42748
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "POT", "lightning", "pandas",
@@ -150,6 +59,11 @@ def _device() -> str:
     torch = sys.modules["torch"]
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
+def _cpu_capability() -> str:
+    "Return the vector instructions that torch's kernels use here (\"AVX2\", ...); \"\" without it."
+    if "torch" not in sys.modules: return ""
+    return sys.modules["torch"].backends.cpu.get_cpu_capability()
+
 # %% ../../nbs/00_core/05_records.ipynb #6e9ab0cd
 @functools.cache
 def code_version() -> dict[str, str]:  # `version` and `commit`, with "+changes" where files differ
@@ -167,7 +81,7 @@ def environment() -> dict:  # python, platform, processor, cores, memory_gb, dev
     import psutil
     memory = round(psutil.virtual_memory().total / 2**30, 1)
     return {"python": platform.python_version(), "platform": platform.platform(),
-            "processor": _cpu_model(), "cores": os.cpu_count(), "memory_gb": memory,
+            "processor": _cpu_model(), "cpu_capability": _cpu_capability(), "cores": os.cpu_count(), "memory_gb": memory,
             "device": _device(), "packages": _versions(), **code_version()}
 
 # %% ../../nbs/00_core/05_records.ipynb #7a84954b
@@ -236,6 +150,7 @@ def open_run(
     "Open a run for results; `OutputError` at once if the folder can't be written."
     run = Run(out_dir, experiment, seeds, data)
     if run.folder:
+        sweep_temporaries(run.folder)      # of attempts that were killed
         write_text_atomic(run.folder / "started.txt", time.strftime("%Y-%m-%dT%H:%M:%S%z\n"))
     return run
 
@@ -444,7 +359,7 @@ class RunState(str, Enum):
     finished = "finished"    # results are whole
     failed = "failed"        # stopped by an error, which the record names
 
-class RecordError(ValueError):
+class RecordError(DataError):
     "A record that can't be used; the message names the file and the remedy."
 
 ERROR_KINDS = ("error", "crash", "timeout", "interrupted", "cancelled")
@@ -522,13 +437,9 @@ def read_record(
     "Return a run's record, migrated if older; `RecordError` if unreadable, wrong or newer."
     path = Path(path)
     path = path / "record.json" if path.is_dir() else path
-    try: record = decode(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise RecordError(f"{path}: can't be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path}: not a record ({error}); {_AGAIN}") from None
-    if not isinstance(record, dict): raise RecordError(f"{path}: not a record; {_AGAIN}")
-    record = _migrated(record, path)
+    try: record = _migrated(read_json(path), path)
+    except RecordError: raise
+    except DataError as error: raise RecordError(f"not a record: {error}; or {_AGAIN}") from None
     for field, kind in _faults(record):
         raise RecordError(f"{path}: {field} is missing or no {kind}; {_AGAIN}")
     if record["state"] not in RunState.__members__:
@@ -540,17 +451,10 @@ def read_arrays(
     folder: str | Path,  # folder of a run
 ) -> dict:               # name -> array; empty where the run kept none
     "Return the arrays of a run, never unpickled; `RecordError` for what is no plain array."
-    import zipfile
-    import numpy as np
     path = Path(folder) / "arrays.npz"
     if not path.exists(): return {}
-    try:
-        with np.load(path, allow_pickle=False) as file: arrays = {k: file[k] for k in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise RecordError(f"{path}: can't be read ({error}); {_AGAIN}") from None
-    odd = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
-    if odd: raise RecordError(f"{path}: can't be read ({odd[0]} is no array); {_AGAIN}")
-    return arrays
+    try: return read_npz(path)
+    except DataError as error: raise RecordError(f"{error}; or {_AGAIN}") from None
 
 # %% ../../nbs/00_core/05_records.ipynb #20b4f77b
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def run_app(
     arguments: list[str] | None = None,  # words after the name; None: the process's
 ) -> None:                               # ends with `SystemExit`
     "Run a command line: clear errors of one line, exit status 0, 1, 2 or 130."
-    from amcl_suite.core.data import DataError
+    from amcl_suite.core.files import DataError
     def complain(text, code): print(f"{name}: {text}", file=sys.stderr); return code
     stopped = "stopped; the same command goes on from here"
     try:

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
-from .records import replacing, write_json_atomic, write_text_atomic
+from .files import replacing, write_json_atomic, write_text_atomic
 from .settings import setting
 
 # %% auto #0

@@ -176,7 +176,7 @@ def _sweep_table(console, settings: dict, tag: str, out: Path, resume: bool, smo
 def _claim(folder: Path, config, resume: bool) -> None:
     "Make a folder belong to a sweep: refuse one of another, or empty it without `resume`."
     from dataclasses import asdict
-    from amcl_suite.core.records import write_json_atomic
+    from amcl_suite.core.files import write_json_atomic
     file, mine = folder / "config.json", asdict(config)
     mine["temperatures"] = [str(t) if t == float("inf") else t for t in config.temperatures]
     mine = json.loads(json.dumps(mine))
@@ -195,7 +195,7 @@ def _claim(folder: Path, config, resume: bool) -> None:
 def _store_sweep(result, folder: Path) -> None:
     "Write table and predictions of a batched sweep."
     import numpy as np
-    from amcl_suite.core.records import replacing
+    from amcl_suite.core.files import replacing
     from amcl_suite.ensembles.diagnostics import stored_predictions, write_reference_json
     with replacing(folder / "table.parquet") as temporary: result.frame().to_parquet(temporary)
     betas = [setting["beta"] for setting in result.settings]
@@ -260,7 +260,7 @@ def find_predictions(
 ) -> tuple[dict, str]:                  # beta -> (outputs, targets) with runs first; aggregation
     "Return stored predictions by beta; `DataError` where there are none."
     import torch
-    from amcl_suite.core.data import DataError
+    from amcl_suite.core.files import DataError
     from amcl_suite.ensembles.diagnostics import read_reference_json
     from amcl_suite.ensembles.experiments import read_predictions
     path = Path(path)
@@ -323,7 +323,7 @@ def read_tables(
 ) -> tuple:                  # data frames: what the best weights reach, curves of the training
     "Read the long tables of several folders; `DataError` where one is missing."
     import pandas
-    from amcl_suite.core.data import DataError
+    from amcl_suite.core.files import DataError
     tables = []
     for folder in map(Path, folders):
         if not (folder / "table.parquet").is_file():

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from ..core.data import DataError
-from ..core.records import replacing
+from ..core.files import DataError
+from ..core.files import replacing
 from ..core.tables import Table, format_value
 from .metrics import (_any_labels, _finite, check_classification,
                                           check_regression, evaluate_classification,

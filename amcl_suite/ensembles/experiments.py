@@ -13,8 +13,8 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from ..core.data import DataError
-from ..core.records import replacing, write_json_atomic, write_text_atomic
+from ..core.files import DataError
+from ..core.files import replacing, write_json_atomic, write_text_atomic
 from ..core.trainer import TrainerSettings, load_weights, read_checkpoint, train
 from .images import ImageLoaders, Split, image_loaders, read_images
 from .learners import LEARNERS

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from ..core.data import DataError, cache_dir, locate, resource, sha256_of
-from ..core.records import replacing, write_json_atomic
+from ..core.files import DataError
+from ..core.data import cache_dir, locate, resource, sha256_of
+from ..core.files import replacing, write_json_atomic
 from .images import (
     EpochKeys, ImageLoaders, KeyBatches, epoch_generator, normalise, stratified_order)
 

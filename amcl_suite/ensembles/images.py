@@ -14,8 +14,9 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
-from ..core.data import DataError, cache_dir, locate, resource
-from ..core.records import replacing
+from ..core.files import DataError
+from ..core.data import cache_dir, locate, resource
+from ..core.files import replacing
 
 # %% auto #0
 __all__ = ['CIFAR_MEAN', 'CIFAR_STD', 'MNIST_MEAN', 'MNIST_STD', 'IMAGE_SIZE', 'PRESETS', 'IMAGE_SETS', 'Warps', 'Augmentation',

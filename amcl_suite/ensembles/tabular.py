@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from ..core.data import DataError, data_folders
+from ..core.files import DataError
+from ..core.data import data_folders
 from ..mcl.uci import UCI_NAMES, read_uci
 
 # %% auto #0

@@ -8,7 +8,8 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-from ..core.data import DataError, Found, catalogue, data_folders, locate
+from ..core.files import DataError
+from ..core.data import Found, catalogue, data_folders, locate
 
 # %% auto #0
 __all__ = ['UCI_NAMES', 'published_splits', 'UCIData', 'hidden_units', 'read_uci', 'bimodal_regression', 'Prepared', 'prepare']

@@ -8,7 +8,7 @@ import ast, json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from ..core.records import write_text_atomic
+from ..core.files import write_text_atomic
 from ..core.settings import project_root
 from .docs import read_cells, read_title, sidebar
 

@@ -378,7 +378,8 @@ Sets = Annotated[Optional[list[str]], typer.Argument(metavar="[NAME...]",
 @data_app.command("list")
 def data_list() -> None:
     "List the data sets: what is known, and where it is."
-    from amcl_suite.core.data import DataError, catalogue, data_folders, locate
+    from amcl_suite.core.files import DataError
+    from amcl_suite.core.data import catalogue, data_folders, locate
     console, table = _console(), _table("name", "what", "size", "where")
     for name, entry in catalogue().items():
         try: where = str(locate(name, download=False).path)
@@ -390,7 +391,8 @@ def data_list() -> None:
 @data_app.command("fetch")
 def data_fetch(names: Sets = None) -> None:
     "Download data sets and verify them; without names all of up to 50 MB."
-    from amcl_suite.core.data import DataError, catalogue, fetch, resource
+    from amcl_suite.core.files import DataError
+    from amcl_suite.core.data import catalogue, fetch, resource
     console, failed = _console(), 0
     free = {name: entry.size for name, entry in catalogue().items() if entry.downloadable}
     for name in names or [name for name, size in free.items() if size <= 50e6]:
@@ -407,7 +409,8 @@ def data_fetch(names: Sets = None) -> None:
 @data_app.command("check")
 def data_check(names: Sets = None) -> None:
     "Verify every byte of the data sets on this machine."
-    from amcl_suite.core.data import DataError, catalogue, check, locate, resource
+    from amcl_suite.core.files import DataError
+    from amcl_suite.core.data import catalogue, check, locate, resource
     console, failed = _console(), 0
     for name in names or catalogue():
         resource(name)
@@ -461,7 +464,8 @@ def _examine_disk() -> list[tuple[str, str, str]]:
 # %% ../../nbs/80_reproduce/87_cli.ipynb #d7bb60cf
 def _examine_data() -> list[tuple[str, str, str]]:
     "Return (name, finding, remedy) for each data set."
-    from amcl_suite.core.data import DataError, catalogue, check
+    from amcl_suite.core.files import DataError
+    from amcl_suite.core.data import catalogue, check
     lines = []
     for name in catalogue():
         try: finding, remedy = f"verified, {check(name).path}", ""

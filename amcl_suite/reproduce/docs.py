@@ -8,7 +8,7 @@ import base64, json, posixpath, re, shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from ..core.records import write_text_atomic
+from ..core.files import write_text_atomic
 from ..core.settings import project_root
 
 # %% auto #0

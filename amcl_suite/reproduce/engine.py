@@ -8,8 +8,8 @@ import contextlib, json, os, shutil, signal, threading, time, uuid
 from dataclasses import dataclass
 from pathlib import Path
 from fastcore.basics import patch
-from ..core.records import (OutputError, RunState, is_locked, output_errors,
-                                     write_json_atomic)
+from ..core.files import OutputError, output_errors, write_json_atomic
+from ..core.records import RunState, is_locked
 from ..core.settings import project_root, runs_dir
 from ..core.tables import format_seconds
 from .jobs import JobError, PlannedRun, data_checksum

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import psutil
 from fastcore.basics import patch
-from ..core.records import output_errors
+from ..core.files import output_errors
 from .jobs import JobError, PlannedRun, slurm_options
 from .worker import Task, Worker
 

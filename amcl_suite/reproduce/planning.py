@@ -24,7 +24,8 @@ def prepare_data(
     "Find or fetch the data sets of runs; `ValueError` for an unknown name."
     names, missing = sorted({d for r in runs for d in r.data}), []
     if not names: return []
-    from amcl_suite.core.data import DataError, catalogue, locate, resource
+    from amcl_suite.core.files import DataError
+    from amcl_suite.core.data import catalogue, locate, resource
     network = True
     for name in names:
         resource(name)

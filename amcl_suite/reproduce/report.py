@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from ..core.records import (SCHEMA_VERSION, RecordError, cost, encode, is_locked,
-                                     read_record, replacing)
+from ..core.files import encode, replacing
+from ..core.records import SCHEMA_VERSION, RecordError, cost, is_locked, read_record
 from ..core.settings import runs_dir
 from ..core.tables import Table, format_seconds, paper_vs_ours, pivot
 

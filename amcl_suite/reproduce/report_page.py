@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
-from ..core.records import SOUND_FILES, write_text_atomic
+from ..core.files import write_text_atomic
+from ..core.records import SOUND_FILES
 from ..core.settings import runs_dir
 from ..core.tables import Table, plain_markdown
 from .report import (Collection, Group, collect, cost_table, data_lines,

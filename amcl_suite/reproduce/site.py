@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
-from ..core.records import write_text_atomic
+from ..core.files import write_text_atomic
 from ..core.settings import project_root
 from .api import store_api
 from .docs import (LABEL, Cell, cell_markdown, labels, numbered, outside_code,

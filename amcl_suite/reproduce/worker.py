@@ -8,8 +8,9 @@ import contextlib, json, os, re, shutil, signal, sys, threading, time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from filelock import FileLock, Timeout
-from ..core.records import (SCHEMA_VERSION, RecordError, RunState, environment, is_locked,
-                                     output_errors, read_record, write_json_atomic)
+from ..core.files import output_errors, write_json_atomic
+from ..core.records import (SCHEMA_VERSION, RecordError, RunState, environment,
+                                     is_locked, read_record)
 
 # %% auto #0
 __all__ = ['MAX_CELL_OUTPUT', 'MAX_LINE', 'Standing', 'standing', 'Task', 'execute', 'Deadline', 'Worker']

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from fastcore.basics import patch
 from ..core.audio import AudioError, active_level, audio_info, read_audio
-from ..core.data import DataError
+from ..core.files import DataError
 from .voices import speaker_of
 
 # %% auto #0

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from ..core.audio import AudioError, active_level, pcm16, read_audio, resample
-from ..core.data import DataError
+from ..core.files import DataError
 from .corpora import Corpus, MixtureRow, counts, parse_name
 from .distances import active_targets
 from .mixing import draw_levels, mixture_name

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from fastcore.basics import patch
 from ..core.plots import method_style
-from ..core.records import decode, replacing, write_json_atomic
+from ..core.files import decode, replacing, write_json_atomic
 from .corpora import Corpus, read_corpus
 from .datasets import DynamicMixing, MixtureDataset, clips_of, make_loader
 from .metrics import evaluate_model, load_metrics, run_summary, save_metrics

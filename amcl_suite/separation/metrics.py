@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from ..core.plots import method_style
-from ..core.records import replacing
+from ..core.files import replacing
 from ..core.settings import require
 from ..mcl.assignment import permutation, winner_takes_all
 from .corpora import Corpus

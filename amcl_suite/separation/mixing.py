@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from ..core.audio import (AudioError, active_level, audio_info, pcm16, read_audio,
                                    resample, wav_bytes)
-from ..core.data import DataError, cache_dir, sha256_of
-from ..core.records import output_errors, write_json_atomic, write_text_atomic
+from ..core.files import DataError
+from ..core.data import cache_dir, sha256_of
+from ..core.files import output_errors, write_json_atomic, write_text_atomic
 from .voices import (ESPEAK_SPEAKERS, SENTENCES, Clip, by_speaker,
                                           clips_from_folder, cut_in_two, espeak_voices, fingerprint,
                                           has_espeak, join_clips, librispeech_clips, split_voices,

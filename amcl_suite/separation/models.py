@@ -13,8 +13,8 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core.data import DataError
-from ..core.records import replacing
+from ..core.files import DataError
+from ..core.files import replacing
 from .blocks import (
     HEADS, ConvMasker, DualPathMasker, SudoMasker, decode, filterbank, scoring_head)
 

@@ -13,8 +13,8 @@ from fastcore.basics import patch
 from torch import Tensor
 from torch.nn import functional as F
 from ..core.audio import AudioError, players, read_audio, resample, write_audio
-from ..core.data import DataError
-from ..core.records import write_json_atomic
+from ..core.files import DataError
+from ..core.files import write_json_atomic
 from ..mcl.assignment import permutation
 from .models import load_model
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from fastcore.basics import patch
-from ..core.records import write_text_atomic
+from ..core.files import write_text_atomic
 from ..mcl.assignment import annealed
 from .distances import neg_si_sdr
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from ..core.audio import audio_info, pcm16, read_audio, resample
-from ..core.data import DataError, data_folders, sha256_of
+from ..core.files import DataError
+from ..core.data import data_folders, sha256_of
 
 # %% auto #0
 __all__ = ['SENTENCES', 'ESPEAK_SPEAKERS', 'Clip', 'speaker_of', 'memory_clip', 'clips_from_folder', 'clips_from_zip',
