@@ -4,16 +4,16 @@
 
 # %% ../../nbs/00_core/02_data.ipynb #1e2b4dd7
 from __future__ import annotations
-import difflib, hashlib, os, time
+import difflib, fnmatch, hashlib, itertools, os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from .files import (DataError, read_bytes, read_member, replacing, sweep_temporaries,
-                                   walk_files)
+from .files import DataError, read_bytes, read_member, replacing, sweep_temporaries
 from .settings import setting
 
 # %% auto #0
 __all__ = ['UCI_COMMIT', 'UCI_SOURCE', 'RemoteFile', 'Container', 'Part', 'Resource', 'catalogue', 'cache_dir', 'data_folders',
-           'resource', 'sha256_of', 'Found', 'locate', 'fetch', 'check', 'checksum']
+           'resource', 'sha256_of', 'Found', 'locate', 'fetch', 'check', 'checksum', 'DataState', 'state']
 
 # %% ../../nbs/00_core/02_data.ipynb #81c46e2b
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Resource:
     files: tuple[RemoteFile, ...] = ()            # published files
     containers: tuple[Container, ...] = ()        # other forms, in order of preference
     folder: str = ""                              # folder of a corpus too large to be one file
-    layouts: tuple[tuple[Part, ...], ...] = ()    # what may be in it; one of them is enough
     licence: str = ""                             # as stated by the source
     source: str = ""                              # where it comes from
     help: str = ""                                # how to get it, if it can't be downloaded
+    layouts: tuple[tuple[Part, ...], ...] = ()    # what `folder` may hold; one is enough
 
     @property
     def size(self) -> int: return sum(f.size for f in self.files)
@@ -142,12 +142,33 @@ def _speech() -> dict[str, Resource]:
         source="github.com/Jakobovski/free-spoken-digit-dataset, commit 26eb9aaf76e8",
         help="Join its clips in one HDF5 file fsdd_8k.h5 (13 MB)")
     wsj0 = Resource("wsj0-mix", "WSJ0-mix, 2 to 5 speakers, 8 kHz (licensed)", folder="wsj0-mix",
+        layouts=_wsj0_layouts(),
         source="WSJ0 (LDC93S6A)",
         help="Make it from a licensed copy of WSJ0 with `amcl-separation make-corpus wsj0`")
     libri = Resource("librimix", "LibriMix, 2 and 3 speakers (430 and 332 GB in full)",
-        folder="librimix", licence="CC BY 4.0", source="github.com/JorisCos/LibriMix",
+        folder="librimix", layouts=_librimix_layouts(), licence="CC BY 4.0",
+        source="github.com/JorisCos/LibriMix",
         help="Make it with the scripts of its repository")
     return {"librispeech": clips, "fsdd": digits, "wsj0-mix": wsj0, "librimix": libri}
+
+# %% ../../nbs/00_core/02_data.ipynb #7e180691
+def _wsj0_layouts() -> tuple:
+    "Return what a copy of WSJ0-mix holds: one layout for each speaker count, rate and mode."
+    sizes = {"tr": 20_000, "cv": 5_000, "tt": 3_000}
+    return tuple(tuple(Part(f"{n}speakers/wav{rate}k/{mode}/{split}/{sound}/*", count)
+                       for split, count in sizes.items()
+                       for sound in ("mix", *(f"s{i + 1}" for i in range(n))))
+                 for n, rate, mode in itertools.product((2, 3, 4, 5), (8, 16), ("min", "max")))
+
+def _librimix_layouts() -> tuple:
+    "Return what a copy of LibriMix may hold: the parts for tests, and two for training."
+    sizes = {2: {"dev": 3_000, "test": 3_000, "train-100": 13_900, "train-360": 50_800},
+             3: {"dev": 3_000, "test": 3_000, "train-100": 9_300, "train-360": 33_900}}
+    groups = (("dev", "test"), ("train-100",), ("train-360",))
+    choices = itertools.product((2, 3), (8, 16), ("min", "max"), groups)
+    return tuple(tuple(Part(f"{top}wav{rate}k/{mode}/{split}/s{i + 1}/*", sizes[n][split])
+                       for split in group for i in range(n))
+                 for n, rate, mode, group in choices for top in (f"Libri{n}Mix/", ""))
 
 # %% ../../nbs/00_core/02_data.ipynb #b266f77c
 def _images() -> dict[str, Resource]:
@@ -174,6 +195,16 @@ def _images() -> dict[str, Resource]:
 def _cifar() -> dict[str, Resource]:
     "Return CIFAR-10 and CIFAR-100: one archive, which may have been unpacked."
     base, sets = "https://www.cs.toronto.edu/~kriz/", {}
+    md5 = {"cifar10": {"data_batch_1": "c99cafc152244af753f735de768cd75f",
+                       "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+                       "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+                       "data_batch_4": "634d18415352ddfa80567beed471001a",
+                       "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+                       "test_batch": "40351d587109b95175f43aff81a1287e",
+                       "batches.meta": "5ff9c542aee3614f3951f8cda6e48888"},
+           "cifar100": {"train": "16019d7e3df5f24257cddd939b257f8d",
+                        "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+                        "meta": "7973b15100ade9c7d40fb424638fde48"}}
     for name, archive, folder, size, sha256 in (
         ("cifar10", "cifar-10-python.tar.gz", "cifar-10-batches-py", 170498071,
          "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"),
@@ -182,6 +213,7 @@ def _cifar() -> dict[str, Resource]:
         n_classes = name.removeprefix("cifar")
         sets[name] = Resource(name, f"CIFAR-{n_classes}, 60,000 images 32 x 32",
             (RemoteFile(archive, size, sha256, base + archive),), folder=folder,
+            layouts=(tuple(Part(file, md5=sum) for file, sum in md5[name].items()),),
             licence="none stated", source=base + "cifar.html",
             help=f"Run `amcl data fetch {name}` (170 MB), or get {archive} from {base}cifar.html "
                  f"(its unpacked folder {folder} will do as well)")
@@ -189,7 +221,11 @@ def _cifar() -> dict[str, Resource]:
 
 def _imagenet() -> Resource:
     "Return ImageNet, whose terms forbid to pass it on."
+    top = "ILSVRC/Data/CLS-LOC"
+    parts = (Part(f"{top}/train/n*/*.JPEG", 1_281_167), Part(f"{top}/val/*.JPEG", 50_000),
+             Part("imagenet_class_index.json"), Part("ILSVRC2012_val_labels.json"))
     return Resource("imagenet", "ImageNet (ILSVRC 2012), 1.28 million images", folder="imagenet",
+        layouts=(parts,),
         licence="non-commercial research, by agreement with the source",
         source="image-net.org",
         help="Get the ILSVRC 2012 images (about 155 GB) from image-net.org after agreeing to its "
@@ -294,13 +330,41 @@ class Found:
 
 def _listing_sha256(folder: Path) -> str:
     "Return one checksum of a corpus: top files and tables by content, everything else by name."
-    top = sorted(p for p in folder.glob("*") if p.is_file() and p.suffix != ".csv")
+    top = sorted(p for p in folder.glob("[!.]*") if p.is_file() and p.suffix != ".csv")
     lines = [f"{p.name} {sha256_of(p) if p.stat().st_size < 2e8 else p.stat().st_size}"
              for p in top]
-    for path in sorted(folder.glob("*/*/*/*")) + sorted(folder.rglob("*.csv")):
+    for path in sorted(folder.glob("*/*/*/[!.]*")) + sorted(folder.rglob("[!.]*.csv")):
         content = sha256_of(path) if path.suffix == ".csv" else ""
         lines.append(f"{path.relative_to(folder).as_posix()} {content}")
     return sha256_of("\n".join(lines).encode())
+
+# %% ../../nbs/00_core/02_data.ipynb #b4b648ec
+def _matches(folder: str | Path, pattern: str) -> Iterator[str]:
+    "Yield the files that match below a folder; dot files never do, and case doesn't matter."
+    first, _, rest = pattern.lower().partition("/")
+    try: entries = os.scandir(folder)
+    except OSError: return
+    with entries:
+        for entry in entries:
+            if entry.name.startswith(".") or not fnmatch.fnmatchcase(entry.name.lower(), first):
+                continue
+            if rest: yield from _matches(entry.path, rest)
+            elif entry.is_file(): yield entry.path
+
+def _begun(folder: Path, entry: Resource) -> list[tuple[Part, ...]]:
+    "Return the layouts of which a folder holds at least one file."
+    return [layout for layout in entry.layouts
+            if any(next(_matches(folder, part.pattern), "") for part in layout)]
+
+def _lacks(folder: Path, entry: Resource) -> str:
+    "Return the first thing that is missing or wrong in the folder of a corpus, or \"\"."
+    for part in itertools.chain(*_begun(folder, entry)):
+        files = list(_matches(folder, part.pattern))
+        if len(files) != part.count:
+            return f"{folder / part.pattern} holds {len(files):,} of {part.count:,} files"
+        if part.md5 and _digest(files[0], "md5") != part.md5:
+            return f"{files[0]} is damaged or not the published file"
+    return ""
 
 # %% ../../nbs/00_core/02_data.ipynb #5174062a
 def _candidates(folder: Path, file: RemoteFile) -> list[Path]:
@@ -315,7 +379,7 @@ def _find_in(folder: Path, entry: Resource) -> Found | None:
             kind = ("archive" if not entry.files else
                     "zip" if path.suffix == ".zip" else "hdf5")
             return Found(entry, kind, path, container.key)
-    if entry.folder and (folder / entry.folder).is_dir():
+    if entry.folder and _begun(folder / entry.folder, entry):
         return Found(entry, "folder", folder / entry.folder)
     if entry.files and any(p.is_file() for f in entry.files[:1] for p in _candidates(folder, f)):
         return Found(entry, "files", folder)
@@ -329,14 +393,15 @@ def locate(
 ) -> Found:                          # where it is; contents are verified when read
     "Find a data set in the data folders, or fetch it; `DataError` says where to get and put it."
     entry, folders = resource(name), data_folders(path)
-    for folder in folders:
-        if found := _find_in(folder, entry):
-            if found.kind in ("hdf5", "archive"): _check_container(found)
-            return found
+    if found := next((f for folder in folders if (f := _find_in(folder, entry))), None):
+        if found.kind in ("hdf5", "archive"): _check_container(found)
+        return found
     if path is None and download and entry.downloadable: return fetch(name)
     how = entry.help or f"Get it from {entry.source} ({entry.size / 1e6:.1f} MB)"
-    raise DataError(f"{name} is in none of {', '.join(map(str, folders))}. {how}; put it into one "
-                    "of these folders or set AMCL_DATA.")
+    empty = [f"; {f / entry.folder} holds nothing of it" for f in folders
+             if entry.folder and (f / entry.folder).is_dir()]
+    raise DataError(f"{name} is in none of {', '.join(map(str, folders))}{''.join(empty)}. {how}; "
+                    "put it into one of these folders or set AMCL_DATA.")
 
 def _check_container(found: Found) -> None:
     "Raise `DataError` unless a container has the known checksum (computed once per version)."
@@ -351,24 +416,43 @@ def _check_container(found: Found) -> None:
 
 _CHECKED: set = set()
 
+# %% ../../nbs/00_core/02_data.ipynb #e652358d
+class _Capped:
+    "A file that refuses to grow beyond `size` bytes."
+    def __init__(self, file, size: int): self.file, self.size, self.left = file, size, size
+
+    def write(self, chunk: bytes) -> None:
+        "Write a chunk; `DataError` once it is too much."
+        self.left -= len(chunk)
+        if self.left < 0: raise DataError(f"the server sends more than {self.size:,} bytes")
+        self.file.write(chunk)
+
+    def flush(self) -> None: self.file.flush()
+
+def _download(file: RemoteFile, target: Path, progress: bool) -> None:
+    "Fetch one published file; it gets its name only when its checksum is right."
+    import pooch
+    get = pooch.HTTPDownloader(progressbar=progress, timeout=20, chunk_size=2**16)
+    with replacing(target) as temporary:
+        with open(temporary, "wb") as output: get(file.url, _Capped(output, file.size), None)
+        if sha256_of(temporary) != file.sha256:
+            raise DataError(f"{temporary.stat().st_size:,} bytes of other content than the "
+                            f"published {file.size:,}")
+
 # %% ../../nbs/00_core/02_data.ipynb #463aeb4a
 def fetch(
     name: str,               # key of `catalogue()`
     progress: bool = False,  # show a progress bar
 ) -> Found:                  # the data set in the user's cache, verified
     "Download a data set from its pinned address into the cache; `DataError` if it can't be had."
-    import logging, pooch
-    entry = resource(name)
+    entry, folder = resource(name), cache_dir()
     if not entry.downloadable: raise DataError(f"{name} can't be downloaded. {entry.help}")
-    pooch.get_logger().setLevel(logging.ERROR)
-    folder = cache_dir()
+    sweep_temporaries(folder)                         # of downloads that were killed
     for file in entry.files:
         target = folder / file.path
         try:
             if target.is_file() and sha256_of(target) == file.sha256: continue
-            target.unlink(missing_ok=True)
-            pooch.retrieve(file.url, "sha256:" + file.sha256, target.name, target.parent,
-                           downloader=pooch.HTTPDownloader(progressbar=progress, timeout=20))
+            _download(file, target, progress)
         # connection, status, checksum and disk errors of requests and pooch have no common class
         except Exception as error:
             reason = (f"{type(error).__name__}: "
@@ -383,15 +467,41 @@ def fetch(
 def check(
     name: str,                       # key of `catalogue()`
     path: str | Path | None = None,  # explicit folder
-) -> Found:                          # the data set, every byte verified
+) -> Found:                          # the data set, verified
     "Find a data set and verify all of it, without a download; `DataError` if missing or damaged."
     found = locate(name, path, download=False)
-    found.sha256()
+    if found.kind != "folder": found.sha256()         # reads and compares every byte
+    elif lacks := _lacks(found.path, found.resource):
+        raise DataError(f"{name}: {lacks}; complete it. {found.resource.help}")
     return found
 
 def checksum(
     name: str,       # key of `catalogue()`
 ) -> str:            # hexadecimal; "" where the data set is not on this machine
-    "Return one checksum for a data set as found here; \"\" if it is not here."
-    try: return check(name).sha256()
+    "Return one checksum for a data set as found here; \"\" if it is not here, or damaged."
+    try: return locate(name, download=False).sha256()
     except DataError: return ""
+
+# %% ../../nbs/00_core/02_data.ipynb #a6a97be5
+@dataclass(frozen=True)
+class DataState:
+    "What is known of a data set on this machine."
+    word: str                  # "missing", "incomplete", "found" or "verified"
+    detail: str = ""           # what is missing or wrong, and the remedy
+    path: Path | None = None   # where it is
+
+    def __str__(self): return self.word + f": {self.detail}" * bool(self.detail)
+
+def state(
+    name: str,                       # key of `catalogue()`
+    path: str | Path | None = None,  # explicit folder
+    thorough: bool = True,           # verify it; False: only look whether it is there
+) -> DataState:                      # one of four words, and why
+    "Say whether a data set is here and can be trusted; `ValueError` for an unknown name."
+    entry, folders = resource(name), data_folders(path)
+    found = next((f for folder in folders if (f := _find_in(folder, entry))), None)
+    try:
+        if found and not thorough: return DataState("found", path=found.path)
+        return DataState("verified", path=check(name, path).path)
+    except DataError as error:
+        return DataState("incomplete" if found else "missing", str(error), found and found.path)

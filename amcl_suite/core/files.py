@@ -89,12 +89,13 @@ def _temporary(path: Path) -> Iterator[Path]:
 _LEFT = re.compile(r"\..+\.(?:\d+|[0-9a-f]{16})\.tmp")   # the digits are of older versions
 
 def sweep_temporaries(
-    folder: str | Path,   # searched with all folders below it, links excepted
-) -> int:                 # how many files were removed
+    folder: str | Path,    # searched with all folders below it, links excepted
+    below: bool = True,    # False: this folder only
+) -> int:                  # how many files were removed
     "Remove the temporary files of killed writers; those of writers at work stay."
-    names = (Path(base) / name for base, _, files in os.walk(folder) for name in files
-             if _LEFT.fullmatch(name))
-    return sum(_sweep(path) for path in names)
+    bases = os.walk(folder) if below else [next(os.walk(folder), (folder, [], []))]
+    return sum(_sweep(Path(base) / name) for base, _, files in bases for name in files
+               if _LEFT.fullmatch(name))
 
 def _sweep(path: Path) -> bool:
     "Remove one temporary file unless its writer lives."
@@ -251,8 +252,8 @@ def _archive(path: str | Path, member: str = "", keep: bool = False) -> Iterator
             with zipfile.ZipFile(path) as archive: yield archive
     except (DataError, MemoryError): raise
     except Exception as error:     # BadZipFile, zlib.error, EOFError, NotImplementedError, ...
-        raise DataError(f"{where}: damaged, or no zip archive ({_reason(error)}); copy it "
-                        "again") from None
+        raise DataError(f"{where}: damaged, or no zip archive ({_reason(error)}); copy it again, "
+                        "or delete it") from None
 
 def zip_names(
     path: str | Path,   # a zip archive

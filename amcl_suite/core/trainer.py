@@ -4,7 +4,7 @@
 
 # %% ../../nbs/00_core/04a_trainer.ipynb #9f603f18
 from __future__ import annotations
-import contextlib, hashlib, importlib, json, logging, math, os, random, shutil
+import contextlib, hashlib, importlib, logging, math, os, random, shutil
 import signal, sys, tempfile, threading, time, warnings, weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,7 +16,8 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
-from .files import replacing, write_json_atomic, write_text_atomic
+from .files import (DataError, read_json, read_weights, sweep_temporaries,
+                                   write_json_atomic, write_text_atomic, write_weights)
 from .settings import setting
 
 # %% auto #0
@@ -271,7 +272,7 @@ class System(_pl.LightningModule):
 class _AtomicCheckpoints(_pl.plugins.io.CheckpointIO):
     "Checkpoints that are whole or not there, and hold plain values and tensors only."
     def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
-        with replacing(path) as temporary: torch.save(checkpoint, temporary)
+        write_weights(path, checkpoint)
 
     def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict:
         return read_checkpoint(path)
@@ -282,14 +283,11 @@ class _AtomicCheckpoints(_pl.plugins.io.CheckpointIO):
 def read_checkpoint(
     path: str | Path,    # written by `train`
 ) -> dict:               # "state_dict" and the state of the training
-    "Read a checkpoint on the CPU; `ValueError` for what is missing, damaged or not one of ours."
-    try: content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ValueError(f"path: there is no checkpoint {path}") from None
-    except Exception as error:
-        raise ValueError(f"checkpoint {path} can't be read ({type(error).__name__}): it is damaged "
-                         "or holds more than plain values; delete it to start again") from None
-    return content
+    "Read a checkpoint on the CPU; `DataError` for what is missing, damaged or not one of ours."
+    content = read_weights(path)
+    if isinstance(content, dict): return content
+    raise DataError(f"{path}: holds a {type(content).__name__} where the state of a training "
+                    "belongs; it was not written by `train`")
 
 def load_weights(
     system: torch.nn.Module,   # changed in place
@@ -297,7 +295,7 @@ def load_weights(
 ) -> torch.nn.Module:          # the system
     "Load the weights of a checkpoint; `ValueError` if they belong to another architecture."
     content = read_checkpoint(path)
-    if not isinstance(content, dict) or "state_dict" not in content:
+    if "state_dict" not in content:
         raise ValueError(f"checkpoint {path} has no weights: it was not written by `train`")
     try: system.load_state_dict(content["state_dict"])
     except RuntimeError as error:
@@ -619,8 +617,9 @@ def _n_batches(loader: DataLoader) -> int:
 def _former(folder: Path, agree: dict) -> dict | None:
     "Return the engine's state in `last.ckpt`, or None; `ValueError` if it belongs to others."
     if not (path := folder / _LAST).exists(): return None
-    state = read_checkpoint(path).get("callbacks", {}).get(_Engine.state_key)
-    if state is None:
+    callbacks = read_checkpoint(path).get("callbacks")
+    state = callbacks.get(_Engine.state_key) if isinstance(callbacks, dict) else None
+    if not isinstance(state, dict) or not state.keys() >= {"agree", "rows", "best", "stopped"}:
         raise ValueError(f"checkpoint {path} was not written by `train`: use another folder")
     for name in (*agree, *state["agree"]):
         then, now = (side.get(name, "nothing") for side in (state["agree"], agree))
@@ -692,6 +691,7 @@ def train(
     temporary = folder is None
     folder = Path(tempfile.mkdtemp() if temporary else folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    sweep_temporaries(folder)                        # of a training that was killed
     agree = _agreement(system, settings, train_loader)
     loaders = [EpochLoader(train_loader, settings.seed),
                val_loader and EpochLoader(val_loader, settings.seed, train=False)]
@@ -727,7 +727,7 @@ def _fit(system: System, loaders: list, settings: TrainerSettings, engine: _Engi
         raise KeyboardInterrupt from None
     except Exception:
         if not (path := folder / _STOP).exists(): raise
-        raise Diverged(**json.loads(path.read_text())) from None
+        raise Diverged(**read_json(path)) from None
     finally:
         if _world()[1] > 1: torch.distributed.destroy_process_group()   # each is alone again
         torch.use_deterministic_algorithms(deterministic)

@@ -4,12 +4,13 @@
 
 # %% ../../nbs/00_core/04_training.ipynb #90d09c53
 from __future__ import annotations
-import hashlib, os, time
+import hashlib, time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 import torch
 from torch import Tensor, nn
+from .files import DataError, read_weights, sweep_temporaries, write_weights
 from .stacked import StackedPerceptron
 
 # %% auto #0
@@ -143,29 +144,21 @@ def _record(fit: Fit, values: dict[str, Tensor], select: dict[str, str], paramet
 # %% ../../nbs/00_core/04_training.ipynb #a9b3d587
 def save_atomic(
     content: dict,       # tensors and plain values
-    path: str | Path,    # file to write; its folder must exist
+    path: str | Path,    # file to write; its folder is made if missing
 ) -> None:
-    "Write a checkpoint atomically; `OSError` leaves the former file untouched."
-    temporary = Path(f"{path}.{os.getpid()}.tmp")
-    try:
-        torch.save(content, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:      # torch reports a full disk as RuntimeError
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"could not write the checkpoint {path} ({error}): free some space or choose "
-                      "another folder; the former one is kept") from None
+    "Write a checkpoint whole or not at all; `OutputError` leaves the former file untouched."
+    write_weights(path, content)
 
 def load_checked(
     path: str | Path,    # file written by `save_atomic`
     fingerprint: str,    # what it must belong to
 ) -> dict | None:        # its content, or None where there is no file
-    "Read a checkpoint; `ValueError` if it is damaged or belongs to other settings."
+    "Read a checkpoint; `DataError` if it is damaged, `ValueError` if of other settings."
     if not Path(path).exists(): return None
-    try: content = torch.load(path, weights_only=True)
-    except Exception as error:
-        raise ValueError(f"checkpoint {path} can't be read ({type(error).__name__}): "
-                         "delete it to start again") from None
-    if content.get("fingerprint") != fingerprint:
+    try: content = read_weights(path)
+    except DataError as error:
+        raise DataError(f"the checkpoint can't be read: {error}, to start again") from None
+    if not isinstance(content, dict) or content.get("fingerprint") != fingerprint:
         raise ValueError(f"checkpoint {path} belongs to other settings: delete it "
                          "or use another folder")
     return content
@@ -211,6 +204,7 @@ def fit(
     running, stale = (torch.ones(n_runs, dtype=torch.bool, device=parameters[0].device),
                       torch.zeros(n_runs, dtype=torch.long))
     mark = _fingerprint(model, settings, batches, tag) if checkpoint else ""
+    if checkpoint: sweep_temporaries(Path(checkpoint).parent, below=False)
     if checkpoint and (saved := load_checked(checkpoint, mark)):
         start, result, running, stale = _restore(saved, model, optimiser, batches)
     last_save = time.monotonic()
