@@ -56,6 +56,7 @@ SPOILS = {
     "modules": (lambda cells: [c.update(source="#| default_exp mcl.renamed")
                                for c in cells if "default_exp" in "".join(c["source"])],
                 "mcl/renamed.py is missing"),
+    "readers": (add("code", "#| export\nweights = torch.load('a.pt')"), "torch.load opens a file"),
     "documentation": (add("code", "#| export\ndef bare(x): return x"), "bare: no comment on x"),
     "experiments": (add("code", "n: int = 1  # one", metadata={"tags": ["parameters"]}),
                     "parameters cell"),

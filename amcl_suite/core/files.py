@@ -221,11 +221,12 @@ def read_text(
 def read_json(
     path: str | Path,           # a JSON file, as `write_json_atomic` leaves it
     kind: type | tuple = dict,  # what it must hold: `dict`, `list`, ...
+    ours: bool = True,          # written by `encode`; False: texts such as "NaN" stay texts
     max_bytes: int = 2**28,     # refused if larger
-):                              # its content, special numbers back as floats
+):                              # its content; of ours with the special numbers back as floats
     "Read JSON; `DataError` for what is missing, damaged, or holds something else."
     text = read_text(path, max_bytes)
-    try: value = decode(json.loads(text))
+    try: value = decode(json.loads(text)) if ours else json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({_reason(error)}); delete it, or write it "
                         "again") from None
@@ -272,7 +273,8 @@ def read_member(
     "Read a member of a zip archive; `DataError` if it is missing, damaged or too large."
     with _archive(path, member, keep=True) as archive:
         if member not in archive.NameToInfo:
-            raise DataError(f"{path}: the archive has no member {member!r}")
+            raise DataError(f"{path}: the archive has no member {member!r}; copy it again, or "
+                            "name another")
         if n_bytes is None:
             _check_size(Path(path) / member, archive.getinfo(member).file_size, max_bytes)
         with archive.open(member) as file: return file.read(n_bytes)
@@ -304,7 +306,8 @@ def read_npy(
     path, size = Path(path), _size(Path(path))
     with open(path, "rb") as file:
         shape, order, dtype = _array_header(file, size, str(path))
-        if mmap and size > file.tell(): return np.memmap(path, dtype, "r", file.tell(), shape, order)
+        if mmap and size > file.tell():
+            return np.memmap(path, dtype, "r", file.tell(), shape, order)
         return _array(bytearray(file.read()), 0, shape, order, dtype)
 
 def _array(content: bytearray, offset: int, shape: tuple, order: str, dtype):
@@ -400,7 +403,8 @@ def open_hdf5(
     _size(Path(path))
     try:
         with h5py.File(path, "r") as file: yield file
-    except (OSError, KeyError, RuntimeError) as error:   # h5py's words for all that is wrong
+    except DataError: raise
+    except (OSError, LookupError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise DataError(f"{path}: damaged, or not the HDF5 file that is expected "
                         f"({_reason(error)}); copy it again") from None
 
@@ -408,7 +412,7 @@ def open_hdf5(
 def walk_files(
     folder: str | Path,          # searched with all folders below it
     suffixes: tuple[str, ...],   # endings such as ".wav", compared without case; empty: all files
-) -> list[Path]:                 # sorted; a link that leads nowhere is listed, to be named by readers
+) -> list[Path]:                 # sorted, with links that lead nowhere: their reader names them
     "List files by ending; dot files and `__MACOSX` are left out, linked folders followed once."
     endings, found, seen = tuple(s.lower() for s in suffixes), [], set()
     def refuse(error: OSError):

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
+from .files import read_image
 
 # %% auto #0
 __all__ = ['METHODS', 'MethodStyle', 'method_style', 'method_colour', 'use_style', 'plot_hypotheses', 'plot_voronoi',
@@ -106,10 +107,9 @@ def use_style() -> None:
 
 def _stored_png(fig) -> bytes:
     "Return a figure as palette PNG that is the same whatever the front end."
-    from PIL import Image
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", bbox_inches="tight", dpi=100)
-    return _png(np.asarray(Image.open(buffer).convert("RGB")), n_colours=128)
+    return _png(np.asarray(read_image(buffer.getvalue())), n_colours=128)
 
 def _png(pixels: np.ndarray, n_colours: int = 0) -> bytes:
     "Return pixels as PNG, with a palette of `n_colours` if not 0."

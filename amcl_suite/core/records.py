@@ -81,8 +81,9 @@ def environment() -> dict:  # python, platform, processor, cores, memory_gb, dev
     import psutil
     memory = round(psutil.virtual_memory().total / 2**30, 1)
     return {"python": platform.python_version(), "platform": platform.platform(),
-            "processor": _cpu_model(), "cpu_capability": _cpu_capability(), "cores": os.cpu_count(), "memory_gb": memory,
-            "device": _device(), "packages": _versions(), **code_version()}
+            "processor": _cpu_model(), "cpu_capability": _cpu_capability(),
+            "cores": os.cpu_count(), "memory_gb": memory, "device": _device(),
+            "packages": _versions(), **code_version()}
 
 # %% ../../nbs/00_core/05_records.ipynb #7a84954b
 def make_row(
@@ -436,7 +437,7 @@ def read_record(
 ) -> dict:             # the record in the current version, special numbers back as floats
     "Return a run's record, migrated if older; `RecordError` if unreadable, wrong or newer."
     path = Path(path)
-    path = path / "record.json" if path.is_dir() else path
+    path = path / "record.json" if os.path.isdir(path) else path
     try: record = _migrated(read_json(path), path)
     except RecordError: raise
     except DataError as error: raise RecordError(f"not a record: {error}; or {_AGAIN}") from None

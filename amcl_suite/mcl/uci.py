@@ -8,7 +8,7 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-from ..core.files import DataError
+from ..core.files import DataError, open_hdf5
 from ..core.data import Found, catalogue, data_folders, locate
 
 # %% auto #0
@@ -89,8 +89,7 @@ def _from_found(found: Found) -> tuple[np.ndarray, np.ndarray, list]:
     name = found.resource.name
     n_splits = _SPLITS.get(name, 20)
     if found.kind == "hdf5":
-        import h5py
-        with h5py.File(found.path) as file:
+        with open_hdf5(found.path) as file:
             group = file[found.key]
             x, y, stored = group["x"][:], group["y"][:], group["test_index"][:]
         splits = published_splits(len(y), n_splits)

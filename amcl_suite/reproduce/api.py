@@ -8,7 +8,7 @@ import ast, json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from ..core.files import write_text_atomic
+from ..core.files import read_json, write_text_atomic
 from ..core.settings import project_root
 from .docs import read_cells, read_title, sidebar
 
@@ -106,7 +106,7 @@ def store_api(
     "Write the index of names into the stored output of its page; unchanged if it is current."
     root = Path(root or project_root())
     path = root / "nbs" / "api.ipynb"
-    book, text = json.loads(path.read_text(encoding="utf-8")), api_markdown(root)
+    book, text = read_json(path, ours=False), api_markdown(root)
     for data in _stored(book): data["text/markdown"] = text.splitlines(keepends=True)
     written = json.dumps(book, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     if written != path.read_text(encoding="utf-8"): write_text_atomic(path, written)
@@ -118,7 +118,7 @@ def api_is_current(
     "Tell whether the page of names shows what the package exports now."
     path = Path(root) / "nbs" / "api.ipynb"
     if not path.is_file(): return True
-    stored = _stored(json.loads(path.read_text(encoding="utf-8")))
+    stored = _stored(read_json(path, ours=False))
     return ["".join(data["text/markdown"]) for data in stored] == [api_markdown(root)]
 
 def _stored(book: dict) -> list[dict]:

@@ -17,9 +17,9 @@ from .jobs import JobError, job_names, load_job, notebook_parameters
 
 # %% auto #0
 __all__ = ['WIDTH', 'FLAGS', 'BUDGET', 'CHECKS', 'Finding', 'check_references', 'check_links', 'check_sidebar', 'check_titles',
-           'check_imports', 'check_modules', 'check_documentation', 'check_width', 'check_experiments', 'check_jobs',
-           'check_outputs', 'check_executed', 'check_size', 'check_export', 'check_clean', 'check_readme', 'check_api',
-           'check_versions', 'run_checks', 'main']
+           'check_imports', 'check_modules', 'check_documentation', 'check_width', 'check_readers', 'check_experiments',
+           'check_jobs', 'check_outputs', 'check_executed', 'check_size', 'check_export', 'check_clean', 'check_readme',
+           'check_api', 'check_versions', 'run_checks', 'main']
 
 # %% ../../nbs/80_reproduce/89_checks.ipynb #eff2ae2e
 @dataclass(frozen=True)
@@ -242,6 +242,39 @@ def check_width(
                      for line in lines if len(line) > WIDTH]
     return findings
 
+# %% ../../nbs/80_reproduce/89_checks.ipynb #76dcc5bf
+_OPENERS = re.compile(r"(torch|np|numpy|pickle|json)\.load|json\.loads|zipfile\.(ZipFile|Path)"
+                      r"|tarfile\.open|(PIL\.)?Image\.open|(soundfile|sf)\.\w+|h5py\.File"
+                      r"|pickle\.(loads|Unpickler)|(np|numpy)\.(memmap|fromfile)")
+_WALKERS = re.compile(r"os\.walk|.*\.rglob")
+# what a module may do all the same: it is a home of readers, or restricts what it opens by itself
+_MAY = {"core.files": ".*", "core.audio": r"(soundfile|sf)\..*",
+        "ensembles.images": r"tarfile\.open|pickle\.Unpickler",
+        "reproduce.pages": r"Image\.open|soundfile\.read"}
+
+def check_readers(
+    root: Path,          # project root
+) -> list[Finding]:      # exported code that opens files or lists folders by itself
+    "Check that files which can be damaged are opened by the readers of core only."
+    findings = []
+    for name, cells in _pages(root):
+        module = _default_exp(cells)
+        parts = module.split(".")[0] not in ("core", "reproduce")
+        for cell in cells:
+            if not cell.directives.keys() & {"export", "exporti"}: continue
+            findings += [Finding(name, f"{call} opens a file by itself; use core.files")
+                         for call in _opening_calls(_tree(cell), parts)
+                         if not re.fullmatch(_MAY.get(module, ""), call)]
+    return findings
+
+def _opening_calls(tree: ast.Module, walks: bool) -> Iterator[str]:
+    "Yield the calls that open files (JSON: that parse a file's text), and with `walks` list trees."
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call): continue
+        call = ast.unparse(node.func)
+        if call == "json.loads" and "read_" not in ast.unparse(node): continue
+        if _OPENERS.fullmatch(call) or walks and _WALKERS.fullmatch(call): yield call
+
 # %% ../../nbs/80_reproduce/89_checks.ipynb #74fac133
 FLAGS = ("slow", "gpu", "data", "slurm")   # cells that `nbdev_test` passes over unless asked
 
@@ -439,7 +472,7 @@ CHECKS: dict[str, Callable[[Path], list[Finding]]] = {
     "titles": check_titles, "references": check_references, "links": check_links,
     "sidebar": check_sidebar, "imports": check_imports, "modules": check_modules,
     "documentation": check_documentation, "width": check_width, "experiments": check_experiments,
-    "jobs": check_jobs,
+    "jobs": check_jobs, "readers": check_readers,
     "outputs": check_outputs, "executed": check_executed, "size": check_size,
     "export": check_export, "clean": check_clean, "readme": check_readme, "api": check_api,
     "versions": check_versions}

@@ -8,7 +8,7 @@ import base64, json, posixpath, re, shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from ..core.files import write_text_atomic
+from ..core.files import read_json, write_text_atomic
 from ..core.settings import project_root
 
 # %% auto #0
@@ -52,8 +52,8 @@ def read_cells(
     path: str | Path,   # a notebook
 ) -> list[Cell]:        # in order
     "Return the cells of a notebook; `ValueError` if the file isn't one."
-    try: cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
-    except (ValueError, KeyError, TypeError): raise ValueError(f"{path}: not a notebook") from None
+    try: cells = read_json(path, ours=False)["cells"]
+    except (ValueError, KeyError): raise ValueError(f"{path}: not a notebook") from None
     return [Cell(c["cell_type"], "".join(c["source"]), c.get("outputs", []),
                  tuple(c.get("metadata", {}).get("tags", []))) for c in cells]
 
