@@ -73,10 +73,11 @@ def media_html(
 ) -> str:                       # one `<figure>` element, or a remark
     "Return a figure or a sound of a run as HTML with its file inside."
     path, name = folder / item["file"], html.escape(item["name"])
-    if not path.resolve().is_relative_to(folder.resolve()):
-        return f"<p>{name} lies outside its run's folder and was left out.</p>"
     caption = html.escape(str(item.get("caption") or item["name"]))
     try:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            return f"<p>{name} lies outside its run's folder and was left out.</p>"
+        if path.exists() and not path.is_file(): return f"<p>{name} is no file.</p>"
         size = path.stat().st_size
         if not (room or Room()).takes(size):
             return (f"<p>{name} ({size / 1e6:.1f} MB) is too large to be kept in this page: "
@@ -361,6 +362,10 @@ class Report:
 
     def __repr__(self): return f"Report({str(self.html)!r}, groups={len(self.groups)})"
 
+def _unicode(text: str) -> str:
+    "Return a text that can be written: names of folders that are no Unicode are spelt out."
+    return text.encode("utf-8", "backslashreplace").decode()
+
 def write_report(
     jobs: Sequence[str] = (),       # names of jobs; empty: all
     out: str | Path | None = None,  # folder; None: the job's folder, or that of all runs
@@ -376,6 +381,6 @@ def write_report(
     groups = tuple(result_groups(rows))
     page, text = (report_html(found, title, groups),
                   report_markdown(found, title, folder.resolve(), groups))
-    return Report(write_text_atomic(folder / "report.html", page),
-                  write_text_atomic(folder / "report.md", text),
+    return Report(write_text_atomic(folder / "report.html", _unicode(page)),
+                  write_text_atomic(folder / "report.md", _unicode(text)),
                   write_parquet(rows, folder / "results.parquet"), groups, found)
