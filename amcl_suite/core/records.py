@@ -534,7 +534,7 @@ _MEDIA = {"name": "str", "file": "str", "caption": "str", "gain": "number"}
 MAX_DEPTH = 50   # of lists and dicts in a record; a report can't print more
 
 def _unprintable(value: object) -> str:
-    "Return why plain data can't be printed: too deep, or texts that no file can hold; \"\" if fine."
+    "Return why plain data can't be printed: too deep, or texts that no file can hold."
     todo = [(value, 0)]
     while todo:
         one, depth = todo.pop()
@@ -581,7 +581,8 @@ _MIGRATIONS = {1: _from_1}
 def _migrated(record: dict, path: Path) -> dict:
     "Return a record in the current version; `RecordError` where there is no way there."
     first = record.get("schema")
-    if not isinstance(first, int) or isinstance(first, bool): raise RecordError(f"{path}: not a record (no schema version); {_AGAIN}")
+    if not isinstance(first, int) or isinstance(first, bool):
+        raise RecordError(f"{path}: not a record (no schema version); {_AGAIN}")
     if first > SCHEMA_VERSION:
         raise RecordError(f"{path}: written by a newer amcl_suite (schema {first}, this one "
                           f"knows {SCHEMA_VERSION}); update amcl_suite")

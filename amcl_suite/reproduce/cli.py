@@ -258,6 +258,7 @@ def _status(jobs: list[str] | None):
     shown.at_work = at_work
     return shown
 
+# %% ../../nbs/80_reproduce/87_cli.ipynb #96f2fec8
 def _link_lines(jobs: list[str] | None) -> list[str]:
     "Return a line for each link among the runs of jobs."
     from amcl_suite.core.records import run_folders
@@ -371,6 +372,7 @@ def clean(
     _line(console, f"{len(gone)} removed ({sum(l.size for l in gone) / 1e6:.2f} MB), "
                    f"{len(kept)} kept that could go")
 
+# %% ../../nbs/80_reproduce/87_cli.ipynb #bcd06ddd
 def _removed(console, leftover) -> bool:
     "Remove what lies there; say why if that can't be done."
     from amcl_suite.reproduce.housekeeping import remove
@@ -382,7 +384,7 @@ def _known_jobs(jobs: list[str] | None) -> tuple[str, ...]:
     "Return names of jobs; `JobError` for one that has neither a file nor runs."
     from amcl_suite.core.settings import runs_dir
     from amcl_suite.reproduce.jobs import JobError, job_names, nearest
-    known = {*job_names(), *(p.name for p in runs_dir().glob("[!.]*") if p.is_dir() or p.is_symlink())}
+    known = {*job_names(), *(p.name for p in runs_dir().glob("[!.]*") if p.is_dir())}
     for name in jobs or ():
         if name not in known: raise JobError(f"unknown job {name!r}{nearest(name, known)}")
     return tuple(jobs or ())
@@ -407,7 +409,7 @@ Sets = Annotated[Optional[list[str]], typer.Argument(metavar="[NAME...]",
                                                      help="Data sets; none: all that apply.")]
 
 def _data_state(name: str, verify: bool = False) -> tuple[str, str]:
-    "Return \"found\", \"verified\", \"incomplete\" or \"missing\", and the path or what is missing."
+    "Return \"found\", \"verified\", \"incomplete\" or \"missing\", and the path or why."
     from amcl_suite.core.data import DataError, check, locate
     try: found = check(name) if verify else locate(name, download=False)
     except Exception as error:       # a damaged set must not take down the tool that names it
@@ -420,6 +422,7 @@ def _data_text(word: str, detail: str) -> str:
     "Return the state of a data set as every command prints it."
     return "not here" if word == "missing" else f"{word}: {detail}"
 
+# %% ../../nbs/80_reproduce/87_cli.ipynb #64e61b07
 @data_app.command("list")
 def data_list() -> None:
     "List the data sets: what is known, and where it is."

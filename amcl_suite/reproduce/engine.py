@@ -10,8 +10,8 @@ from pathlib import Path
 from fastcore.basics import patch
 from filelock import FileLock
 from ..core.records import (LOCK_NAME, OutputError, RunState, is_locked,
-                                     link_on_the_way, output_errors, read_dict, run_folders, write_json_atomic,
-                                     write_text_atomic)
+                                     link_on_the_way, output_errors, read_dict, run_folders,
+                                     write_json_atomic, write_text_atomic)
 from ..core.settings import project_root, runs_dir
 from ..core.tables import format_seconds
 from .jobs import JobError, PlannedRun, data_checksum
@@ -162,6 +162,7 @@ def _refuse_links(self: Engine) -> None:
         self.queue.remove(run)
         self._end(Outcome(run, "failed", error=standing(run.folder).remark))
 
+# %% ../../nbs/80_reproduce/85_engine.ipynb #b88803d5
 @patch
 def _skip_finished(self: Engine) -> None:
     for run in list(self.queue):
@@ -219,8 +220,9 @@ def read_submission(
 ) -> dict:          # where, id, logs, token, host; empty if there is none
     "Return which job was to run a run."
     if link_on_the_way(folder): return {}
-    note, keys = read_dict(Path(folder) / "submission.json"), ("where", "id", "logs", "token", "host")
-    good = all(isinstance(note.get(k), str) and "\0" not in note[k] for k in keys)
+    note = read_dict(Path(folder) / "submission.json")
+    good = all(isinstance(note.get(k), str) and "\0" not in note[k]
+               for k in ("where", "id", "logs", "token", "host"))
     return note if good and re.fullmatch(r"[\w.-]*", note["id"]) else {}
 
 def submission_fault(
@@ -231,6 +233,7 @@ def submission_fault(
     if not path.exists() or read_submission(folder): return ""
     return f"{path} is damaged: look whether Slurm still has the run (`squeue --me`), delete it"
 
+# %% ../../nbs/80_reproduce/85_engine.ipynb #13941ab0
 @patch
 def _slurm_job_of(self: Engine, run: PlannedRun) -> tuple[dict, str, str]:
     "Return the note, state and detail of a run's job if Slurm still has it; state \"\" otherwise."

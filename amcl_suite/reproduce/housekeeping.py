@@ -30,6 +30,7 @@ class Leftover:
     @property
     def is_result(self) -> bool: return self.kind in ("superseded", "finished", "unreadable")
 
+# %% ../../nbs/80_reproduce/85a_housekeeping.ipynb #1ade0f59
 def leftovers(
     jobs: tuple[str, ...] = (),        # names of jobs; empty: all
     planned: list[PlannedRun] = (),    # runs as planned now: other finished ones are superseded
@@ -48,6 +49,7 @@ def leftovers(
         found += [Leftover(p, "temporary", _size(p)) for p in temporary_files(path)]
     return found
 
+# %% ../../nbs/80_reproduce/85a_housekeeping.ipynb #cc294061
 STALE = 300.0   # s after which a temporary file that no lock guards has no writer any more
 
 def _stale_files(jobs: tuple[str, ...] = ()) -> list[Path]:

@@ -244,6 +244,7 @@ def _group(key: tuple, rows: list[dict]) -> Group:
     full = paper_vs_ours(rows, fields=fields)
     return Group(title, tuple(grids), full, " ".join(text for text in warnings if text))
 
+# %% ../../nbs/80_reproduce/86_report.ipynb #0db0ff88
 def _processors(rows: list[dict]) -> str:
     "Return a warning that names runs of different processors; empty if one is known or none."
     runs = {}
