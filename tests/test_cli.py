@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from amcl_suite.core.records import is_locked, write_json_atomic
+from amcl_suite.core.files import read_json, write_json_atomic
+from amcl_suite.core.records import is_locked
 from amcl_suite.reproduce.cli import main
 from amcl_suite.reproduce.jobs import load_job
 from amcl_suite.reproduce.worker import standing
@@ -130,7 +131,7 @@ def test_data_commands(project, amcl, tmp_path, monkeypatch):
     status, out, _ = amcl("data", "fetch", "year")
     assert status == 1 and "can't be downloaded" in out
     status, out, _ = amcl("doctor")
-    assert status == 1 and "Python" in out and "GB free" in out and re.search(r"yacht\W+damaged", out)
+    assert status == 1 and "Python" in out and "GB free" in out and re.search(r"(?s)yacht\W+incomplete: .*damaged", out)
 
 
 @pytest.mark.parametrize("arguments, words", [
@@ -188,7 +189,7 @@ def test_clean_removes_results_only_when_told_twice(project, amcl):
     leave_record(second, state="failed", error={"line": "x", "kind": "error"})
     changed = project.runs / "toy" / "toy-9-99999999"
     shutil.copytree(first.folder, changed)
-    record = json.loads((changed / "record.json").read_text())
+    record = read_json(changed / "record.json")
     write_json_atomic(changed / "record.json", record | {"hash": "9" * 64})
     status, out, _ = amcl("clean", "toy")
     assert status == 0 and "removed failed" in out and not second.folder.exists(), out

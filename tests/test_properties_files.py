@@ -228,7 +228,7 @@ def test_s11_one_walk_for_what_people_keep_in_folders(tmp_path):
     open(os.fsencode(root) + b"/n\xe9.wav", "w").close()
     found = [shown(p.relative_to(root)) for p in walk_files(root, (".wav", ".flac"))]
     assert found == ["a.Wav", "b/A.WAV", "b/c/d.FLAC", "gone.wav", "n\\xe9.wav", "z/f.wav"]
-    with pytest.raises(DataError, match="gone.wav: there is no such file"): read_text(root / "gone.wav")
+    with pytest.raises(DataError, match="gone.wav: .*no such file"): read_text(root / "gone.wav")
     assert str(DataError(f"{walk_files(root, ('.wav',))[3]}: x")).isprintable()
 
 

@@ -17,7 +17,8 @@ _ = run.finish()
 WALK = """
 import json, pathlib, time
 import numpy as np
-from amcl_suite.core.records import open_run, write_json_atomic
+from amcl_suite.core.files import write_json_atomic
+from amcl_suite.core.records import open_run
 run = open_run(out_dir, experiment="walk", seeds=[0])
 path = run.checkpoint_dir / "state.json"
 rng, step, place = np.random.default_rng(0), 0, 0.0

@@ -181,7 +181,7 @@ MAX_BYTES = 2**32   # largest file that is read at one go, 4 GiB
 def _size(path: Path) -> int:
     "Return the bytes of a regular file; `DataError` if there is none, or it can't be looked at."
     try: status = os.stat(path)
-    except FileNotFoundError: raise DataError(f"{path}: there is no such file") from None
+    except FileNotFoundError: raise DataError(f"{path}: can't be read, there is no such file") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: can't be read ({_reason(error)}); check its name and "
                         "permissions") from None
@@ -288,12 +288,12 @@ def _array_header(file, size: int, where: str) -> tuple:
         readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
         shape, fortran, dtype = readers[npy.read_magic(file)](file)
     except Exception as error:        # tokens, syntax, unicode: numpy lets all of them through
-        raise DataError(f"{where}: not a NumPy array ({_reason(error)}); copy it again") from None
+        raise DataError(f"{where} is no array ({_reason(error)}); copy it again") from None
     if dtype.hasobject:
-        raise DataError(f"{where}: no plain array but pickled objects, which are never loaded; "
-                        "save numbers instead")
+        raise DataError(f"{where} holds pickled objects, which are never loaded "
+                        "(allow_pickle=False); save numbers instead")
     if any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != size - file.tell():
-        raise DataError(f"{where}: damaged, {size - file.tell():,} bytes can't hold {dtype} of "
+        raise DataError(f"{where} is damaged, {size - file.tell():,} bytes can't hold {dtype} of "
                         f"shape {shape}; copy it again")
     return shape, "F" if fortran else "C", np.dtype(dtype)
 
@@ -328,8 +328,9 @@ def read_npz(
         for member in archive.namelist():
             content = bytearray(archive.read(member))
             file = io.BytesIO(content)
-            header = _array_header(file, len(content), f"{path}: {member}")
-            arrays[member.removesuffix(".npy")] = _array(content, file.tell(), *header)
+            name = member.removesuffix(".npy")
+            header = _array_header(file, len(content), f"{path}: {name}")
+            arrays[name] = _array(content, file.tell(), *header)
     return arrays
 
 # %% ../../nbs/00_core/01a_files.ipynb #e42ec254

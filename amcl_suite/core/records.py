@@ -16,9 +16,9 @@ from .files import (DataError, output_errors, read_json, read_npz, replacing,
 from .settings import project_root
 
 # %% auto #0
-__all__ = ['PACKAGES', 'SOUND_FILES', 'SCHEMA_VERSION', 'LOCK_NAME', 'ERROR_KINDS', 'gpus', 'code_version', 'environment',
-           'make_row', 'Run', 'open_run', 'is_locked', 'RunState', 'RecordError', 'read_record', 'read_arrays', 'Cost',
-           'cost']
+__all__ = ['PACKAGES', 'ROW_FIELDS', 'SOUND_FILES', 'SCHEMA_VERSION', 'LOCK_NAME', 'ERROR_KINDS', 'gpus', 'code_version',
+           'environment', 'row_faults', 'make_row', 'Run', 'open_run', 'is_locked', 'run_folders', 'link_on_the_way',
+           'RunState', 'RecordError', 'read_record', 'read_dict', 'read_arrays', 'Cost', 'cost']
 
 # %% ../../nbs/00_core/05_records.ipynb #96a42748
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "POT", "lightning", "pandas",
@@ -85,6 +85,48 @@ def environment() -> dict:  # python, platform, processor, cores, memory_gb, dev
             "cores": os.cpu_count(), "memory_gb": memory, "device": _device(),
             "packages": _versions(), **code_version()}
 
+# %% ../../nbs/00_core/05_records.ipynb #566c8fe3
+def _is_number(value: object) -> bool:
+    "Tell whether `value` is a number that fits into a float; True and False are none."
+    if isinstance(value, bool) or not isinstance(value, (int, float)): return False
+    try: return isinstance(float(value), float)
+    except OverflowError: return False
+
+def _is_count(value: object) -> bool:
+    "Tell whether `value` is a whole number from 0 on, as 20 or 20.0."
+    return _is_number(value) and 0 <= value < 2**53 and value == int(value)
+
+_KINDS = {
+    "str": lambda v: isinstance(v, str), "dict": lambda v: isinstance(v, dict),
+    "list": lambda v: isinstance(v, list), "bool": lambda v: isinstance(v, bool),
+    "number": _is_number, "int": lambda v: isinstance(v, int) and _is_count(v),
+    "whole number": _is_count,
+    "number from 0 on": lambda v: _is_number(v) and 0 <= v < math.inf,
+    "list of names": lambda v: isinstance(v, list) and all(isinstance(x, (str, int)) for x in v),
+    "'lower', 'higher' or ''": lambda v: v in ("lower", "higher", ""),
+    "'small' or 'full'": lambda v: v in ("small", "full")}
+
+def _faults_of(fields: dict, item: object, needed: tuple, place: str = ""):
+    "Yield (field, expected) for each field of `item` of a wrong kind; others may lack or be None."
+    if not isinstance(item, dict): yield place.rstrip("."), "dict"; return
+    for name, kind in fields.items():
+        if item.get(name) is None and name not in needed: continue
+        if not _KINDS[kind](item.get(name)): yield place + name, kind
+
+# %% ../../nbs/00_core/05_records.ipynb #c274ce7a
+ROW_FIELDS = {"method": "str", "metric": "str", "value": "number",
+              "better": "'lower', 'higher' or ''", "scale": "'small' or 'full'", "unit": "str",
+              "table": "str", "dataset": "str", "std": "number", "stderr": "number",
+              "n": "whole number", "paper": "number", "paper_spread": "number",
+              "paper_source": "str", "setting": "str", "detail": "bool"}
+
+def row_faults(
+    row: object,         # a row, as `make_row` returns it or as a file holds it
+    place: str = "",     # what stands before the names of fields, such as "rows[3]."
+):                       # iterator over (field, expected)
+    "Yield the fields of a result row that have the wrong type; nothing for a good row."
+    return _faults_of(ROW_FIELDS, row, ("method", "metric", "value", "better", "scale"), place)
+
 # %% ../../nbs/00_core/05_records.ipynb #7a84954b
 def make_row(
     *,
@@ -104,21 +146,22 @@ def make_row(
     paper_source: str = "",             # where it is published
     **extra,                            # further fields
 ) -> dict:                              # one tidy row
-    "Return one result row; `ValueError` for a value that is no number or an unknown direction."
+    "Return one result row; `ValueError` names a field of the wrong type (`ROW_FIELDS`)."
     row = {k: v for k, v in locals().items() if k != "extra"} | extra
-    for name in ("value", "std", "stderr", "paper", "paper_spread"):
+    for name in ("value", "std", "stderr", "paper", "paper_spread", "n"):
         row[name] = _number(name, row[name])
+    if hasattr(row.get("detail"), "item"): row["detail"] = row["detail"].item()   # NumPy's bool
+    if _is_count(row["n"]): row["n"] = int(row["n"])
     if row["value"] is None:
         raise ValueError("value: expected a number, got None; leave the row out or pass NaN")
-    for name, allowed in (("better", ("lower", "higher", "")), ("scale", ("small", "full"))):
-        if row[name] in allowed: continue
-        raise ValueError(f"{name}: expected one of {allowed}, got {row[name]!r}")
+    for name, kind in row_faults(row):
+        raise ValueError(f"{name}: expected {kind}, got {row[name]!r}")
     return row
 
 def _number(name: str, value: object) -> float | None:
     "Return `value` as float, or None."
     try: return None if value is None else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         raise ValueError(f"{name}: expected a number or None, got {value!r}") from None
 
 # %% ../../nbs/00_core/05_records.ipynb #c5f6f788
@@ -352,6 +395,31 @@ def is_locked(
     lock.release()
     return False
 
+# %% ../../nbs/00_core/05_records.ipynb #7b2bedd5
+def run_folders(
+    root: str | Path,      # folder of all runs: `root/job/run`
+    jobs=(),               # names of jobs; empty: all
+) -> tuple[list[Path], list[Path]]:  # folders of runs, sorted; links that were not followed
+    "Return the folders of runs; links and hidden folders are left out, and links are named."
+    links, found = [], []
+    for job in _subfolders(Path(root), links):
+        if not jobs or job.name in jobs: found += _subfolders(job, links)
+    return found, [p for p in links if not jobs or {p.name, p.parent.name} & set(jobs)]
+
+def _subfolders(folder: Path, links: list[Path]) -> list[Path]:
+    "Return the folders in a folder, and add its links to `links`; hidden ones are neither."
+    try: entries = sorted((e for e in os.scandir(folder) if not e.name.startswith(".")),
+                          key=lambda e: e.name)
+    except OSError: return []           # it isn't there, or it has just been removed
+    links += [Path(e) for e in entries if e.is_symlink() and not e.is_file()]
+    return [Path(e) for e in entries if e.is_dir(follow_symlinks=False)]
+
+def link_on_the_way(
+    folder: str | Path,   # folder of a run
+) -> Path | None:         # the link; None: there is none
+    "Return the link that a run's folder or its job's folder is."
+    return next((p for p in (Path(folder), Path(folder).parent) if p.is_symlink()), None)
+
 # %% ../../nbs/00_core/05_records.ipynb #6691a5cb
 class RunState(str, Enum):
     "State of a run in its record."
@@ -366,38 +434,47 @@ class RecordError(DataError):
 ERROR_KINDS = ("error", "crash", "timeout", "interrupted", "cancelled")
 
 _AGAIN = "delete its folder to run it again"
-_NUMBER = (int, float)
-_REQUIRED = {"state": str, "job": str, "name": str, "notebook": str, "parameters": dict,
-             "hash": str}
-_OPTIONAL = {"experiment": str, "started": str, "where": str, "slurm_job": str, "attempts": int,
-             "processes": int, "seconds": _NUMBER, "seconds_all": _NUMBER,
-             "peak_memory_mb": _NUMBER, "gpus": list, "seeds": list, "notes": list, "rows": list,
-             "figures": list, "sounds": list, "data": dict, "environment": dict, "error": dict}
-_INSIDE = {"rows": {"method": str, "metric": str, "value": _NUMBER, "scale": str, "better": str},
-           "figures": {"name": str, "file": str}, "sounds": {"name": str, "file": str}}
+_REQUIRED = {"state": "str", "job": "str", "name": "str", "notebook": "str", "parameters": "dict",
+             "hash": "str"}
+_OPTIONAL = {"experiment": "str", "started": "str", "where": "str", "slurm_job": "str",
+             "token": "str", "host": "str", "pid": "int", "attempts": "int", "processes": "int",
+             "threads": "int", "seconds": "number from 0 on", "seconds_all": "number from 0 on",
+             "peak_memory_mb": "number from 0 on", "gpus": "list of names", "seeds": "list",
+             "notes": "list", "rows": "list", "figures": "list", "sounds": "list", "data": "dict",
+             "environment": "dict", "error": "dict"}
+_ABOUT = dict.fromkeys(("version", "commit", "python", "platform", "processor", "device",
+                        "cpu_capability"), "str") | {"packages": "dict"}
+_MEDIA = {"name": "str", "file": "str", "caption": "str", "gain": "number"}
 
 # %% ../../nbs/00_core/05_records.ipynb #604fdd28
-def _is(value: object, kind: type | tuple) -> bool:
-    "Tell whether `value` has the type; True and False are no numbers."
-    return isinstance(value, kind) and not isinstance(value, bool)
+MAX_DEPTH = 50   # of lists and dicts in a record; a report can't print more
 
-def _kind_name(kind: type | tuple) -> str:
-    "Return a type as an error names it."
-    return "number" if kind is _NUMBER else kind.__name__
+def _unprintable(value: object) -> str:
+    "Return why plain data can't be printed: too deep, or texts that no file can hold."
+    todo = [(value, 0)]
+    while todo:
+        one, depth = todo.pop()
+        if depth > MAX_DEPTH: return f"nested more than {MAX_DEPTH} levels deep"
+        if isinstance(one, dict): todo += [(x, depth + 1) for pair in one.items() for x in pair]
+        elif isinstance(one, list): todo += [(x, depth + 1) for x in one]
+        elif isinstance(one, str) and re.search("[\ud800-\udfff]", one):
+            return f"{one[:40]!r} is no Unicode text"
+    return ""
 
-def _faults(record: dict):
-    "Yield (field, expected) for each field of a record that has the wrong type."
-    for key, kind in _REQUIRED.items():
-        if not _is(record.get(key), kind): yield key, _kind_name(kind)
-    for key, kind in _OPTIONAL.items():
-        if record.get(key) is not None and not _is(record[key], kind): yield key, _kind_name(kind)
-    for key, fields in _INSIDE.items():
-        for i, item in enumerate(record.get(key) or []):
-            if not isinstance(item, dict): yield f"{key}[{i}]", "dict"; continue
-            wrong = (k for k, kind in fields.items() if not _is(item.get(k), kind))
-            yield from ((f"{key}[{i}].{k}", _kind_name(fields[k])) for k in wrong)
-    error = record.get("error")
-    if error and not isinstance(error.get("line"), str): yield "error.line", "str"
+def record_faults(
+    record: dict,     # a record in the current version, or what a notebook left for one
+):                    # iterator over (field, expected)
+    "Yield the fields of a record that have the wrong type, those of its rows and files included."
+    yield from _faults_of(_REQUIRED | _OPTIONAL, record, tuple(_REQUIRED))
+    def items(key): return record[key] if isinstance(record.get(key), list) else []
+    for i, row in enumerate(items("rows")): yield from row_faults(row, f"rows[{i}].")
+    for key in ("figures", "sounds"):
+        for i, item in enumerate(items(key)):
+            yield from _faults_of(_MEDIA, item, ("name", "file"), f"{key}[{i}].")
+    about, error = record.get("environment"), record.get("error")
+    if isinstance(about, dict): yield from _faults_of(_ABOUT, about, (), "environment.")
+    if isinstance(error, dict) and error:
+        yield from _faults_of({"line": "str", "kind": "str"}, error, ("line",), "error.")
 
 # %% ../../nbs/00_core/05_records.ipynb #7ba5e572
 def _from_1(record: dict) -> dict:
@@ -420,7 +497,8 @@ _MIGRATIONS = {1: _from_1}
 def _migrated(record: dict, path: Path) -> dict:
     "Return a record in the current version; `RecordError` where there is no way there."
     first = record.get("schema")
-    if not _is(first, int): raise RecordError(f"{path}: not a record (no schema version); {_AGAIN}")
+    if not isinstance(first, int) or isinstance(first, bool):
+        raise RecordError(f"{path}: not a record (no schema version); {_AGAIN}")
     if first > SCHEMA_VERSION:
         raise RecordError(f"{path}: written by a newer amcl_suite (schema {first}, this one "
                           f"knows {SCHEMA_VERSION}); update amcl_suite")
@@ -438,14 +516,24 @@ def read_record(
     "Return a run's record, migrated if older; `RecordError` if unreadable, wrong or newer."
     path = Path(path)
     path = path / "record.json" if os.path.isdir(path) else path
-    try: record = _migrated(read_json(path), path)
-    except RecordError: raise
+    try: record = read_json(path)
     except DataError as error: raise RecordError(f"not a record: {error}; or {_AGAIN}") from None
-    for field, kind in _faults(record):
+    if why := _unprintable(record): raise RecordError(f"{path}: not a record ({why}); {_AGAIN}")
+    record = _migrated(record, path)
+    for field, kind in record_faults(record):
         raise RecordError(f"{path}: {field} is missing or no {kind}; {_AGAIN}")
     if record["state"] not in RunState.__members__:
         raise RecordError(f"{path}: unknown state {record['state']!r}; {_AGAIN}")
     return record
+
+# %% ../../nbs/00_core/05_records.ipynb #09068d83
+def read_dict(
+    path: str | Path,  # a small JSON file beside a record, such as `progress.json`
+) -> dict:             # what it holds; empty where it is missing, damaged or no dict
+    "Return what a process left on the way; half a file is as good as none."
+    try: found = read_json(path)
+    except DataError: return {}
+    return {} if _unprintable(found) else found
 
 # %% ../../nbs/00_core/05_records.ipynb #54d82ccf
 def read_arrays(
@@ -455,7 +543,8 @@ def read_arrays(
     path = Path(folder) / "arrays.npz"
     if not path.exists(): return {}
     try: return read_npz(path)
-    except DataError as error: raise RecordError(f"{error}; or {_AGAIN}") from None
+    except DataError as error:
+        raise RecordError(f"the arrays can't be read: {error}; or {_AGAIN}") from None
 
 # %% ../../nbs/00_core/05_records.ipynb #20b4f77b
 @dataclass(frozen=True)

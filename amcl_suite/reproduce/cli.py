@@ -29,7 +29,11 @@ def _console():
 
 def _line(console, text: str) -> None:
     "Print a line as it is: no markup, no wrapping."
-    console.print(text, markup=False, soft_wrap=True)
+    console.print(_unicode(text), markup=False, soft_wrap=True)
+
+def _unicode(text: object) -> str:
+    "Return a text that can be printed: names of files that are no Unicode are spelt out."
+    return str(text).encode("utf-8", "backslashreplace").decode()
 
 def _table(*heads: str, title: str = ""):
     "Return an empty table."
@@ -41,7 +45,7 @@ def _table(*heads: str, title: str = ""):
 def _add(table, *cells: str) -> None:
     "Add a row of plain texts."
     from rich.text import Text
-    table.add_row(*(Text(str(cell)) for cell in cells))
+    table.add_row(*(Text(_unicode(cell)) for cell in cells))
 
 # %% ../../nbs/80_reproduce/87_cli.ipynb #252d8a58
 @app.command("list")
@@ -135,7 +139,8 @@ def run(
     console, slurm = _console(), {"partition": partition, "account": account, "qos": qos,
                                   "constraint": constraint, "requeues": requeues}
     _check_place(where, detach, slurm)
-    runs = _planned(console, jobs, only, timeout_minutes=timeout, gpus=gpus, memory_gb=memory)
+    runs = _planned(console, jobs, only, dry_run, timeout_minutes=timeout, gpus=gpus,
+                    memory_gb=memory)
     count_workers(workers, [], where)
     if dry_run: return _show_runs(console, runs, workers, where, force)
     what = f"{plural(len(runs), 'run')} of {', '.join(jobs)}"
@@ -147,14 +152,18 @@ def run(
     raise typer.Exit(exit_status(outcomes))
 
 # %% ../../nbs/80_reproduce/87_cli.ipynb #c710f9e3
-def _planned(console, jobs: list[str], only: list[str] | None, **needs) -> list:
+def _planned(console, jobs: list[str], only: list[str] | None, tell_data: bool = False,
+             **needs) -> list:
     "Return the runs of jobs, with data fetched, stand-ins chosen and needs as asked for."
     from amcl_suite.reproduce.planning import prepare_data, with_fallbacks
     from amcl_suite.reproduce.jobs import load_job, select_runs, with_needs
     runs = [run for name in dict.fromkeys(jobs) for run in load_job(name).runs]
     runs = with_needs(select_runs(runs, tuple(only or ())), **needs)
     def say(text): _line(console, text)
-    return with_fallbacks(runs, prepare_data(runs, say), say)
+    missing = prepare_data(runs, say)
+    for name in sorted({d for run in runs for d in run.data} if tell_data else ()):
+        say(f"data: {name}: {_data_text(*_data_state(name))}")
+    return with_fallbacks(runs, missing, say)
 
 def _check_place(where: str, detach: bool, slurm: dict) -> None:
     "Raise `JobError` for an unknown place, or for Slurm's options elsewhere."
@@ -204,7 +213,9 @@ def status(
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 5.0,
 ) -> None:
     "Show which runs are finished, at work, queued, interrupted, failed, or not started."
+    from amcl_suite.reproduce.engine import remove_stale_logs
     console = _console()
+    remove_stale_logs()                # what killed engines have left; their workers have ended
     if not watch: return console.print(_status(jobs))
     import time
     from rich.live import Live
@@ -222,10 +233,12 @@ def _status(jobs: list[str] | None):
     "Return the standing of jobs, as something to print."
     from rich.console import Group
     from rich.text import Text
+    from amcl_suite.reproduce.engine import submission_fault
     from amcl_suite.reproduce.jobs import JobError, job_names
     states = ("finished", "running", "queued", "interrupted", "failed", "new")
     table, details, slurm, at_work = _table("job", *states), [], _slurm_if_needed(), 0
     if slurm is None: details.append("Slurm doesn't answer: queued runs count as new")
+    details += _link_lines(jobs)
     for name in jobs or job_names():
         try: runs = _without_missing_data(name)
         except JobError as error:
@@ -238,17 +251,28 @@ def _status(jobs: list[str] | None):
         at_work += counts.count("running") + counts.count("queued")
         details += [f"{run.job}/{run.name}: {f.remark}" for run, state, f in found
                     if state in ("new", "newer") and f.remark]
+        details += [f"{run.job}/{run.name}: {fault}" for run, *_ in found
+                    if (fault := submission_fault(run.folder))]
         details += [_detail(*one) for one in found if one[1] in ("running", "queued", "failed")]
-    shown = Group(table, *map(Text, details))
+    shown = Group(table, *(Text(_unicode(line)) for line in details))
     shown.at_work = at_work
     return shown
 
+# %% ../../nbs/80_reproduce/87_cli.ipynb #96f2fec8
+def _link_lines(jobs: list[str] | None) -> list[str]:
+    "Return a line for each link among the runs of jobs."
+    from amcl_suite.core.records import run_folders
+    from amcl_suite.core.settings import runs_dir
+    return [f"left alone: {link} is a link, which is not followed"
+            for link in run_folders(runs_dir(), tuple(jobs or ()))[1]]
+
 def _slurm_if_needed() -> dict | None:
     "Return what Slurm says of its jobs, if any run was submitted to it; None: it doesn't answer."
+    from amcl_suite.core.records import run_folders
     from amcl_suite.core.settings import runs_dir
     from amcl_suite.reproduce.engine import read_submission
     from amcl_suite.reproduce.executors import slurm_states
-    notes = (read_submission(path.parent) for path in runs_dir().glob("*/*/submission.json"))
+    notes = (read_submission(folder) for folder in run_folders(runs_dir())[0])
     return slurm_states() if any(note.get("where") == "slurm" for note in notes) else {}
 
 # %% ../../nbs/80_reproduce/87_cli.ipynb #ef1c1512
@@ -329,7 +353,7 @@ def clean(
     yes: Annotated[bool, typer.Option("--yes", help="Results may be removed.")] = False,
 ) -> None:
     "Remove failed runs and what killed engines left; results only with --yes."
-    from amcl_suite.reproduce.housekeeping import chosen, leftovers, remove
+    from amcl_suite.reproduce.housekeeping import chosen, leftovers
     console, asked = _console(), []
     if interrupted or everything: asked.append("interrupted")
     if superseded or everything: asked.append("superseded")
@@ -339,13 +363,22 @@ def clean(
     for name, why in unknown.items():
         if superseded: _line(console, f"nothing of {name} counts as superseded: {why}")
     found = leftovers(_known_jobs(jobs), planned, tuple(unknown))
-    gone = [l for l in chosen(found, tuple(asked), yes) if remove(l)]
+    gone = [l for l in chosen(found, tuple(asked), yes) if _removed(console, l)]
     for l in gone: _line(console, f"removed {l.kind}: {l.path} ({l.size / 1e6:.2f} MB)")
+    for line in _link_lines(jobs): _line(console, line)
     kept = [l for l in chosen(found, tuple(asked), True) if l not in gone]
     for l in kept: _line(console, f"kept {l.kind}: {l.path} ({l.size / 1e6:.2f} MB)"
                          + ("; --yes removes it" if l.is_result and not yes else ""))
     _line(console, f"{len(gone)} removed ({sum(l.size for l in gone) / 1e6:.2f} MB), "
                    f"{len(kept)} kept that could go")
+
+# %% ../../nbs/80_reproduce/87_cli.ipynb #bcd06ddd
+def _removed(console, leftover) -> bool:
+    "Remove what lies there; say why if that can't be done."
+    from amcl_suite.reproduce.housekeeping import remove
+    try: return remove(leftover)
+    except OSError as error: _line(console, str(error))
+    return False
 
 def _known_jobs(jobs: list[str] | None) -> tuple[str, ...]:
     "Return names of jobs; `JobError` for one that has neither a file nor runs."
@@ -375,15 +408,27 @@ def _all_planned() -> tuple[list, dict[str, str]]:
 Sets = Annotated[Optional[list[str]], typer.Argument(metavar="[NAME...]",
                                                      help="Data sets; none: all that apply.")]
 
+def _data_state(name: str, verify: bool = False) -> tuple[str, str]:
+    "Return \"found\", \"verified\", \"incomplete\" or \"missing\", and the path or why."
+    from amcl_suite.core.data import state
+    known = state(name, thorough=verify)
+    return known.word, known.detail or str(known.path)
+
+def _data_text(word: str, detail: str) -> str:
+    "Return the state of a data set as every command prints it."
+    return "not here" if word == "missing" else f"{word}: {detail}"
+
+
+# %% ../../nbs/80_reproduce/87_cli.ipynb #64e61b07
 @data_app.command("list")
 def data_list() -> None:
     "List the data sets: what is known, and where it is."
-    from amcl_suite.core.files import DataError
-    from amcl_suite.core.data import catalogue, data_folders, locate
+    from amcl_suite.core.data import catalogue, data_folders
     console, table = _console(), _table("name", "what", "size", "where")
     for name, entry in catalogue().items():
-        try: where = str(locate(name, download=False).path)
-        except DataError: where = "not here" + "; `amcl data fetch`" * entry.downloadable
+        word, detail = _data_state(name)
+        where = _data_text(word, detail)
+        if word == "missing" and entry.downloadable: where += "; `amcl data fetch`"
         _add(table, name, entry.title, f"{entry.size / 1e6:.2f} MB" if entry.size else "", where)
     console.print(table)
     _line(console, "searched: " + ", ".join(map(str, data_folders())))
@@ -447,8 +492,11 @@ def _slurm_version() -> str:
     from amcl_suite.reproduce.executors import squeue
     import shutil, subprocess
     if not shutil.which("sbatch"): return "none (not needed)"
-    version = subprocess.run(["sbatch", "--version"], capture_output=True, text=True).stdout.strip()
-    return version + ("" if squeue() is not None else ", no controller answers")
+    try: told = subprocess.run(["sbatch", "--version"], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError): told = None
+    version = told.stdout.strip() if told and not told.returncode else ""
+    answers = "" if squeue() is not None else "no controller answers"
+    return ", ".join(part for part in (version or "`sbatch --version` fails", answers) if part)
 
 def _examine_disk() -> list[tuple[str, str, str]]:
     "Return (what, finding, remedy) for the folder of the runs."
@@ -464,15 +512,12 @@ def _examine_disk() -> list[tuple[str, str, str]]:
 # %% ../../nbs/80_reproduce/87_cli.ipynb #d7bb60cf
 def _examine_data() -> list[tuple[str, str, str]]:
     "Return (name, finding, remedy) for each data set."
-    from amcl_suite.core.files import DataError
-    from amcl_suite.core.data import catalogue, check
+    from amcl_suite.core.data import catalogue
     lines = []
     for name in catalogue():
-        try: finding, remedy = f"verified, {check(name).path}", ""
-        except DataError as error:
-            damaged = "damaged" in str(error) or "in part" in str(error)
-            finding = "damaged" if damaged else "not here (bundled data stand in)"
-            remedy = str(error) if damaged else ""
+        word, detail = _data_state(name, verify=True)
+        finding = _data_text(word, detail) + " (bundled data stand in)" * (word == "missing")
+        remedy = f"`amcl data fetch {name}`, or remove it" if word == "incomplete" else ""
         lines.append((f"data: {name}", finding, remedy))
     return lines
 

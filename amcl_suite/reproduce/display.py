@@ -4,38 +4,45 @@
 
 # %% ../../nbs/80_reproduce/84_display.ipynb #3a30e63d
 from __future__ import annotations
-import json, time
+import math, time
 from collections import Counter
 from pathlib import Path
+from ..core.records import read_dict
 from ..core.tables import format_seconds
 
 # %% auto #0
 __all__ = ['progress_of', 'progress_text', 'seconds_left', 'Silent', 'Lines', 'waiting_lines', 'LiveTable', 'live_table']
 
 # %% ../../nbs/80_reproduce/84_display.ipynb #70e6bd3a
+def _number(value: object) -> float | None:
+    "Return a finite number as float; None for anything else."
+    if isinstance(value, bool) or not isinstance(value, (int, float)): return None
+    try: return float(value) if math.isfinite(value) else None
+    except OverflowError: return None
+
 def progress_of(
     folder: str | Path,   # folder of a run
-) -> dict:                # what its notebook last reported; empty if nothing
-    "Return a run's last progress report."
-    state = _read(Path(folder) / "progress.json")
-    return state if {"done", "total", "unit"} <= state.keys() else {}
-
-def _read(path: Path) -> dict:
-    "Return a small JSON file that may be missing or half written elsewhere."
-    try: state = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError): return {}
-    return state if isinstance(state, dict) else {}
+) -> dict:                # done, total, unit, label, values, seconds_left; empty if nothing usable
+    "Return a run's last progress report, every field of the type that displays expect."
+    state = read_dict(Path(folder) / "progress.json")
+    done, total, left = (_number(state.get(k)) for k in ("done", "total", "seconds_left"))
+    if done is None or total is None: return {}
+    values = state.get("values") if isinstance(state.get("values"), dict) else {}
+    return {"done": done, "total": total, "unit": str(state.get("unit") or ""),
+            "label": str(state.get("label") or ""), "values": {k: v for k, v in values.items()
+            if isinstance(v, float) or _number(v) is not None},
+            "seconds_left": None if left is None else max(0.0, left)}
 
 def progress_text(
     folder: str | Path,    # folder of a run
 ) -> tuple[str, str]:      # how far, and the values
     "Return progress as texts for people."
-    state, at = progress_of(folder), _read(Path(folder) / "cell.json")
-    if not state: return (f"cell {at['cell']}/{at['cells']}" if "cells" in at else "starting"), ""
-    far = f"{state['label']} " if state.get("label") else ""
-    numbers = {k: v for k, v in state["values"].items() if isinstance(v, (int, float))}
-    values = ", ".join(f"{k} {v:.4g}" for k, v in numbers.items())
-    return f"{far}{state['unit']} {state['done']:g}/{state['total']:g}", values
+    state, at = progress_of(folder), read_dict(Path(folder) / "cell.json")
+    cell, cells = _number(at.get("cell")), _number(at.get("cells"))
+    if not state: return (f"cell {cell:g}/{cells:g}" if cell and cells else "starting"), ""
+    far = " ".join(part for part in (state["label"], state["unit"]) if part)
+    values = ", ".join(f"{k} {v:.4g}" for k, v in state["values"].items())
+    return f"{far} {state['done']:g}/{state['total']:g}".strip(), values
 
 # %% ../../nbs/80_reproduce/84_display.ipynb #111810af
 def seconds_left(
@@ -147,6 +154,7 @@ def live_table(
         cells = (live.run.name, *progress_text(live.run.folder), format_seconds(live.seconds), left)
         table.add_row(*map(Text, cells))
     more = [f"{len(at_work) - max_rows} more at work"] if len(at_work) > max_rows else []
-    others = [f"{run.name}: another process is running it" for run in engine.waiting[:max_rows]]
+    others = [f"{live.run.name}: another process is running it"
+              for live in engine.waiting[:max_rows]]
     for line in [*more, *waiting_lines(engine), *others]: table.add_row(Text(line))
     return table

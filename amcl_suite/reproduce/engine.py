@@ -4,12 +4,14 @@
 
 # %% ../../nbs/80_reproduce/85_engine.ipynb #70060c57
 from __future__ import annotations
-import contextlib, json, os, shutil, signal, threading, time, uuid
+import contextlib, os, re, shutil, signal, threading, time, uuid
 from dataclasses import dataclass
 from pathlib import Path
 from fastcore.basics import patch
-from ..core.files import OutputError, output_errors, write_json_atomic
-from ..core.records import RunState, is_locked
+from filelock import FileLock
+from ..core.files import OutputError, output_errors, write_json_atomic, write_text_atomic
+from ..core.records import (LOCK_NAME, RunState, is_locked, link_on_the_way, read_dict,
+                                     run_folders)
 from ..core.settings import project_root, runs_dir
 from ..core.tables import format_seconds
 from .jobs import JobError, PlannedRun, data_checksum
@@ -21,8 +23,9 @@ from .display import Lines, LiveTable, Silent, plural
 from .planning import expected_minutes
 
 # %% auto #0
-__all__ = ['LAG', 'Outcome', 'Live', 'Engine', 'make_executor', 'note_submission', 'read_submission', 'make_task', 'keep_log',
-           'remove_logs', 'stale_logs', 'remove_stale_logs', 'run_all', 'count_workers', 'exit_status']
+__all__ = ['LAG', 'Outcome', 'Live', 'Engine', 'make_executor', 'note_submission', 'read_submission', 'submission_fault',
+           'make_task', 'keep_log', 'remove_logs', 'stale_logs', 'remove_stale_logs', 'run_all', 'count_workers',
+           'exit_status']
 
 # %% ../../nbs/80_reproduce/85_engine.ipynb #cf73bd58
 @dataclass
@@ -67,6 +70,7 @@ class Engine:
         self.queue = sorted(self.runs, key=lambda r: -self.minutes(r))
         self.live, self.waiting, self.outcomes, self.tries = [], [], [], {}
         self.executor, self.elsewhere, self.asked, self.interrupted = None, {}, None, False
+        self.displayed = True
         name = f"{where}-{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.logs = runs_dir() / ".submitit" / name
 
@@ -98,6 +102,7 @@ def run(
 ) -> list[Outcome]:   # one per run, in the order in which they ended
     "Run everything; Ctrl-C ends local workers, and leaves a cluster's jobs to the cluster."
     _check_writable(runs_dir())
+    self._refuse_links()
     if not self.force: self._skip_finished()
     remove_stale_logs()
     if not self.queue: return self.outcomes
@@ -107,7 +112,7 @@ def run(
         check_gpus(self.queue, self.executor.gpus)
         self._note_foreign_gpus()
     try:
-        with _terminate_as_interrupt(): self._loop()
+        with _terminate_as_interrupt(), self._at_work(): self._loop()
     except KeyboardInterrupt: self._stop()
     except BaseException:                      # nothing of ours may be left without an engine
         self._stop()
@@ -125,11 +130,39 @@ def _loop(self: Engine) -> None:
         self._settle()
         self._look_at_waiting()
         self._fill()
-        self.show.update(self)
+        self._display()
         if self.detach: return self._leave()
         if self.live or self.waiting: time.sleep(0.1)
 
 # %% ../../nbs/80_reproduce/85_engine.ipynb #0daf41a0
+@patch
+@contextlib.contextmanager
+def _at_work(self: Engine):
+    "Hold a lock on the folder of submissions, so that others know when this engine has ended."
+    lock = FileLock(self.logs / LOCK_NAME)
+    if self.where == "local":
+        with contextlib.suppress(OSError): lock.acquire(timeout=1)
+    try: yield
+    finally: lock.release()
+
+@patch
+def _display(self: Engine) -> None:
+    "Update the display; a fault of it is no reason to end runs, so it is told and shown no more."
+    if not self.displayed: return
+    try: self.show.update(self)
+    except Exception as error:
+        self.displayed = False
+        self.show.event(f"progress is shown no more ({type(error).__name__}: {error}); "
+                        f"the runs go on")
+
+@patch
+def _refuse_links(self: Engine) -> None:
+    "Fail runs whose folder is a link: what it leads to isn't ours to write to."
+    for run in [r for r in self.queue if link_on_the_way(r.folder)]:
+        self.queue.remove(run)
+        self._end(Outcome(run, "failed", error=standing(run.folder).remark))
+
+# %% ../../nbs/80_reproduce/85_engine.ipynb #b88803d5
 @patch
 def _skip_finished(self: Engine) -> None:
     for run in list(self.queue):
@@ -186,12 +219,21 @@ def read_submission(
     folder: Path,   # of a run
 ) -> dict:          # where, id, logs, token, host; empty if there is none
     "Return which job was to run a run."
-    try: note = json.loads((folder / "submission.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError): return {}
-    keys = ("where", "id", "logs", "token", "host")
-    if not isinstance(note, dict): return {}
-    return note if all(isinstance(note.get(k), str) for k in keys) else {}
+    if link_on_the_way(folder): return {}
+    note = read_dict(Path(folder) / "submission.json")
+    good = all(isinstance(note.get(k), str) and "\0" not in note[k]
+               for k in ("where", "id", "logs", "token", "host"))
+    return note if good and re.fullmatch(r"[\w.-]*", note["id"]) else {}
 
+def submission_fault(
+    folder: Path,   # of a run
+) -> str:           # one sentence; "" if all is well
+    "Return why it isn't known whether a run waits in a cluster's queue."
+    path = Path(folder) / "submission.json"
+    if not path.exists() or read_submission(folder): return ""
+    return f"{path} is damaged: look whether Slurm still has the run (`squeue --me`), delete it"
+
+# %% ../../nbs/80_reproduce/85_engine.ipynb #13941ab0
 @patch
 def _slurm_job_of(self: Engine, run: PlannedRun) -> tuple[dict, str, str]:
     "Return the note, state and detail of a run's job if Slurm still has it; state \"\" otherwise."
@@ -224,7 +266,7 @@ def _adopt(self: Engine) -> None:
 @patch
 def _wait_for(self: Engine, run: PlannedRun, who: dict, by: str = "", token: str = "") -> None:
     "Put a run aside that another process is at, or our own worker without its controller."
-    if "pid" in who: by = f"process {who['pid']} on {who['host']}"
+    if "pid" in who: by = f"process {who['pid']} on {who.get('host') or 'some machine'}"
     gpus = tuple(who.get("gpus") or ()) if who.get("host") == os.uname().nodename else ()
     self.waiting.append(Live(run, Handle("", "", "elsewhere", gpus=gpus), token))
     self.show.event(f"waiting for {run.name}: {by or 'another process'} is running it")
@@ -253,9 +295,9 @@ def _note_foreign_gpus(self: Engine) -> None:
     "Leave out GPUs that runs of other engines have to themselves on this machine."
     if not self.executor.gpus: return
     mine, taken = {r.folder for r in self.runs}, set()
-    for path in runs_dir().glob("*/*/run.lock"):
-        if path.parent in mine or not is_locked(path.parent): continue
-        record = standing(path.parent).record or {}
+    for folder in run_folders(runs_dir())[0]:
+        if folder in mine or not is_locked(folder): continue
+        record = standing(folder).record or {}
         if record.get("host") == os.uname().nodename: taken |= set(record.get("gpus") or ())
     free = [g for g in visible_gpus() if g not in taken]
     if free != self.executor.gpus and free: self.executor.gpus = free
@@ -287,6 +329,7 @@ def _fill(self: Engine) -> None:
             self._wait_for(run, found.record or standing(run.folder).record or {})
         elif state: self._wait_for(run, {}, "a job on the cluster")
         else: ready.append((run, found))
+        if fault := submission_fault(run.folder): self.show.event(f"{run.name}: {fault}")
         if ready and not self.executor.keeps_running: self._submit([ready.pop()])
     if ready: self._submit(ready)
 
@@ -376,7 +419,7 @@ def _note_begin(self: Engine, live: Live) -> None:
 def _conclude(self: Engine, live: Live, found: Standing, ours: bool) -> None:
     "Note the outcome of a run whose worker has ended, or put it in the queue once more."
     record, run, seconds = found.record or {}, live.run, live.seconds
-    if not ours and found.state == "finished":
+    if not ours and found.state == "finished" and not _last_words(live):
         return self._end(Outcome(run, "skipped", remark="finished by another process"))
     if ours and found.state == "finished": return self._end(Outcome(run, "finished", seconds))
     if ours and record["state"] != RunState.running: error = record.get("error") or {}
@@ -391,13 +434,15 @@ def _conclude(self: Engine, live: Live, found: Standing, ours: bool) -> None:
         self._end(Outcome(run, "interrupted", seconds, line))
     else: self._end(Outcome(run, "failed", seconds, line))
 
+def _last_words(live: Live) -> str:
+    "Return the error that a worker printed before it ended; \"\" if it printed none."
+    return next((line for line in reversed(live.log.splitlines()) if "Error: " in line), "")
+
 @patch
 def _bury(self: Engine, live: Live, record: dict | None) -> dict:
     "Return why a worker ended without an outcome, and say so in its record."
-    log = [line for line in live.log.splitlines() if line.strip()]
-    errors = [line for line in log if "Error: " in line]
     kind, line = ending(live.handle.detail)
-    if errors and not record: kind, line = "error", errors[-1]   # the worker's own last words
+    if (said := _last_words(live)) and not record: kind, line = "error", said
     elif shutil.disk_usage(runs_dir()).free < 2**16:
         kind, line = "error", f"the disk of {runs_dir()} is full: free some space, then start again"
     error = {"line": line, "kind": kind}
@@ -409,7 +454,7 @@ def _note_end(live: Live, record: dict, error: dict) -> None:
     "Say in the record of a worker that could not do so itself how it ended, and what it cost."
     going_on = error["kind"] in ("interrupted", "cancelled")
     state = RunState.pending if going_on else RunState.failed
-    spent = round(record.get("seconds_all", 0.0) + live.seconds, 3)
+    spent = round((record.get("seconds_all") or 0.0) + live.seconds, 3)
     with contextlib.suppress(OSError, OutputError):
         write_json_atomic(live.run.folder / "record.json",
                           record | {"state": state, "error": error, "seconds_all": spent})
@@ -422,7 +467,7 @@ def keep_log(
     paths, log = submission_paths(handle), ""
     with contextlib.suppress(OSError):
         log = paths[0].read_text(errors="replace")[-20_000:]
-        (folder / "worker.log").write_text(log)
+        write_text_atomic(folder / "worker.log", log)
     for path in [*paths, folder / "submission.json"]:
         with contextlib.suppress(OSError): path.unlink(missing_ok=True)
     return log
@@ -471,26 +516,34 @@ def remove_logs(
     folder: Path,   # below `runs/.submitit`
 ) -> None:
     "Remove an engine's folder of submission files; logs go to their runs."
-    for path in runs_dir().glob("*/*/submission.json"):
-        note = read_submission(path.parent)
-        if note.get("logs") == str(folder): keep_log(path.parent, Handle(note["id"], note["logs"]))
+    for run in run_folders(runs_dir())[0]:
+        note = read_submission(run)
+        if note.get("logs") == str(folder): keep_log(run, Handle(note["id"], note["logs"]))
+    if link_on_the_way(folder): return                        # not ours, wherever it leads
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError): folder.parent.rmdir()   # unless another engine uses it
 
 def stale_logs() -> list[Path]:  # folders below `runs/.submitit`
     "Return the folders of engines that were killed and whose workers have ended."
-    return [f for f in (runs_dir() / ".submitit").glob("*-*-*-*") if not _in_use(f)]
+    found = sorted((runs_dir() / ".submitit").glob("*-*-*-*"))
+    return [f for f in found if f.is_dir() and not link_on_the_way(f) and not _in_use(f)]
 
 def _in_use(folder: Path) -> bool:
     "Tell whether an engine or a worker still needs its folder; in doubt yes."
-    import psutil
     where, pid = folder.name.split("-")[0], folder.name.split("-")[-2]
     host = folder.name[len(where) + 1:].rsplit("-", 2)[0]
+    engine = is_locked(folder) if (folder / LOCK_NAME).exists() else _lives(pid)
     ids = {p.name.removesuffix("_submitted.pkl") for p in folder.glob("*_submitted.pkl")}
-    if host != os.uname().nodename or not pid.isdigit() or psutil.pid_exists(int(pid)): return True
-    if where == "local": return any(i.isdigit() and psutil.pid_exists(int(i)) for i in ids)
+    if host != os.uname().nodename or not pid.isdigit() or engine: return True
+    if where == "local": return any(i.isdigit() and _lives(i) for i in ids)
     states = slurm_states() if shutil.which("squeue") else None
     return states is None or any(states.get(i, ("ended", ""))[0] != "ended" for i in ids)
+
+def _lives(pid: str) -> bool:
+    "Tell whether a process is there and not just waiting for its parent to take note of its end."
+    import psutil
+    try: return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, OverflowError, ValueError): return False
 
 def remove_stale_logs() -> int:  # folders removed
     "Remove what killed engines have left behind."

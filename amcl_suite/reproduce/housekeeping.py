@@ -4,31 +4,33 @@
 
 # %% ../../nbs/80_reproduce/85a_housekeeping.ipynb #ca7d5c0b
 from __future__ import annotations
-import contextlib, os, shutil, signal, uuid
+import contextlib, os, shutil, signal, time, uuid
 from dataclasses import dataclass
 from pathlib import Path
 from filelock import FileLock, Timeout
-from ..core.records import is_locked
+from ..core.files import OutputError, output_errors
+from ..core.records import is_locked, link_on_the_way, run_folders
 from ..core.settings import runs_dir
 from .jobs import JobError, PlannedRun
-from .worker import standing
+from .worker import standing, temporary_files
 from .executors import cancel_slurm, end_processes, slurm_states
 from .engine import read_submission, remove_logs, stale_logs
 
 # %% auto #0
-__all__ = ['Leftover', 'leftovers', 'chosen', 'remove', 'cancel_runs']
+__all__ = ['STALE', 'Leftover', 'leftovers', 'chosen', 'remove', 'cancel_runs']
 
 # %% ../../nbs/80_reproduce/85a_housekeeping.ipynb #980c0f69
 @dataclass(frozen=True)
 class Leftover:
-    "A folder that could be removed."
-    path: Path    # the folder
+    "A folder, or a temporary file, that could be removed."
+    path: Path    # the folder, or a temporary file
     kind: str     # as in the table above
     size: int     # bytes
 
     @property
     def is_result(self) -> bool: return self.kind in ("superseded", "finished", "unreadable")
 
+# %% ../../nbs/80_reproduce/85a_housekeeping.ipynb #1ade0f59
 def leftovers(
     jobs: tuple[str, ...] = (),        # names of jobs; empty: all
     planned: list[PlannedRun] = (),    # runs as planned now: other finished ones are superseded
@@ -36,15 +38,31 @@ def leftovers(
 ) -> list[Leftover]:                   # runs at work are left out
     "Return what lies in the folder of all runs, by kind."
     hashes, found = {run.hash for run in planned}, []
-    found = [Leftover(path, "engine", _size(path)) for path in stale_logs()]
-    found += [Leftover(p, "engine", _size(p)) for p in runs_dir().glob(".deleted-*")]
-    for path in sorted(p for p in runs_dir().glob("*/*") if p.is_dir()):
-        if path.parent.name.startswith("."): continue
-        if (jobs and path.parent.name not in jobs) or is_locked(path): continue
+    aside = [p for p in runs_dir().glob(".deleted-*") if p.is_dir() and not p.is_symlink()]
+    found = [Leftover(path, "engine", _size(path)) for path in [*stale_logs(), *aside]]
+    found += [Leftover(path, "temporary", _size(path)) for path in _stale_files(jobs)]
+    for path in run_folders(runs_dir(), jobs)[0]:
+        if is_locked(path): continue
         kind = _kind(path, hashes)
         if kind == "superseded" and path.parent.name in unknown: kind = "finished"
         if kind: found.append(Leftover(path, kind, _size(path)))
+        found += [Leftover(p, "temporary", _size(p)) for p in temporary_files(path)]
     return found
+
+# %% ../../nbs/80_reproduce/85a_housekeeping.ipynb #cc294061
+STALE = 300.0   # s after which a temporary file that no lock guards has no writer any more
+
+def _stale_files(jobs: tuple[str, ...] = ()) -> list[Path]:
+    "Return temporary files beside the runs, such as of a report that was killed."
+    places = [runs_dir(), *dict.fromkeys(p.parent for p in run_folders(runs_dir(), jobs)[0])]
+    found = [p for place in places for name in (".*.tmp", ".probe-*") for p in place.glob(name)]
+    now = time.time()
+    return [p for p in found if p.is_file() and not p.is_symlink() and _age(p, now) > STALE]
+
+def _age(path: Path, now: float) -> float:
+    "Return how long ago a file was written, in s; 0 where it has just been removed."
+    try: return now - path.stat().st_mtime
+    except OSError: return 0.0
 
 def _kind(path: Path, hashes: set[str]) -> str:
     "Return what a run's folder is; \"\" for a folder of something else."
@@ -57,9 +75,14 @@ def _kind(path: Path, hashes: set[str]) -> str:
 
 # %% ../../nbs/80_reproduce/85a_housekeeping.ipynb #a9128640
 def _size(path: Path) -> int:
-    "Return the bytes of all files below a folder."
-    files = [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()]
-    return sum(p.stat().st_size for p in files)
+    "Return the bytes of a file, or of all files below a folder; links count as nothing."
+    files = [path] if path.is_file() else [Path(place, name) for place, _, names in os.walk(path)
+                                           for name in names]
+    total = 0
+    for file in files:
+        with contextlib.suppress(OSError):       # it may just have been removed
+            total += 0 if file.is_symlink() else file.lstat().st_size
+    return total
 
 # %% ../../nbs/80_reproduce/85a_housekeeping.ipynb #ca071943
 def chosen(
@@ -68,23 +91,36 @@ def chosen(
     yes: bool = False,            # results may go too
 ) -> list[Leftover]:              # what to remove
     "Choose what to remove."
-    wanted = {"engine", "failed", *kinds}
+    wanted = {"engine", "temporary", "failed", *kinds}
     return [l for l in found if l.kind in wanted and (yes or not l.is_result)]
 
 def remove(
     leftover: Leftover,   # to remove
 ) -> bool:                # False if somebody is at work there
-    "Remove a folder whole or not at all."
-    aside = runs_dir() / f".deleted-{uuid.uuid4().hex[:12]}"
+    "Remove a folder whole or not at all; `OutputError` says what stands in the way."
+    path, aside = leftover.path, runs_dir() / f".deleted-{uuid.uuid4().hex[:12]}"
+    if link_on_the_way(path): return False       # it has become one since we looked
     if leftover.kind == "engine":
-        remove_logs(leftover.path)
-        return not leftover.path.exists()
-    lock = FileLock(leftover.path / "run.lock")
+        remove_logs(path)
+        return not path.exists()
+    if leftover.kind == "temporary": return _remove_temporary(path)
+    lock = FileLock(path / "run.lock")
     try: lock.acquire(timeout=0)
     except (Timeout, OSError): return False
-    with lock: os.replace(leftover.path, aside)
+    with lock, output_errors(path): os.replace(path, aside)
     shutil.rmtree(aside, ignore_errors=True)
-    with contextlib.suppress(OSError): leftover.path.parent.rmdir()    # of a job without runs
+    if aside.exists(): raise OutputError(f"can't remove all of {path}; what is left is in {aside}")
+    with contextlib.suppress(OSError): path.parent.rmdir()             # of a job without runs
+    return True
+
+def _remove_temporary(path: Path) -> bool:
+    "Remove a temporary file, below a run under its lock; False if somebody is at work there."
+    parts = path.relative_to(runs_dir()).parts
+    lock = FileLock(runs_dir().joinpath(*parts[:2], "run.lock")) if len(parts) > 2 else None
+    try:
+        with lock.acquire(timeout=0) if lock else contextlib.nullcontext(), output_errors(path):
+            path.unlink(missing_ok=True)
+    except Timeout: return False
     return True
 
 # %% ../../nbs/80_reproduce/85a_housekeeping.ipynb #92408b84
@@ -102,7 +138,7 @@ def cancel_runs(
         if note.get("where") == "slurm" and states.get(note["id"], ("ended",))[0] != "ended":
             jobs.append(note["id"])
             ended.append((run.name, f"Slurm job {note['id']}"))
-        elif found.state == "running" and record.get("host") == os.uname().nodename:
+        elif found.state == "running" and _is_here(record):
             with contextlib.suppress(psutil.NoSuchProcess):
                 worker = psutil.Process(record["pid"])
                 processes += [worker, *worker.children(recursive=True)]
@@ -111,3 +147,8 @@ def cancel_runs(
     if not cancel_slurm(jobs): raise JobError("Slurm refused to cancel; see `squeue --me`")
     end_processes(processes)
     return ended
+
+def _is_here(record: dict) -> bool:
+    "Tell whether the worker that a record names is a process of this machine, and not this one."
+    pid = record.get("pid") or 0
+    return record.get("host") == os.uname().nodename and pid > 1 and pid != os.getpid()

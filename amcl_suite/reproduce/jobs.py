@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Union
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from ..core.files import DataError, read_json
 from ..core.settings import project_root, runs_dir, setting
 
 # %% auto #0
@@ -70,6 +71,7 @@ def nearest(name: str, known) -> str:
 def _explain(error: ValidationError) -> str:
     "Return the first fault that pydantic found as one line."
     fault = error.errors()[0]
+    if not fault["loc"]: return f"{fault['msg']}, got {fault['input']!r:.80}"
     where, key = ".".join(str(p) for p in fault["loc"]), fault["loc"][-1]
     if fault["type"] == "missing": return f"{where}: missing"
     if fault["type"] != "extra_forbidden": return f"{where}: {fault['msg']}, got {fault['input']!r}"
@@ -99,9 +101,10 @@ def read_job_file(
     try: return JobFile.model_validate(_load_yaml(Path(path).read_text(encoding="utf-8")))
     except OSError as error: raise JobError(f"{path}: can't be read ({error.strerror})") from None
     except UnicodeDecodeError: raise JobError(f"{path}: not a text file in UTF-8") from None
-    except yaml.YAMLError as error:
-        raise JobError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error: raise JobError(f"{path}: {_explain(error)}") from None
+    except RecursionError: raise JobError(f"{path}: nested too deeply") from None
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
+        raise JobError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
 
 # %% ../../nbs/80_reproduce/81_jobs.ipynb #65ea5f33
 @dataclass(frozen=True)
@@ -114,11 +117,15 @@ class Parameter:
 
 def _code_cells(path: Path) -> list[dict]:
     "Return the code cells of a notebook as dicts of `source` and `tags`."
-    try: cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    except OSError as error: raise JobError(f"{path}: can't be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError): raise JobError(f"{path}: not a notebook") from None
-    return [{"source": "".join(c["source"]), "tags": c.get("metadata", {}).get("tags", [])}
-            for c in cells if c.get("cell_type") == "code"]
+    try:
+        cells = read_json(path, ours=False)["cells"]
+        return [{"source": "".join(c["source"]), "tags": list(c["metadata"].get("tags") or ())}
+                for c in cells if c["cell_type"] == "code"]
+    except DataError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise JobError(f"{path}: not a notebook, {reason}") from None
+    except (LookupError, TypeError, AttributeError):
+        raise JobError(f"{path}: not a notebook") from None
 
 # %% ../../nbs/80_reproduce/81_jobs.ipynb #3b30cec1
 def _comments(source: str) -> dict[int, str]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import contextlib, json
 from dataclasses import dataclass
-from ..core.records import RecordError, RunState, read_record
+from ..core.records import RecordError, RunState, read_record, run_folders
 from ..core.settings import runs_dir
 from ..core.tables import format_seconds
 from .jobs import PlannedRun, data_checksum
@@ -59,9 +59,9 @@ def earlier_minutes(
 ) -> dict[str, float]:      # run name -> minutes
     "Return how long finished runs of a job took, all attempts together, by name."
     found = {}
-    for path in (runs_dir() / job).glob("*/record.json"):
+    for folder in run_folders(runs_dir(), (job,))[0]:
         with contextlib.suppress(RecordError):
-            record = read_record(path)
+            record = read_record(folder)
             if record["state"] == RunState.finished and record.get("seconds_all"):
                 found[record["name"]] = record["seconds_all"] / 60
     return found

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from ..core.files import encode, replacing
-from ..core.records import SCHEMA_VERSION, RecordError, cost, is_locked, read_record
+from ..core.records import (SCHEMA_VERSION, RecordError, cost, is_locked, read_record,
+                                     run_folders)
 from ..core.settings import runs_dir
 from ..core.tables import Table, format_seconds, paper_vs_ours, pivot
+from .worker import seconds_spent
 
 # %% auto #0
 __all__ = ['RUN_KEYS', 'ROW_KEYS', 'MOST_LINES', 'display_state', 'select_records', 'Collection', 'collect', 'tidy_rows',
@@ -111,12 +113,14 @@ def collect(
     only: Sequence[str] = (),          # conditions "KEY=VALUE", as for `select_records`
 ) -> Collection:                       # sorted by job, notebook and name
     "Read the records of jobs; unreadable ones are named, not fatal."
-    records, unreadable = [], []
-    for path in sorted(Path(folder or runs_dir()).glob("*/*/record.json")):
-        if jobs and path.parent.parent.name not in jobs: continue
-        try: record = read_record(path)
+    folders, links = run_folders(folder or runs_dir(), jobs)
+    records, unreadable = [], [f"{link}: a link, which is not followed" for link in links]
+    for path in folders:
+        if not (path / "record.json").exists(): continue
+        try: record = read_record(path / "record.json")
         except RecordError as error: unreadable.append(str(error)); continue
-        records.append(record | {"folder": path.parent, "locked": is_locked(path.parent)})
+        records.append(record | {"folder": path, "locked": is_locked(path),
+                                 "seconds_all": seconds_spent(path, record)})
     newest, rest = _newest(select_records(records, only))
     return Collection(tuple(newest), tuple(rest), tuple(unreadable), tuple(only))
 
@@ -156,7 +160,8 @@ def tidy_rows(
         beside = {"job": record["job"], "run": record["name"],
                   "experiment": record.get("experiment") or "", "notebook": record["notebook"],
                   "hash": record["hash"], "version": about.get("version") or "",
-                  "commit": about.get("commit") or ""}
+                  "commit": about.get("commit") or "",
+                  "cpu_capability": about.get("cpu_capability") or ""}
         parameters = {f"parameter.{k}": v for k, v in record["parameters"].items()}
         before = beside | {"dataset": "", "method": ""}      # for rows that were edited by hand
         rows += [before | row | beside | parameters for row in record.get("rows") or []]
@@ -169,14 +174,20 @@ def write_parquet(
 ) -> Path:               # the path
     "Write rows as Parquet; lists of numbers stay lists, a column of mixed types becomes text."
     import pyarrow, pyarrow.parquet
-    columns = {}
-    for name in dict.fromkeys(key for row in rows for key in row):
-        values = [row.get(name) for row in rows]
-        try: columns[name] = pyarrow.array(values)
-        except pyarrow.ArrowException: columns[name] = pyarrow.array([*map(_text, values)])
+    names = dict.fromkeys(key for row in rows for key in row)
+    columns = {name: _column([row.get(name) for row in rows]) for name in names}
     with replacing(path) as temporary:
         pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
     return Path(path)
+
+def _column(values: list):
+    "Return a column: of one type that Parquet knows where there is one, else of texts."
+    import pyarrow, pyarrow.parquet
+    try:
+        column = pyarrow.array(values)
+        pyarrow.parquet.write_table(pyarrow.table({"": column}), pyarrow.BufferOutputStream())
+        return column
+    except (pyarrow.ArrowException, OverflowError): return pyarrow.array([*map(_text, values)])
 
 def _text(value: object) -> str | None:
     "Return a value of a mixed column as text."
@@ -190,7 +201,7 @@ class Group:
     title: str                # such as "Table 1, clean protocol, full scale"
     grids: tuple[Table, ...]  # data sets by methods, one per metric and version; may be empty
     full: Table               # every row
-    warning: str = ""         # names the versions of the code where there are several
+    warning: str = ""         # names versions of the code, or processors, that differ
 
 def result_groups(
     rows: list[dict],   # from `tidy_rows`
@@ -222,6 +233,7 @@ def _group(key: tuple, rows: list[dict]) -> Group:
     _, name, setting, scale = key
     versions = {}
     for row in rows: versions.setdefault(row["code"], []).append(row)
+    warnings = (_mixture(versions), _processors(rows))
     fields = ["dataset", "method", "metric"]
     cells = {tuple(str(row.get(field)) for field in fields) for row in rows}
     if len(cells) < len(rows):
@@ -230,7 +242,20 @@ def _group(key: tuple, rows: list[dict]) -> Group:
     if len(versions) > 1: fields.append("code")
     grids = [grid for code, some in versions.items() for grid in _grids(some, code, versions)]
     title = ", ".join(part for part in (name, setting, f"{scale} scale") if part)
-    return Group(title, tuple(grids), paper_vs_ours(rows, fields=fields), _mixture(versions))
+    full = paper_vs_ours(rows, fields=fields)
+    return Group(title, tuple(grids), full, " ".join(text for text in warnings if text))
+
+# %% ../../nbs/80_reproduce/86_report.ipynb #0db0ff88
+def _processors(rows: list[dict]) -> str:
+    "Return a warning that names runs of different processors; empty if one is known or none."
+    runs = {}
+    for row in rows:
+        name = f"{row['job']}/{row['run']}"
+        runs.setdefault(row.get("cpu_capability") or "unknown", {})[name] = None
+    if len(set(runs) - {"unknown"}) < 2: return ""
+    parts = [f"{kind}: {_listing(list(names), 8)}" for kind, names in sorted(runs.items())]
+    return ("These rows were computed with different instructions of the processor, which round "
+            "differently. " + "; ".join(parts) + ".")
 
 def _mixture(versions: dict[str, list[dict]]) -> str:
     "Return a warning that names versions and runs; empty if there is one version."

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
-from ..core.files import write_text_atomic
+from ..core.files import read_image, write_text_atomic
 from ..core.records import SOUND_FILES
 from ..core.settings import runs_dir
 from ..core.tables import Table, plain_markdown
@@ -51,9 +51,8 @@ def data_uri(
 # %% ../../nbs/80_reproduce/86a_report_page.ipynb #099dc031
 def _still(path: Path) -> str:
     "Return the first frame of an animation as a data address."
-    from PIL import Image
     buffer = io.BytesIO()
-    with Image.open(path) as image: image.convert("RGB").save(buffer, "PNG")
+    read_image(path).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 def _player(path: Path, caption: str) -> str:
@@ -74,10 +73,11 @@ def media_html(
 ) -> str:                       # one `<figure>` element, or a remark
     "Return a figure or a sound of a run as HTML with its file inside."
     path, name = folder / item["file"], html.escape(item["name"])
-    if not path.resolve().is_relative_to(folder.resolve()):
-        return f"<p>{name} lies outside its run's folder and was left out.</p>"
     caption = html.escape(str(item.get("caption") or item["name"]))
     try:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            return f"<p>{name} lies outside its run's folder and was left out.</p>"
+        if path.exists() and not path.is_file(): return f"<p>{name} is no file.</p>"
         size = path.stat().st_size
         if not (room or Room()).takes(size):
             return (f"<p>{name} ({size / 1e6:.1f} MB) is too large to be kept in this page: "
@@ -362,6 +362,10 @@ class Report:
 
     def __repr__(self): return f"Report({str(self.html)!r}, groups={len(self.groups)})"
 
+def _unicode(text: str) -> str:
+    "Return a text that can be written: names of folders that are no Unicode are spelt out."
+    return text.encode("utf-8", "backslashreplace").decode()
+
 def write_report(
     jobs: Sequence[str] = (),       # names of jobs; empty: all
     out: str | Path | None = None,  # folder; None: the job's folder, or that of all runs
@@ -377,6 +381,6 @@ def write_report(
     groups = tuple(result_groups(rows))
     page, text = (report_html(found, title, groups),
                   report_markdown(found, title, folder.resolve(), groups))
-    return Report(write_text_atomic(folder / "report.html", page),
-                  write_text_atomic(folder / "report.md", text),
+    return Report(write_text_atomic(folder / "report.html", _unicode(page)),
+                  write_text_atomic(folder / "report.md", _unicode(text)),
                   write_parquet(rows, folder / "results.parquet"), groups, found)

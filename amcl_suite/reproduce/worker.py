@@ -4,16 +4,17 @@
 
 # %% ../../nbs/80_reproduce/82_worker.ipynb #5170c1cc
 from __future__ import annotations
-import contextlib, json, os, re, shutil, signal, sys, threading, time
+import contextlib, os, re, shutil, signal, sys, threading, time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from filelock import FileLock, Timeout
-from ..core.files import output_errors, write_json_atomic
-from ..core.records import (SCHEMA_VERSION, RecordError, RunState, environment,
-                                     is_locked, read_record)
+from ..core.files import output_errors, read_json, write_json_atomic
+from ..core.records import (SCHEMA_VERSION, RecordError, RunState, environment, is_locked,
+                                     link_on_the_way, read_dict, read_record, record_faults)
 
 # %% auto #0
-__all__ = ['MAX_CELL_OUTPUT', 'MAX_LINE', 'Standing', 'standing', 'Task', 'execute', 'Deadline', 'Worker']
+__all__ = ['MAX_CELL_OUTPUT', 'MAX_LINE', 'Standing', 'standing', 'Task', 'execute', 'temporary_files', 'sweep', 'Heartbeat',
+           'seconds_spent', 'Deadline', 'Worker']
 
 # %% ../../nbs/80_reproduce/82_worker.ipynb #cefca695
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ def standing(
 ) -> Standing:           # never raises for what lies in the folder
     "Return where a run stands, from its lock and its record."
     folder = Path(folder)
+    if link := link_on_the_way(folder):
+        return Standing("new", None, f"{link} is a link and is not followed; remove it, or move "
+                                     f"all results with AMCL_RUNS_PATH")
     locked = is_locked(folder)
     if not (folder / "record.json").exists(): return Standing("running" if locked else "new")
     try: record = read_record(folder)
@@ -69,6 +73,7 @@ def execute(
         anew = task.force and before.get("token") != task.token
         if not anew and before.get("state") == "finished": return "skipped"
         if anew: _empty(folder)
+        sweep(folder)
         _execute_locked(task, folder)
     return "done"
 
@@ -80,26 +85,43 @@ def _record_of(folder: Path, hash: str) -> dict:
 
 # %% ../../nbs/80_reproduce/82_worker.ipynb #8bec0621
 def _empty(folder: Path) -> None:
-    "Remove everything but the lock from a folder."
-    for path in folder.iterdir():
-        if path.is_dir(): shutil.rmtree(path)
-        elif path.name != "run.lock": path.unlink()
+    "Remove everything but the lock from a folder; of a link the link, never what it leads to."
+    first = [folder / "record.json"]      # so that no half-emptied folder counts as finished
+    with output_errors(folder):
+        for path in [*first, *(p for p in folder.iterdir() if p not in first)]:
+            if path.is_dir() and not path.is_symlink(): shutil.rmtree(path)
+            elif path.name != "run.lock": path.unlink(missing_ok=True)
+
+def temporary_files(
+    folder: str | Path,   # folder of a run
+) -> list[Path]:          # links are not followed
+    "Return the temporary files of writers, finished or killed, in a folder and below."
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [f for f in folders if not os.path.islink(os.path.join(place, f))]
+        found += [Path(place, n) for n in names if n.startswith(".") and n.endswith(".tmp")]
+    return sorted(found)
+
+def sweep(
+    folder: str | Path,   # folder of a run that this process has locked
+) -> None:
+    "Remove what killed writers left half written."
+    for path in temporary_files(folder):
+        with contextlib.suppress(OSError): path.unlink()
 
 # %% ../../nbs/80_reproduce/82_worker.ipynb #ff118fb4
 def _execute_locked(task: Task, folder: Path) -> None:
     "Run the notebook of a task and leave a record that says how it ended."
-    for name in ("results.json", "progress.json", "cell.json"):
-        (folder / name).unlink(missing_ok=True)
     begin, record = time.monotonic(), _first_record(task, folder)
     write_json_atomic(folder / "record.json", record)
-    state, error = _run_notebook(task, folder)
-    results = _results(folder)
-    if state == RunState.finished and results is None:
-        line = "the notebook left no results: it must call run.finish()"
-        state, error = RunState.failed, {"line": line, "kind": "error"}
+    _clear(folder)
+    with Heartbeat(folder, task.token): state, error = _run_notebook(task, folder)
+    results, why = _results(folder, record) if state == RunState.finished else (None, "")
+    if why: state, error = RunState.failed, {"line": why, "kind": "error"}
     if state != RunState.finished: results = None    # what an ended notebook left is not whole
-    record |= {k: v for k, v in (results or {}).items() if k not in ("schema", "data")}
-    record["data"] |= (results or {}).get("data", {})
+    own = set(record) - {"rows", "figures", "sounds", "notes"}      # not the notebook's to say
+    record |= {k: v for k, v in (results or {}).items() if k not in own}
+    record["data"] |= (results or {}).get("data") or {}
     seconds = round(time.monotonic() - begin, 3)
     record |= {"state": state, "error": error, "seconds": seconds,
                "seconds_all": round(record["seconds_all"] + seconds, 3),
@@ -107,21 +129,67 @@ def _execute_locked(task: Task, folder: Path) -> None:
     record.setdefault("environment", environment())
     folder.mkdir(parents=True, exist_ok=True)        # the notebook may have removed it
     write_json_atomic(folder / "record.json", record)
+    (folder / "spent.json").unlink(missing_ok=True)
 
 def _first_record(task: Task, folder: Path) -> dict:
     "Return the record of a run that starts now."
     before = _record_of(folder, task.about["hash"])
     return {"schema": SCHEMA_VERSION, **task.about, "state": RunState.running,
-            "token": task.token, "attempts": before.get("attempts", 0) + 1, "pid": os.getpid(),
+            "token": task.token, "attempts": (before.get("attempts") or 0) + 1, "pid": os.getpid(),
             "host": os.uname().nodename, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "where": task.where, "slurm_job": _slurm_job(), "gpus": _own_gpus(task),
-            "threads": task.threads, "seconds_all": before.get("seconds_all", 0.0),
+            "threads": task.threads, "seconds_all": seconds_spent(folder, before),
             "rows": [], "figures": [], "sounds": [], "notes": []}
 
-def _results(folder: Path) -> dict | None:
-    "Return what the notebook left; None if it left nothing readable."
-    try: return json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError): return None
+def _results(folder: Path, record: dict) -> tuple[dict | None, str]:
+    "Return what the notebook left for its record, or None and why it can't be used."
+    path = folder / "results.json"
+    if not path.exists(): return None, "the notebook left no results: it must call run.finish()"
+    if not (results := read_dict(path)): return None, f"{path} is damaged; start the job again"
+    for field, kind in record_faults(record | results):
+        return None, f"{path}: {field} is missing or no {kind}; change the notebook"
+    return results, ""
+
+# %% ../../nbs/80_reproduce/82_worker.ipynb #cf659094
+def _clear(folder: Path) -> None:
+    "Remove what the last attempt said on its way, and links that a write would follow."
+    for name in ("results.json", "progress.json", "cell.json", "spent.json"):
+        (folder / name).unlink(missing_ok=True)
+    if (folder / "executed.ipynb").is_symlink(): (folder / "executed.ipynb").unlink()
+
+class Heartbeat:
+    "Notes in `spent.json`, while the block is at work, how long it has been."
+    def __init__(
+        self,
+        folder: Path,   # of a run
+        token: str,     # of the attempt
+    ): self.path, self.token, self.ended = folder / "spent.json", token, threading.Event()
+    def __enter__(self):
+        self.begin = time.monotonic()
+        self.thread = threading.Thread(target=self._beat, daemon=True)
+        self.thread.start()
+        return self
+    def __exit__(self, *_):
+        self.ended.set()
+        self.thread.join(5)
+    def _beat(self):
+        seconds = 0.0
+        while not self.ended.wait(min(30.0, max(0.5, seconds / 10))):
+            seconds = round(time.monotonic() - self.begin, 3)
+            with contextlib.suppress(OSError):
+                write_json_atomic(self.path, {"token": self.token, "seconds": seconds})
+
+def seconds_spent(
+    folder: str | Path,   # folder of a run
+    record: dict,         # its record; empty if there is none
+) -> float:               # s
+    "Return the time of all attempts so far, with the last one if it was killed at work."
+    known = record.get("seconds_all") or 0.0
+    if record.get("state") != RunState.running: return known
+    note = read_dict(Path(folder) / "spent.json")
+    last, ours = note.get("seconds"), note.get("token") == record.get("token")
+    good = ours and isinstance(last, (int, float)) and 0 <= last < 1e9
+    return round(known + last, 3) if good else known
 
 # %% ../../nbs/80_reproduce/82_worker.ipynb #98dc23bf
 def _peak_memory_mb() -> float:
@@ -257,7 +325,7 @@ def _run_notebook(task: Task, folder: Path) -> tuple[RunState, dict | None]:
 def _papermill_execute(papermill, task: Task, folder: Path) -> None:
     "Let papermill execute the notebook of a task, and keep saying which cell is at work."
     source = Path(task.root) / task.about["notebook"]
-    n_cells = len(json.loads(source.read_text(encoding="utf-8"))["cells"]) + 1   # the injected one
+    n_cells = len(read_json(source, ours=False)["cells"]) + 1   # the injected one
     def tell(cell, cell_index):
         with contextlib.suppress(OSError):
             write_json_atomic(folder / "cell.json", {"cell": cell_index + 1, "cells": n_cells})
@@ -316,4 +384,4 @@ class Worker:
             with contextlib.suppress(OSError): write_json_atomic(folder / "record.json", record)
         return DelayedSubmission(self, replace(task, force=False))
     def _spent(self, record):
-        return round(record.get("seconds_all", 0.0) + time.monotonic() - self.begin, 3)
+        return round((record.get("seconds_all") or 0.0) + time.monotonic() - self.begin, 3)
