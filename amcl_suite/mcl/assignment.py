@@ -13,6 +13,10 @@ from torch import Tensor
 __all__ = ['winner_takes_all', 'relaxed', 'top_n', 'uniform', 'annealed', 'sampled', 'permutation', 'transport', 'assignment']
 
 # %% ../../nbs/10_mcl/11_assignment.ipynb #f8b351f6
+def _wide(values: Tensor) -> Tensor:
+    "Return values in single precision at least."
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
 def _checked(costs: Tensor, target_mask: Tensor | None) -> Tensor:
     "Return detached costs, at least single precision, 0 for absent targets; else `ValueError`."
     if not isinstance(costs, Tensor) or not costs.is_floating_point():
@@ -21,7 +25,7 @@ def _checked(costs: Tensor, target_mask: Tensor | None) -> Tensor:
     if costs.ndim < 1 or costs.shape[-1] < 1:
         raise ValueError("costs: expected shape (..., n_hyps) with n_hyps >= 1, got "
                          f"{tuple(costs.shape)}")
-    costs = costs.detach().to(torch.promote_types(costs.dtype, torch.float32))
+    costs = _wide(costs.detach())
     if target_mask is None: return costs
     if target_mask.shape != costs.shape[:-1] or target_mask.dtype != torch.bool:
         raise ValueError(f"target_mask: expected bool of shape {tuple(costs.shape[:-1])}, "
