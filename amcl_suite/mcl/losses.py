@@ -66,7 +66,8 @@ def _power_of_two(values: Tensor) -> Tensor:
         values.new_zeros(*values.shape[:-1], 1)
     limits = torch.finfo(values.dtype)
     usual = (size > limits.tiny**.25) & (size < limits.max**.25)   # 1 where a square is harmless
-    return torch.where(usual | (size == 0), 1., 2.**size.log2().floor())
+    usual = usual | (size == 0) | size.isinf()
+    return torch.where(usual, 1., 2.**size.log2().floor())
 
 def absolute_distance(
     hypotheses: Tensor,                 # `(..., n_hyps, dim)`, in target units
