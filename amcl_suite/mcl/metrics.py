@@ -30,7 +30,7 @@ def _squared(hypotheses: Tensor, targets: Tensor) -> Tensor:
 def _eps(values: Tensor) -> float: return torch.finfo(values.dtype).eps
 
 def _check_shares(values: Tensor, name: str, total: bool = True) -> None:
-    "Raise `ValueError` for rows below 0, infinite, or (if `total`) with another sum than 1; not NaN."
+    "Raise `ValueError` for rows below 0, infinite, or with another sum than 1; NaN may pass."
     rows = values.detach().double()
     wrong = (rows < 0).any(-1) | rows.isinf().any(-1)
     if total: wrong = wrong | ((rows.sum(-1) - 1).abs() > max(1e-3, 4 * _eps(values)))

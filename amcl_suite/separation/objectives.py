@@ -119,7 +119,7 @@ def _sinkhorn(costs, row_mass, column_mass, temperature, n_rounds, tolerance=1e-
     ratio = spread / temperature
     if not ratio <= 2**40:
         raise ValueError(f"costs: expected a spread of at most {2**40:.0e} temperatures, got "
-                         f"{spread:.3g} at {temperature:.3g}; use a higher temperature, or 0 (hard)")
+                         f"{spread:.3g} at {temperature:.3g}; raise the temperature, or use 0")
     warm = max(0, math.ceil(math.log2(max(ratio, 1.))))
     for stage in range(warm, -1, -1):
         level = temperature * 2. ** stage
