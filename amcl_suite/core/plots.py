@@ -28,14 +28,14 @@ METHODS = {
     "wta": MethodStyle("WTA", "#0072B2", "o"),
     "relaxed": MethodStyle("relaxed WTA", "#56B4E9", "s"),
     "relaxed_annealed": MethodStyle("relaxed WTA, annealed epsilon", "#009E73", "D"),
-    "top_n": MethodStyle("top-n", "#56B4E9", "s", ":"),
+    "top_n": MethodStyle("top-n", "#4B1E00", "s", ":"),
     "amcl": MethodStyle("aMCL", "#D55E00", "^"),
     "amcl_linear": MethodStyle("aMCL, linear", "#D55E00", "v", "--"),
     "sampled": MethodStyle("sampled assignment", "#D55E00", "<", ":"),
     "pit": MethodStyle("PIT", "#E69F00", "P"),
-    "transport": MethodStyle("optimal transport", "#E69F00", "X", "--"),
-    "sinkpit": MethodStyle("SinkPIT", "#E69F00", "D", ":"),
-    "probpit": MethodStyle("ProbPIT", "#E69F00", "v", "-."),
+    "transport": MethodStyle("optimal transport", "#9600FF", "X", "--"),
+    "sinkpit": MethodStyle("SinkPIT", "#9669FF", "D", ":"),
+    "probpit": MethodStyle("ProbPIT", "#E1C378", "v", "-."),
     "mlp": MethodStyle("single head", "#882255", "*"),
     "uniform": MethodStyle("independent heads", "#882255", "*", "--"),
     "dropout": MethodStyle("MC dropout", "#8A5A2B", "p"),
@@ -88,8 +88,8 @@ def use_style() -> None:
     "Set matplotlib's defaults to the suite's look; call it once per notebook."
     import matplotlib as mpl
     from cycler import cycler
-    cycle = list(dict.fromkeys(style.colour for key, style in METHODS.items()
-                               if key not in ("optimum", "paper")))
+    cycle = [METHODS[key].colour for key in ("wta", "relaxed", "relaxed_annealed", "amcl", "pit",
+                                             "mlp", "dropout", "ensemble", "mixture")]
     mpl.rcParams.update({
         "figure.dpi": 100, "savefig.dpi": 100, "figure.figsize": (6, 3),
         "figure.constrained_layout.use": True, "figure.facecolor": "white",

@@ -277,8 +277,12 @@ def _best(grid: dict, lines: Sequence[str], heads: Sequence[str]):
     for i, line in enumerate(lines):
         found = {j + 1: grid.get((line, head)) for j, head in enumerate(heads)}
         values = {j: row["value"] for j, row in found.items()
-                  if row and row["better"] and not _missing(row["value"])}
+                  if row and row["better"] and _finite(row["value"])}
         if len(values) < 2: continue
         better = next(row["better"] for (name, _), row in grid.items() if name == line)
         sign = 1 if better == "lower" else -1
         yield i, min(values, key=lambda j: sign * values[j])
+
+def _finite(value) -> bool:
+    "Tell whether a value is a finite number: nothing else can be the best of a line."
+    return not _missing(value) and not isinstance(value, str) and math.isfinite(value)

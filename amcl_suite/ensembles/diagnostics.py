@@ -57,9 +57,11 @@ def debiased_share(
     predictions,   # `(..., n, n_members)`, target units
 ) -> Tensor:       # `(...)` in [0, 1]; 0 where the members agree
     "Return the share of the diversity that constant offsets make up."
-    diversity = _numbers(predictions).var(-1, correction=0).mean(-1)
-    removed = member_offsets(predictions).square().mean(-1)
-    return torch.where(diversity > 0, removed / diversity.clamp_min(1e-300), 0.)
+    predictions = _numbers(predictions)
+    wide = predictions.double()
+    diversity = wide.var(-1, correction=0).mean(-1)
+    removed = member_offsets(wide).square().mean(-1)
+    return torch.where(diversity == 0, 0., removed / diversity).to(predictions.dtype)
 
 # %% ../../nbs/30_ensembles/36a_diagnostics.ipynb #7f42c9f7
 PROPORTIONS = (0.2, 0.4, 0.6)
@@ -273,7 +275,7 @@ def debiased_share_classification(
     if aggregation == "ref_double_softmax": logits, aggregation = logits.softmax(-1), "score"
     before, after = (evaluate_classification(v, targets, aggregation, ["div"])["div"]
                      for v in (logits, debias_classification(logits)))
-    return torch.where(before > 1e-12, 1 - after / before.clamp_min(1e-300), 0.)
+    return torch.where(before <= 1e-12, 0., 1 - after / before)
 
 # %% ../../nbs/30_ensembles/36a_diagnostics.ipynb #5c4a1bd9
 class Band(NamedTuple):
@@ -379,8 +381,12 @@ def _ratios(ens: Tensor, div: Tensor, share: Tensor, rise: Tensor,
 
 def _warnings(ratios: dict[str, float], thresholds: Thresholds) -> dict[str, str]:
     "Return the texts of the warnings that apply."
-    return {name: _TEXTS[name].format(value) for name, value in ratios.items()
-            if value > getattr(thresholds, name)}
+    found = {name: _TEXTS[name].format(value) for name, value in ratios.items()
+             if value > getattr(thresholds, name)}
+    if unknown := [name for name, value in ratios.items() if math.isnan(value)]:
+        found["non_finite"] = (f"{', '.join(unknown)} can't be computed: the predictions are too "
+                               "large")
+    return found
 
 # %% ../../nbs/30_ensembles/36a_diagnostics.ipynb #9b700aa0
 @dataclass(frozen=True)

@@ -124,6 +124,8 @@ def label_rank(
     targets: Tensor,   # int64 `(...)`, labels
 ) -> Tensor:           # int64 `(...)`, 0 where the label is the first of the largest
     "Return how many classes come before the label; among equals the lower class comes first."
+    if bool(values.isnan().any()):
+        raise ValueError("values: expected numbers that can be ordered, got NaN")
     own = values.gather(-1, targets[..., None])
     classes = torch.arange(values.shape[-1], device=values.device)
     return ((values > own) | ((values == own) & (classes < targets[..., None]))).sum(-1)
@@ -213,13 +215,21 @@ class Reliability(NamedTuple):
     def ece(self) -> Tensor:
         "Expected calibration error `(...)`."
         gap = (self.accuracy - self.confidence).abs() * self.count
-        return gap.nan_to_num().sum(-1) / self.count.sum(-1)
+        return torch.where(self.count > 0, gap, 0.).sum(-1) / self.count.sum(-1)
 
 # %% ../../nbs/30_ensembles/36_metrics.ipynb #3f86c822
 def _check_bins(n_bins: int) -> None:
     "Raise `ValueError` unless there is a whole number of bins."
     if not isinstance(n_bins, int) or n_bins < 1:
         raise ValueError(f"n_bins: expected an integer of at least 1, got {n_bins!r}")
+
+def _check_correct(confidences: Tensor, correct: Tensor) -> None:
+    "Raise `ValueError` unless `correct` has the shape of the confidences and holds shares."
+    if confidences.shape != correct.shape or 0 in confidences.shape or confidences.ndim < 1:
+        raise ValueError(f"correct: expected the shape of confidences {tuple(confidences.shape)}, "
+                         f"with n >= 1, got {tuple(correct.shape)}")
+    if not bool(((correct >= 0) & (correct <= 1)).all()):
+        raise ValueError("correct: expected 1 or True for right answers, else 0; got others or NaN")
 
 def _bin_sums(confidences: Tensor, correct: Tensor, n_bins: int) -> Tensor:
     "Return `(3, ..., n_bins)`: sums of confidence and of right answers, counts."
@@ -240,9 +250,7 @@ def reliability(
 ) -> Reliability:          # mean confidence, accuracy and count of each bin, and `.ece`
     "Return the reliability curve; `ValueError` for confidences outside [0, 1]."
     _check_bins(n_bins)
-    if confidences.shape != correct.shape or 0 in confidences.shape or confidences.ndim < 1:
-        raise ValueError(f"correct: expected the shape of confidences {tuple(confidences.shape)}, "
-                         f"with n >= 1, got {tuple(correct.shape)}")
+    _check_correct(confidences, correct)
     if not bool(((confidences >= 0) & (confidences <= 1 + 1e-6)).all()):
         raise ValueError("confidences: expected numbers in [0, 1]")
     return _reliability(_bin_sums(confidences, correct, n_bins))
@@ -253,9 +261,7 @@ def risk_coverage(
     correct: Tensor,       # `(..., n)`, 1 or True where the answer was right
 ) -> Tensor:               # double `(..., n)`: error rate among the k most confident, k = 1 .. n
     "Return the risk-coverage curve, expected over the order of equal confidences."
-    if confidences.shape != correct.shape or 0 in confidences.shape or confidences.ndim < 1:
-        raise ValueError(f"correct: expected the shape of confidences {tuple(confidences.shape)}, "
-                         f"with n >= 1, got {tuple(correct.shape)}")
+    _check_correct(confidences, correct)
     if bool(confidences.isnan().any()):
         raise ValueError("confidences: expected numbers that can be ordered, got NaN")
     ordered, order = confidences.sort(dim=-1, descending=True)
@@ -370,8 +376,12 @@ def check_regression(
                          f" got {tuple(predictions.shape)}")
     targets = torch.as_tensor(targets).detach().to(predictions)
     targets = _expanded(targets, predictions.shape[:-1], "predictions")
-    _finite(predictions, "predictions", "(..., example, member)")
-    _finite(targets, "targets", "(..., example)")
+    for name, value, axes in (("predictions", predictions, "(..., example, member)"),
+                              ("targets", targets, "(..., example)")):
+        _finite(value, name, axes)
+        if bool((value.abs() > 1e150).any()):
+            raise ValueError(f"{name}: expected numbers up to 1e150, whose squares can be added, "
+                             f"got {float(value.abs().max()):.3g}; change the unit")
     return predictions, targets
 
 def evaluate_regression(
@@ -457,6 +467,7 @@ def fit_temperature(
                  else (fixed / tau[..., None, None]).log_softmax(-1))
         return -log_p.gather(-1, targets[..., None]).squeeze(-1).mean(-1)
     best = _golden(loss, logits.shape[:-3], logits, math.log(.01), math.log(100)).exp()
+    best = torch.where(loss(best.log()).isfinite(), best, torch.nan)
     return best.movedim(0, -1) if place == "members" else best
 
 # %% ../../nbs/30_ensembles/36_metrics.ipynb #29b58ffd
@@ -496,7 +507,9 @@ def conformal_sets(
     score: str = "lac",       # the same as for the threshold
 ) -> Tensor:                  # bool `(..., n, n_classes)`, labels in the set
     "Return the sets of labels that can't be excluded."
-    return conformal_scores(probabilities, score) <= torch.as_tensor(threshold)[..., None, None]
+    threshold = torch.as_tensor(threshold)
+    if bool(threshold.isnan().any()): raise ValueError("threshold: expected numbers, got NaN")
+    return conformal_scores(probabilities, score) <= threshold[..., None, None]
 
 # %% ../../nbs/30_ensembles/36_metrics.ipynb #ba3fedf5
 def uncertainties(

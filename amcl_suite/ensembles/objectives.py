@@ -8,6 +8,7 @@ import difflib, math
 from typing import NamedTuple
 import torch
 from torch import Tensor
+from ..mcl.assignment import _wide
 
 # %% auto #0
 __all__ = ['AGGREGATIONS', 'Decomposition', 'member_losses', 'decompose', 'decompose_squared_error', 'augmented_loss',
@@ -24,8 +25,8 @@ class Decomposition(NamedTuple):
     member_losses: Tensor   # mean over the examples a member was kept for, `(..., n_members)`
 
 # %% ../../nbs/30_ensembles/31_objectives.ipynb #2cedf8b2
-def _check_logits(logits: Tensor, targets: Tensor, aggregation: str) -> None:
-    "Raise `ValueError` unless logits, targets and aggregation fit together."
+def _check_logits(logits: Tensor, targets: Tensor, aggregation: str) -> Tensor:
+    "Return logits in single precision at least; `ValueError` unless all fit together."
     if aggregation not in AGGREGATIONS:
         near = difflib.get_close_matches(str(aggregation), AGGREGATIONS, 1)
         raise ValueError(f"aggregation: expected one of {', '.join(AGGREGATIONS)}, got "
@@ -38,7 +39,7 @@ def _check_logits(logits: Tensor, targets: Tensor, aggregation: str) -> None:
                          f"{targets.dtype} of shape {tuple(targets.shape)}")
     if logits.numel() == 0: raise ValueError("logits: expected at least one example, got none")
     inside = (targets >= 0) & (targets < logits.shape[-1])
-    if bool(inside.all() & logits.isfinite().all()): return
+    if bool(inside.all() & logits.isfinite().all()): return _wide(logits)
     if not bool(inside.all()):
         raise ValueError(f"targets: expected labels 0 .. {logits.shape[-1] - 1}, got "
                          f"{targets[~inside].unique().tolist()[:5]}")
@@ -54,9 +55,11 @@ def _full_weights(weights: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]
     if weights.shape != like.shape or not weights.is_floating_point():
         raise ValueError(f"weights: expected floats of shape {tuple(like.shape)}, got "
                          f"{weights.dtype} of shape {tuple(weights.shape)}")
+    near = max(1e-4, 4 * torch.finfo(weights.dtype).eps)      # half precision rounds
+    weights = weights.to(like.dtype)
     total = weights.sum(-1)
     kept = total > 0
-    if not bool(((weights >= 0).all(-1) & (~kept | ((total - 1).abs() < 1e-4))).all()):
+    if not bool(((weights >= 0).all(-1) & (~kept | ((total - 1).abs() < near))).all()):
         raise ValueError("weights: expected rows that are >= 0 and sum to 1 (or are all 0), got "
                          f"sums {total.min():.3g} to {total.max():.3g}")
     return torch.where(kept[..., None], weights, 1 / weights.shape[-1]).detach(), kept
@@ -87,7 +90,7 @@ def member_losses(
     targets: Tensor,   # integers `(..., batch)` in 0 .. n_classes - 1
 ) -> Tensor:           # `(..., batch, n_members)`, nats
     "Return each member's negative log-likelihood; `ValueError` on bad labels or logits."
-    _check_logits(logits, targets, "probability")
+    logits = _check_logits(logits, targets, "probability")
     return -_true_class(torch.log_softmax(logits, -1), targets)
 
 def _true_class(values: Tensor, targets: Tensor) -> Tensor:
@@ -114,7 +117,7 @@ def decompose(
     reduction: str = "mean",                # over the batch, or "none": `(..., batch)`
 ) -> Decomposition:                         # in nats; `(...)` each
     "Split the ensemble's cross entropy into individual loss and diversity."
-    _check_logits(logits, targets, aggregation)
+    logits = _check_logits(logits, targets, aggregation)
     weights, kept = _full_weights(weights, logits[..., 0])
     losses, ensemble = _ensemble_loss(logits, targets, aggregation, weights)
     return _assemble(losses, ensemble, weights, kept, example_weights, reduction)
@@ -138,6 +141,7 @@ def decompose_squared_error(
     if predictions.numel() == 0: raise ValueError("predictions: expected at least one example")
     if not bool(predictions.isfinite().all() & targets.isfinite().all()):
         raise ValueError("predictions, targets: expected finite numbers, got NaN or infinity")
+    predictions, targets = _wide(predictions), _wide(targets)
     weights, kept = _full_weights(weights, predictions[..., 0])
     losses = (predictions - targets[..., None, :]).square().sum(-1)
     pooled = (weights[..., None] * predictions).sum(-2)
@@ -168,11 +172,13 @@ def output_gradient(
     aggregation: str = "probability",  # "probability", "score" or "squared_error"
 ) -> Tensor:                           # like `outputs`
     "Return the gradient of the batch mean of the augmented loss, uniform weights, in closed form."
-    batch = targets.shape[-1]
+    batch, dtype = targets.shape[-1], outputs.dtype
     if aggregation == "squared_error":
+        outputs, targets = _wide(outputs), _wide(targets)
         n_members, error = outputs.shape[-1], outputs - targets[..., None]
-        return 2 / (n_members * batch) * ((1 - beta) * error + beta * error.mean(-1, keepdim=True))
-    _check_logits(outputs, targets, aggregation)
+        mean = error.mean(-1, keepdim=True)
+        return (2 / (n_members * batch) * ((1 - beta) * error + beta * mean)).to(dtype)
+    outputs = _check_logits(outputs, targets, aggregation)
     if aggregation == "ref_double_softmax":
         raise ValueError('aggregation: expected "probability", "score" or "squared_error", got '
                          "'ref_double_softmax', which has no closed form here; use autograd")
@@ -181,9 +187,9 @@ def output_gradient(
     if aggregation == "score":
         pooled = torch.softmax(outputs.mean(-2, keepdim=True), -1)
         shared = pooled - hot.scatter(-1, targets[..., None], 1.)[..., None, :]
-        return ((1 - beta) * residual + beta * shared) / (n_members * batch)
+        return (((1 - beta) * residual + beta * shared) / (n_members * batch)).to(dtype)
     share = torch.softmax(_true_class(torch.log_softmax(outputs, -1), targets), -1)
-    return ((1 - beta) / n_members + beta * share)[..., None] * residual / batch
+    return (((1 - beta) / n_members + beta * share)[..., None] * residual / batch).to(dtype)
 
 # %% ../../nbs/30_ensembles/31_objectives.ipynb #bd977880
 def dropout_weights(
@@ -199,8 +205,9 @@ def dropout_weights(
     if len(shape) < 2 or min(shape) < 1:
         raise ValueError(f"shape: expected (..., batch, n_members), all >= 1, got {tuple(shape)}")
     if drop_p == 0: return torch.full(shape, 1 / shape[-1], dtype=dtype, device=device)
-    mask = torch.rand(shape, generator=generator, device=device, dtype=dtype) >= drop_p
-    return mask.to(dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
+    wide = torch.promote_types(dtype, torch.float32)
+    mask = torch.rand(shape, generator=generator, device=device, dtype=wide) >= drop_p
+    return (mask.to(wide) / mask.sum(-1, keepdim=True).clamp(min=1)).to(dtype)
 
 # %% ../../nbs/30_ensembles/31_objectives.ipynb #83fde7cb
 def pooled_log_probabilities(
@@ -209,9 +216,11 @@ def pooled_log_probabilities(
     weights: Tensor | None = None,     # `(..., batch, n_members)`; None: uniform
 ) -> Tensor:                           # `(..., batch, n_classes)`
     "Return the log-probabilities of the averaged prediction."
-    _check_logits(logits, torch.zeros(logits.shape[:-2], dtype=torch.long, device=logits.device),
-                  aggregation)
-    weights, _ = _full_weights(weights, logits[..., 0])
+    none = torch.zeros(logits.shape[:-2], dtype=torch.long, device=logits.device)
+    logits = _check_logits(logits, none, aggregation)
+    weights, kept = _full_weights(weights, logits[..., 0])
+    if not bool(kept.all()):
+        raise ValueError("weights: expected a member in every example, got rows that are all 0")
     if aggregation == "probability":
         return torch.logsumexp(weights.log()[..., None] + torch.log_softmax(logits, -1), -2)
     if aggregation == "ref_double_softmax": logits = torch.softmax(logits, -1)

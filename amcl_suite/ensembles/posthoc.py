@@ -85,6 +85,8 @@ def weighted_prediction(
     "Return the weighted average of the members."
     outputs = torch.as_tensor(outputs)
     weights = torch.as_tensor(weights).to(outputs)[..., None, :]
+    if not bool(((weights >= 0).all(-1) & ((weights.sum(-1) - 1).abs() < 1e-3)).all()):
+        raise ValueError("weights: expected rows >= 0 that sum to 1, got others, or NaN")
     if aggregation == "squared_error": return (outputs * weights).sum(-1)
     return pooled_log_probabilities(outputs, aggregation, weights.expand(outputs.shape[:-1]))
 
@@ -114,6 +116,8 @@ def _greedy(outputs: Tensor, targets: Tensor, aggregation: str, n_rounds: int, m
     for _ in range(n_rounds):
         trials = counts + torch.eye(n_members, dtype=torch.double)       # one more of each
         found = subset_losses(outputs, targets, trials, aggregation, measure).cpu()
+        if not bool(found.isfinite().all()):
+            raise ValueError("outputs: expected losses that are finite; some are too large")
         order.append(int(found.argmin())); losses.append(found.min())
         counts = trials[order[-1]]
     order, losses = torch.tensor(order), torch.stack(losses)

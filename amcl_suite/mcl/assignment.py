@@ -4,6 +4,8 @@
 
 # %% ../../nbs/10_mcl/11_assignment.ipynb #096a8802
 from __future__ import annotations
+import math
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,15 +13,19 @@ from torch import Tensor
 __all__ = ['winner_takes_all', 'relaxed', 'top_n', 'uniform', 'annealed', 'sampled', 'permutation', 'transport', 'assignment']
 
 # %% ../../nbs/10_mcl/11_assignment.ipynb #f8b351f6
+def _wide(values: Tensor) -> Tensor:
+    "Return values in single precision at least."
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
 def _checked(costs: Tensor, target_mask: Tensor | None) -> Tensor:
-    "Return detached costs, absent targets replaced by 0; `ValueError` on a bad shape or type."
+    "Return detached costs, at least single precision, 0 for absent targets; else `ValueError`."
     if not isinstance(costs, Tensor) or not costs.is_floating_point():
         raise ValueError("costs: expected a floating-point tensor, got "
                          f"{getattr(costs, 'dtype', type(costs).__name__)}")
     if costs.ndim < 1 or costs.shape[-1] < 1:
         raise ValueError("costs: expected shape (..., n_hyps) with n_hyps >= 1, got "
                          f"{tuple(costs.shape)}")
-    costs = costs.detach()
+    costs = _wide(costs.detach())
     if target_mask is None: return costs
     if target_mask.shape != costs.shape[:-1] or target_mask.dtype != torch.bool:
         raise ValueError(f"target_mask: expected bool of shape {tuple(costs.shape[:-1])}, "
@@ -27,9 +33,14 @@ def _checked(costs: Tensor, target_mask: Tensor | None) -> Tensor:
     return torch.where(target_mask[..., None], costs,
                        torch.zeros((), dtype=costs.dtype, device=costs.device))
 
-def _masked(weights: Tensor, target_mask: Tensor | None) -> Tensor:
-    "Return weights with the rows of absent targets set to 0."
+def _finished(weights: Tensor, costs: Tensor, target_mask: Tensor | None) -> Tensor:
+    "Return weights in the type of the costs, rows of absent targets set to 0."
+    weights = weights.to(costs.dtype)
     return weights if target_mask is None else weights * target_mask[..., None]
+
+def _nan_rows(weights: Tensor, costs: Tensor) -> Tensor:
+    "Return weights with NaN in every row whose costs hold NaN."
+    return torch.where(costs.isnan().any(-1, keepdim=True), math.nan, weights)
 
 # %% ../../nbs/10_mcl/11_assignment.ipynb #774c64c3
 def winner_takes_all(
@@ -37,10 +48,14 @@ def winner_takes_all(
     target_mask: Tensor | None = None,  # bool `(...)`, True for real targets; None: all are real
 ) -> Tensor:                            # `(..., n_hyps)`, 1 for the nearest hypothesis, else 0
     "Assign each target to its nearest hypothesis, the first on ties (aMCL paper, Eq. 2)."
-    costs = _checked(costs, target_mask)
-    rank = torch.arange(costs.shape[-1], 0, -1, dtype=costs.dtype, device=costs.device)
-    first = (costs == costs.amin(-1, keepdim=True)) * rank
-    return _masked((first == first.amax(-1, keepdim=True)).to(costs.dtype), target_mask)
+    return _finished(_winner(_checked(costs, target_mask)), costs, target_mask)
+
+def _winner(costs: Tensor) -> Tensor:
+    "Return 1 for the first of the smallest costs of a row, else 0; NaN in a row that holds NaN."
+    smallest = costs.amin(-1, keepdim=True)
+    rank = torch.arange(costs.shape[-1], 0, -1, dtype=torch.int32, device=costs.device)
+    first = (costs == smallest) * rank
+    return torch.where(smallest.isnan(), smallest, first == first.amax(-1, keepdim=True))
 
 # %% ../../nbs/10_mcl/11_assignment.ipynb #b3d9177e
 def relaxed(
@@ -51,10 +66,11 @@ def relaxed(
     "Pay the losers a share `epsilon` (Rupprecht et al. 2017); `ValueError` outside [0, 1]."
     if not 0 <= epsilon <= 1:
         raise ValueError(f"epsilon: expected a number in [0, 1], got {epsilon}")
-    winner, n_hyps = winner_takes_all(costs, target_mask), costs.shape[-1]
-    if n_hyps == 1: return winner
+    winner, n_hyps = _winner(_checked(costs, target_mask)), costs.shape[-1]
+    if n_hyps == 1: return _finished(winner, costs, target_mask)
     loser_share = epsilon / (n_hyps - 1)
-    return _masked(winner * (1 - epsilon - loser_share) + loser_share, target_mask)
+    weights = winner * (1 - epsilon - loser_share) + loser_share
+    return _finished(weights, costs, target_mask)
 
 # %% ../../nbs/10_mcl/11_assignment.ipynb #0cda411a
 def top_n(
@@ -63,25 +79,37 @@ def top_n(
     target_mask: Tensor | None = None,  # bool `(...)`, True for real targets
 ) -> Tensor:                            # `(..., n_hyps)`: 1/n for the n nearest, else 0
     "Share each target equally among its `n` nearest; `ValueError` for `n` outside 1..n_hyps."
-    costs = _checked(costs, target_mask)
+    clean = _checked(costs, target_mask)
     if not 1 <= n <= costs.shape[-1]:
         raise ValueError(f"n: expected 1..{costs.shape[-1]} (n_hyps), got {n}")
-    nearest = costs.sort(dim=-1, stable=True).indices[..., :n]
-    return _masked(torch.zeros_like(costs).scatter_(-1, nearest, 1 / n), target_mask)
+    nearest = clean.sort(dim=-1, stable=True).indices[..., :n]
+    weights = torch.zeros_like(clean).scatter_(-1, nearest, 1 / n)
+    return _finished(_nan_rows(weights, clean), costs, target_mask)
 
 def uniform(
     costs: Tensor,                      # `(..., n_hyps)`
     target_mask: Tensor | None = None,  # bool `(...)`, True for real targets
 ) -> Tensor:                            # `(..., n_hyps)`, all 1 / n_hyps
     "Share each target equally among all hypotheses: the limit of infinite temperature."
-    costs = _checked(costs, target_mask)
-    return _masked(torch.full_like(costs, 1 / costs.shape[-1]), target_mask)
+    clean = _checked(costs, target_mask)
+    weights = torch.full_like(clean, 1 / costs.shape[-1])
+    return _finished(_nan_rows(weights, clean), costs, target_mask)
 
 # %% ../../nbs/10_mcl/11_assignment.ipynb #4e18ee65
 def _check_temperature(temperature: float) -> None:
     "Raise `ValueError` for a negative or NaN temperature."
     if not temperature >= 0:
         raise ValueError(f"temperature: expected a number >= 0, in cost units, got {temperature}")
+
+def _energies(costs: Tensor, temperature: float) -> Tensor:
+    "Return (smallest cost of the row - costs) / temperature; nothing over- or underflows."
+    limits = torch.finfo(costs.dtype)
+    if temperature > 2.**-16 * limits.max:             # or a difference might be infinite
+        costs, temperature = 2.**-64 * costs, min(2.**-64 * temperature, limits.max)
+    gaps = costs.amin(-1, keepdim=True) - costs
+    if temperature < limits.tiny:                      # or the temperature, or its inverse, is lost
+        gaps, temperature = 2.**64 * gaps, max(2.**64 * temperature, limits.tiny)
+    return gaps / temperature
 
 # %% ../../nbs/10_mcl/11_assignment.ipynb #f7ec2039
 def annealed(
@@ -92,9 +120,9 @@ def annealed(
     "Share each target by Boltzmann weights (aMCL paper, Eq. 6); `ValueError` if negative."
     _check_temperature(temperature)
     if temperature == 0: return winner_takes_all(costs, target_mask)
-    costs = _checked(costs, target_mask)
-    weights = ((costs.amin(-1, keepdim=True) - costs) / temperature).exp_()
-    return _masked(weights.div_(weights.sum(-1, keepdim=True)), target_mask)
+    if temperature == math.inf: return uniform(costs, target_mask)
+    weights = _energies(_checked(costs, target_mask), temperature).exp_()
+    return _finished(weights.div_(weights.sum(-1, keepdim=True)), costs, target_mask)
 
 # %% ../../nbs/10_mcl/11_assignment.ipynb #63f8ae91
 def sampled(
@@ -103,25 +131,38 @@ def sampled(
     generator: torch.Generator | None = None,  # source of randomness, on the device of `costs`
     target_mask: Tensor | None = None,         # bool `(...)`, True for real targets
 ) -> Tensor:                                   # `(..., n_hyps)`, one 1 per real target
-    "Draw one hypothesis per target from its Boltzmann weights (stochastic annealing)."
-    weights = annealed(costs, temperature)
-    if target_mask is not None:
-        weights = torch.where(target_mask[..., None], weights, torch.ones_like(weights))
-    drawn = torch.multinomial(weights.reshape(-1, weights.shape[-1]), 1, generator=generator)
-    one_hot = (torch.zeros_like(weights).view(-1, weights.shape[-1]).scatter_(-1, drawn, 1.)
-               .view(weights.shape))
-    return _masked(one_hot, target_mask)
+    "Draw one hypothesis per target by its Boltzmann weight (stochastic annealing); no NaN."
+    weights = annealed(_checked(costs, target_mask), temperature).reshape(-1, costs.shape[-1])
+    if bool(weights.isnan().any()):
+        raise ValueError("costs: expected numbers for real targets, got NaN; mask them")
+    drawn = torch.multinomial(weights, 1, generator=generator)
+    one_hot = torch.zeros_like(weights).scatter_(-1, drawn, 1.).view(costs.shape)
+    return _finished(one_hot, costs, target_mask)
 
 # %% ../../nbs/10_mcl/11_assignment.ipynb #c045bb2a
 def _matrices(costs: Tensor, target_mask: Tensor | None):
-    "Return costs `(batch, n_targets, n_hyps)` and mask `(batch, n_targets)`, one batch axis."
+    "Yield (place in the batch, rows of the real targets, their costs in float64), one per example."
     if costs.ndim < 2:
         raise ValueError("costs: expected shape (..., n_targets, n_hyps), "
                          f"got {tuple(costs.shape)}")
-    flat = _checked(costs, target_mask).reshape(-1, *costs.shape[-2:])
-    if target_mask is None:
-        return flat, torch.ones(flat.shape[:2], dtype=torch.bool, device=costs.device)
-    return flat, target_mask.reshape(-1, costs.shape[-2])
+    clean = _checked(costs, target_mask)
+    if not bool(clean.isfinite().all()):
+        raise ValueError("costs: expected finite numbers for real targets, got NaN or infinity")
+    flat = clean.double().cpu().reshape(math.prod(costs.shape[:-2]), *costs.shape[-2:]).numpy()
+    real = np.ones(flat.shape[:2], dtype=bool)
+    if target_mask is not None: real = target_mask.cpu().reshape(real.shape).numpy()
+    for example, (matrix, rows) in enumerate(zip(flat, real)):
+        rows = rows.nonzero()[0]
+        if len(rows): yield example, rows, matrix[rows]
+
+def _unit(matrix: np.ndarray) -> tuple[np.ndarray, int]:
+    "Return a matrix divided by the power of two that brings it into [-1, 1], and its exponent."
+    exponent = int(np.frexp(np.abs(matrix).max())[1])
+    return np.ldexp(matrix, -exponent), exponent
+
+def _placed(weights: np.ndarray, costs: Tensor) -> Tensor:
+    "Return the weights of all examples as a tensor like `costs`."
+    return torch.from_numpy(weights).to(costs.device, costs.dtype).view(costs.shape)
 
 # %% ../../nbs/10_mcl/11_assignment.ipynb #5b278ce1
 def permutation(
@@ -130,40 +171,69 @@ def permutation(
 ) -> Tensor:                            # like `costs`, 0 or 1; real rows sum to 1
     "Match one to one at least total cost (Hungarian); `ValueError` if hypotheses are too few."
     from scipy.optimize import linear_sum_assignment
-    flat, mask = _matrices(costs, target_mask)
-    if mask.shape[1] > costs.shape[-1] and (mask.sum(-1) > costs.shape[-1]).any():
-        raise ValueError("costs: expected at least as many hypotheses as real targets, got "
-                         f"{tuple(costs.shape[-2:])}")
-    weights = torch.zeros(flat.shape, dtype=flat.dtype)
-    for example, (matrix, real) in enumerate(zip(flat.cpu().numpy(), mask.cpu().numpy())):
-        rows = real.nonzero()[0]
-        matched_rows, matched_hyps = linear_sum_assignment(matrix[rows])
+    weights = np.zeros((math.prod(costs.shape[:-2]), *costs.shape[-2:]))
+    for example, rows, matrix in _matrices(costs, target_mask):
+        if len(rows) > costs.shape[-1]:
+            raise ValueError("costs: expected at least as many hypotheses as real targets, got "
+                             f"{tuple(costs.shape[-2:])}")
+        matched_rows, matched_hyps = linear_sum_assignment(_unit(matrix)[0])
         weights[example, rows[matched_rows], matched_hyps] = 1.
-    return weights.to(costs.device).view(costs.shape)
+    return _placed(weights, costs)
 
 # %% ../../nbs/10_mcl/11_assignment.ipynb #89dcd2b4
+def _entropic_plan(matrix: np.ndarray, regularisation: float, n_iterations: int) -> np.ndarray:
+    "Return rows that sum to 1 and columns that sum to n / k, least cost minus weighted entropy."
+    costs, (n, k) = torch.from_numpy(matrix), matrix.shape
+    prices, eye = costs.new_zeros(k), torch.eye(k, dtype=costs.dtype)
+    def value(prices, level):                          # concave; its slope is `short`
+        return float(prices.sum() * n / k - level * ((prices - costs) / level).logsumexp(-1).sum())
+    warm = max(0, math.ceil(-math.log2(regularisation))) if regularisation < 1 else 0
+    for level in (regularisation * 2.**stage for stage in range(warm, -1, -1)):
+        goal = 1e-10 if level == regularisation else 1e-2 * n / k
+        for _ in range(n_iterations):
+            plan = ((prices - costs) / level).softmax(-1)
+            short = n / k - plan.sum(0)
+            if (error := float(short.abs().max())) <= goal: break
+            curvature = plan.sum(0).diag() - plan.mT @ plan + 1e-3 * error * eye
+            step = level * torch.linalg.solve(curvature, short)
+            prices = _climb(lambda x: value(x, level), prices, step - step.mean(), short)
+    if error > 1e-6:
+        raise ValueError(f"regularisation: no plan in {n_iterations} iterations, hypotheses miss "
+                         f"their share by {error:.1g}; raise n_iterations, or use 0 (exact)")
+    return plan.numpy()
+
+def _climb(value, start: Tensor, step: Tensor, slope: Tensor) -> Tensor:
+    "Return the first of start + step, + step / 2, ... that makes the value rise enough."
+    now, gain, size = value(start), float(slope @ step), 1.
+    while size > 1e-9 and value(start + size * step) < now + 1e-4 * size * gain - 1e-14 * abs(now):
+        size /= 2
+    return start + size * step
+
+# %% ../../nbs/10_mcl/11_assignment.ipynb #a74e61c7
 def transport(
     costs: Tensor,                      # `(..., n_targets, n_hyps)`, lower is better
     regularisation: float = 0.,         # >= 0, entropy weight in cost units; 0: exact transport
     target_mask: Tensor | None = None,  # bool `(..., n_targets)`, True for real targets
-    n_iterations: int = 1000,           # at most so many Sinkhorn iterations
+    n_iterations: int = 100,            # at most so many Newton steps per halving of the weight
 ) -> Tensor:                            # like `costs`; columns sum to n_real / n_hyps
-    "Share targets so that all hypotheses are used equally, at least cost (optimal transport, POT)."
+    "Share targets at least cost, all hypotheses used equally; `ValueError` if not converged."
     import ot
     if not regularisation >= 0:
         raise ValueError(f"regularisation: expected a number >= 0, got {regularisation}")
-    flat, mask = _matrices(costs, target_mask)
-    weights = torch.zeros(flat.shape, dtype=torch.float64)
-    for example, (matrix, real) in enumerate(zip(flat.double().cpu(), mask.cpu())):
-        n_real, n_hyps = int(real.sum()), costs.shape[-1]
-        if n_real == 0: continue
-        a, b = (torch.full((n_real,), 1., dtype=torch.float64),
-                torch.full((n_hyps,), n_real / n_hyps, dtype=torch.float64))
-        matrix = matrix[real] - matrix[real].min()    # `ot.emd` returns no plan below -1
-        weights[example, real] = (ot.emd(a, b, matrix) if regularisation == 0 else
-            ot.bregman.sinkhorn_log(a, b, matrix, regularisation, numItermax=n_iterations,
-                                    stopThr=1e-9, warn=False))
-    return weights.to(costs).view(costs.shape)
+    n_hyps = costs.shape[-1]
+    weights = np.zeros((math.prod(costs.shape[:-2]), *costs.shape[-2:]))
+    for example, rows, matrix in _matrices(costs, target_mask):
+        matrix, exponent = _unit(matrix)
+        matrix, more = _unit(matrix - matrix.min())
+        with np.errstate(over="ignore"): scaled = float(np.ldexp(regularisation, -exponent - more))
+        if scaled > 1e-8:
+            weights[example, rows] = _entropic_plan(matrix, scaled, n_iterations)
+            continue
+        shares = np.full(n_hyps, len(rows) / n_hyps)
+        weights[example, rows], log = ot.emd(np.ones(len(rows)), shares, matrix, log=True,
+                                             numItermax=1_000_000)
+        if log["warning"]: raise RuntimeError(f"costs: {log['warning']}")
+    return _placed(weights, costs)
 
 # %% ../../nbs/10_mcl/11_assignment.ipynb #14a44634
 def _gather_rules():

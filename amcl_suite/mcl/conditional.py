@@ -169,6 +169,8 @@ def judge(
         t = torch.full((config.n_test,), probe, device=config.device)
         # (n_test, dim), (runs, K, dim)
         points, f = law.sample(t, generator), model.predict(t[None, :1, None]).hypotheses[:, 0]
+        if not bool(f.isfinite().all()):
+            raise ValueError(f"model: predicts NaN or infinity at x = {probe:g}; it has diverged")
         for run, hypotheses in enumerate(f):
             costs = torch.cdist(points, hypotheses,
                                 compute_mode="donot_use_mm_for_euclid_dist").square()

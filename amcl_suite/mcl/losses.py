@@ -4,10 +4,12 @@
 
 # %% ../../nbs/10_mcl/13_losses.ipynb #234fa588
 from __future__ import annotations
+import math
 from collections.abc import Callable
 import torch
 from torch import Tensor
-from .assignment import winner_takes_all, _check_temperature
+from .assignment import (annealed, winner_takes_all, _check_temperature, _energies,
+                                       _wide)
 
 # %% auto #0
 __all__ = ['squared_distance', 'euclidean_distance', 'absolute_distance', 'assigned_loss', 'free_energy', 'score_targets',
@@ -15,7 +17,7 @@ __all__ = ['squared_distance', 'euclidean_distance', 'absolute_distance', 'assig
 
 # %% ../../nbs/10_mcl/13_losses.ipynb #1d01e105
 def _differences(hypotheses: Tensor, targets: Tensor, target_mask: Tensor | None) -> Tensor:
-    "Return `(..., n_targets, n_hyps, dim)` differences; absent targets read as 0."
+    "Return `(..., n_targets, n_hyps, dim)` differences, single precision; absent targets are 0."
     for name, value in dict(hypotheses=hypotheses, targets=targets).items():
         if value.ndim < 2:
             raise ValueError(f"{name}: expected shape (..., count, dim), got {tuple(value.shape)}")
@@ -29,7 +31,11 @@ def _differences(hypotheses: Tensor, targets: Tensor, target_mask: Tensor | None
             raise ValueError(f"target_mask: expected bool of shape {tuple(targets.shape[:-1])}, "
                              f"got {target_mask.dtype} {tuple(target_mask.shape)}")
         targets = torch.where(target_mask[..., None], targets, torch.zeros_like(targets))
-    return hypotheses.unsqueeze(-3) - targets.unsqueeze(-2)
+    return _wide(hypotheses).unsqueeze(-3) - _wide(targets).unsqueeze(-2)
+
+def _dtype(*tensors: Tensor) -> torch.dtype:
+    "Return the type that a result of these tensors has."
+    return torch.result_type(*tensors)
 
 # %% ../../nbs/10_mcl/13_losses.ipynb #d2f541cd
 def squared_distance(
@@ -38,7 +44,8 @@ def squared_distance(
     target_mask: Tensor | None = None,  # bool `(..., n_targets)`; absent targets may hold anything
 ) -> Tensor:                            # `(..., n_targets, n_hyps)`, target units squared
     "Return squared Euclidean distances, summed over `dim` (Sec. 3.1); `ValueError` on bad shapes."
-    return _differences(hypotheses, targets, target_mask).square().sum(-1)
+    square = _differences(hypotheses, targets, target_mask).square().sum(-1)
+    return square.to(_dtype(hypotheses, targets))
 
 def euclidean_distance(
     hypotheses: Tensor,                 # `(..., n_hyps, dim)`, in target units
@@ -46,10 +53,21 @@ def euclidean_distance(
     target_mask: Tensor | None = None,  # bool `(..., n_targets)`
 ) -> Tensor:                            # `(..., n_targets, n_hyps)`, target units
     "Return Euclidean distances with gradient 0 at distance 0, where a plain root gives NaN."
-    square = squared_distance(hypotheses, targets, target_mask)
+    difference = _differences(hypotheses, targets, target_mask)
+    unit = _power_of_two(difference)                 # squares neither overflow nor vanish
+    square = (difference / unit).square().sum(-1)
     apart = square > 0
-    return torch.where(apart, torch.where(apart, square, torch.ones_like(square)).sqrt(),
-                       torch.zeros_like(square))
+    root = torch.where(apart, torch.where(apart, square, 1.).sqrt(), 0. * square)
+    return (root * unit.squeeze(-1)).to(_dtype(hypotheses, targets))
+
+def _power_of_two(values: Tensor) -> Tensor:
+    "Return the power of two just above the largest size along the last axis, which is kept; or 1."
+    size = values.detach().abs().amax(-1, keepdim=True) if values.shape[-1] else \
+        values.new_zeros(*values.shape[:-1], 1)
+    limits = torch.finfo(values.dtype)
+    usual = (size > limits.tiny**.25) & (size < limits.max**.25)   # 1 where a square is harmless
+    usual = usual | (size == 0) | size.isinf()
+    return torch.where(usual, 1., 2.**size.log2().floor())
 
 def absolute_distance(
     hypotheses: Tensor,                 # `(..., n_hyps, dim)`, in target units
@@ -57,7 +75,8 @@ def absolute_distance(
     target_mask: Tensor | None = None,  # bool `(..., n_targets)`
 ) -> Tensor:                            # `(..., n_targets, n_hyps)`, target units
     "Return absolute (L1) distances, summed over `dim`: hypotheses become conditional medians."
-    return _differences(hypotheses, targets, target_mask).abs().sum(-1)
+    distance = _differences(hypotheses, targets, target_mask).abs().sum(-1)
+    return distance.to(_dtype(hypotheses, targets))
 
 # %% ../../nbs/10_mcl/13_losses.ipynb #02800678
 def assigned_loss(
@@ -72,26 +91,33 @@ def assigned_loss(
                          f"{tuple(weights.shape)}")
     if reduction not in ("mean", "none"):
         raise ValueError(f'reduction: expected "mean" or "none", got {reduction!r}')
-    loss = (weights * costs).sum(-1)
+    loss = (_wide(weights) * _wide(costs)).sum(-1)
     if target_mask is not None: loss = torch.where(target_mask, loss, torch.zeros_like(loss))
-    if not bool(loss.isfinite().all()):
-        raise ValueError(f"costs: {int((~loss.isfinite()).sum())} real targets have a loss that is "
-                         "not finite; mask them or clean the data")
-    if reduction == "none": return loss
+    bad = ~loss.to(costs.dtype).isfinite()
+    if bool(bad.any()):
+        raise ValueError(f"costs: {int(bad.sum())} real targets have a loss that is not finite; "
+                         "mask them or clean the data")
+    if reduction == "none": return loss.to(costs.dtype)
     n_real = loss.numel() if target_mask is None else int(target_mask.sum())
-    return loss.sum() / max(n_real, 1)
+    total = loss.sum() / max(n_real, 1)
+    if not bool(total.isfinite()): total = (loss / n_real).sum()     # the sum alone was too large
+    return total.to(costs.dtype)
 
 # %% ../../nbs/10_mcl/13_losses.ipynb #dba71744
 def free_energy(
     costs: Tensor,        # `(..., n_hyps)`
-    temperature: float,   # > 0, in cost units
+    temperature: float,   # > 0 and finite, in cost units
 ) -> Tensor:              # `(...)`, cost units
-    "Return the free energy, `-T logsumexp(-costs / T)` (Prop. 1); `ValueError` at T <= 0."
+    "Return the free energy, `-T logsumexp(-costs / T)` (Prop. 1); `ValueError` at its limits."
     _check_temperature(temperature)
-    if temperature == 0:
+    if temperature in (0, math.inf):
         raise ValueError("temperature: expected a number > 0; at 0 the free energy is the smallest "
-                         "cost")
-    return -temperature * torch.logsumexp(-costs / temperature, -1)
+                         f"cost, and it falls without bound; got {temperature}")
+    wide = _wide(costs)
+    now = wide.detach()
+    excess = temperature * _energies(now, temperature).logsumexp(-1)
+    follow = (annealed(now, temperature) * (wide - now)).sum(-1)     # 0, with the exact gradient
+    return (now.amin(-1) - excess + follow).to(costs.dtype)
 
 # %% ../../nbs/10_mcl/13_losses.ipynb #e143b21a
 def score_targets(
@@ -99,7 +125,7 @@ def score_targets(
     target_mask: Tensor | None = None,  # bool `(..., n_targets)`, True for real targets
 ) -> Tensor:                            # `(..., n_hyps)`, 1 for winners of a real target, else 0
     "Return the 0/1 targets of the score heads: hard winners, whatever the rule (rMCL, Sec. 3)."
-    return winner_takes_all(costs, target_mask).amax(-2)
+    return winner_takes_all(costs, target_mask).sum(-2).clamp(max=1)
 
 def score_loss(
     score_logits: Tensor,   # `(..., n_hyps)`, before the sigmoid
@@ -110,13 +136,16 @@ def score_loss(
         raise ValueError(f"score_targets: expected shape {tuple(score_logits.shape)} of "
                          f"score_logits, got {tuple(score_targets.shape)}")
     if score_logits.numel() == 0: return score_logits.sum()
-    return torch.nn.functional.binary_cross_entropy_with_logits(score_logits, score_targets)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(_wide(score_logits),
+                                                                _wide(score_targets))
+    return loss.to(score_logits.dtype)
 
 # %% ../../nbs/10_mcl/13_losses.ipynb #a4751f21
 class _StackedObjective(torch.autograd.Function):
     "Value of loss + score_weight * score loss per run, with its closed-form gradient."
     @staticmethod
     def forward(ctx, outputs, targets, n_hyps, assign, score_weight):
+        dtype, outputs, targets = outputs.dtype, _wide(outputs), _wide(targets)
         runs, _, batch = outputs.shape
         dim = targets.shape[1]
         diff = outputs[:, :n_hyps * dim].view(runs, n_hyps, dim, batch) - targets[:, None]
@@ -134,8 +163,8 @@ class _StackedObjective(torch.autograd.Function):
             value = value + loss * (score_weight / (batch * n_hyps))
         share = torch.sigmoid(logits, out=gradient[:, n_hyps * dim:])
         share.sub_(winners).mul_(score_weight / (batch * n_hyps))
-        ctx.save_for_backward(gradient)
-        return value
+        ctx.save_for_backward(gradient.to(dtype))
+        return value.to(dtype)
     @staticmethod
     def backward(ctx, upstream):
         return ctx.saved_tensors[0] * upstream[:, None, None], None, None, None, None

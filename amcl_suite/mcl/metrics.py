@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import torch
 from torch import Tensor
+from .assignment import _wide
 
 # %% auto #0
 __all__ = ['distortion', 'mean_prediction', 'rmse', 'usage', 'dead_fraction', 'usage_perplexity', 'wasserstein2', 'kernel_nll',
@@ -22,9 +23,21 @@ def _check(hypotheses: Tensor, targets: Tensor) -> None:
         raise ValueError("hypotheses: expected at least one example, got none")
 
 def _squared(hypotheses: Tensor, targets: Tensor) -> Tensor:
-    "Return squared distances `(..., examples, n_hyps)`."
+    "Return squared distances `(..., examples, n_hyps)`, single precision at least."
     _check(hypotheses, targets)
-    return (hypotheses - targets.unsqueeze(-2)).square().sum(-1)
+    return (_wide(hypotheses) - targets.unsqueeze(-2)).square().sum(-1)
+
+def _eps(values: Tensor) -> float: return torch.finfo(values.dtype).eps
+
+def _check_shares(values: Tensor, name: str, total: bool = True) -> None:
+    "Raise `ValueError` for rows below 0, infinite, or with another sum than 1; NaN may pass."
+    rows = values.detach().double()
+    wrong = (rows < 0).any(-1) | rows.isinf().any(-1)
+    if total: wrong = wrong | ((rows.sum(-1) - 1).abs() > max(1e-3, 4 * _eps(values)))
+    if bool(wrong.any()):
+        row = tuple(wrong.nonzero()[0].tolist())
+        raise ValueError(f"{name}: expected finite numbers >= 0" + total * " that sum to 1"
+                         + f", got {[round(v, 4) for v in rows[row].tolist()[:8]]} at {row}")
 
 # %% ../../nbs/10_mcl/19_metrics.ipynb #f1ffd79f
 def distortion(
@@ -39,9 +52,12 @@ def mean_prediction(
     scores: Tensor,       # `(..., examples, n_hyps)`, >= 0, normalised here
 ) -> Tensor:              # `(..., examples, dim)`
     "Return the score-weighted mean of the hypotheses; equal weights where all scores are 0."
+    _check_shares(scores, "scores", total=False)
+    scores = _wide(scores)
     total = scores.sum(-1, keepdim=True)
-    weights = torch.where(total > 0, scores / total.clamp_min(torch.finfo(scores.dtype).tiny),
-                          torch.full_like(scores, 1 / scores.shape[-1]))
+    weights = torch.where(total == 0, 1 / scores.shape[-1],
+                          scores / torch.where(total == 0, 1., total))
+    weights = torch.where(total.isinf(), torch.nan, weights)           # their sum is too large
     return (weights.unsqueeze(-1) * hypotheses).sum(-2)
 
 def rmse(
@@ -58,23 +74,27 @@ def usage(
     hypotheses: Tensor,   # `(..., examples, n_hyps, dim)`
     targets: Tensor,      # `(..., examples, dim)`
 ) -> Tensor:              # `(..., n_hyps)`, share of examples won, sums to 1
-    "Return the share of examples for which each hypothesis is the nearest."
-    winners = _squared(hypotheses, targets).argmin(-1)
-    counts = torch.zeros(*winners.shape[:-1], hypotheses.shape[-2], dtype=hypotheses.dtype,
+    "Return the share of examples for which each hypothesis is the nearest; NaN without a nearest."
+    squared = _squared(hypotheses, targets)
+    winners, known = squared.argmin(-1), squared.amin(-1).isfinite().all(-1, keepdim=True)
+    counts = torch.zeros(*winners.shape[:-1], hypotheses.shape[-2], dtype=squared.dtype,
                          device=hypotheses.device)
-    ones = torch.ones(winners.shape, dtype=hypotheses.dtype, device=hypotheses.device)
-    return counts.scatter_add_(-1, winners, ones) / winners.shape[-1]
+    counts.scatter_add_(-1, winners, torch.ones_like(squared[..., 0]))
+    return torch.where(known, counts / winners.shape[-1], torch.nan)
 
 def dead_fraction(
     shares: Tensor,       # `(..., n_hyps)`, from `usage`
 ) -> Tensor:              # `(...)` in [0, 1), lower is better
     "Return the fraction of hypotheses that never win."
-    return (shares == 0).to(shares.dtype).mean(-1)
+    _check_shares(shares, "shares")
+    dead = _wide(shares == 0).mean(-1)
+    return torch.where(shares.isnan().any(-1), torch.nan, dead)
 
 def usage_perplexity(
     shares: Tensor,       # `(..., n_hyps)`, from `usage`
 ) -> Tensor:              # `(...)` in [1, n_hyps], higher is better
     "Return the effective number of hypotheses in use, the exponential of the usage entropy."
+    _check_shares(shares, "shares")
     return (-torch.special.xlogy(shares, shares).sum(-1)).exp()
 
 # %% ../../nbs/10_mcl/19_metrics.ipynb #7eb0050b
@@ -85,25 +105,42 @@ def wasserstein2(
 ) -> float:                  # target units, lower is better
     "Return the 2-Wasserstein distance between weighted hypotheses and samples (POT)."
     import numpy as np, ot
-    cost = ot.dist(hypotheses.double().cpu().numpy(), samples.double().cpu().numpy(),
-                   metric="sqeuclidean")
-    weights = probabilities.double().cpu().numpy()
-    return math.sqrt(max(0., float(ot.emd2(weights / weights.sum(),
-                                           np.full(len(samples), 1 / len(samples)), cost,
-                                           numItermax=1_000_000))))
+    hypotheses, samples, weights = _measures(hypotheses, samples, probabilities)
+    cost = ot.dist(hypotheses, samples, metric="sqeuclidean")
+    unit = cost.max() or 1.                            # POT's limits are absolute
+    value, log = ot.emd2(weights / weights.sum(), np.full(len(samples), 1 / len(samples)),
+                         cost / unit, numItermax=1_000_000, log=True)
+    if log["warning"]: raise RuntimeError(f"samples: {log['warning']}")
+    return math.sqrt(max(0., float(value)) * unit)
+
+def _measures(hypotheses: Tensor, samples: Tensor, probabilities: Tensor) -> list:
+    "Return points and weights as float64 arrays; `ValueError` names what can't be a distribution."
+    named = dict(hypotheses=hypotheses, samples=samples, probabilities=probabilities)
+    for name, value in named.items():
+        if value.numel() == 0 or not bool(value.isfinite().all() & (value.abs() < 1e150).all()):
+            raise ValueError(f"{name}: expected finite numbers, at least one, got NaN, infinity or "
+                             f"none in shape {tuple(value.shape)}")
+    weights = probabilities.double()
+    if probabilities.shape != hypotheses.shape[:1] or not bool((weights >= 0).all()
+                                                               & (weights.sum() > 0)):
+        raise ValueError(f"probabilities: expected {len(hypotheses)} numbers >= 0, not all 0, got "
+                         f"{probabilities.tolist()[:8]}")
+    return [value.double().cpu().numpy() for value in named.values()]
 
 def kernel_nll(
     hypotheses: Tensor,     # `(..., examples, n_hyps, dim)`
     probabilities: Tensor,  # `(..., examples, n_hyps)`, sum to 1
     targets: Tensor,        # `(..., examples, dim)`
-    bandwidth,              # > 0, kernel width, target units; broadcasts over leading axes
+    bandwidth,              # > 0, kernel width, target units, or NaN; broadcasts over leading axes
 ) -> Tensor:                # `(...)`, nats per example, lower is better
     "Return the mean negative log-likelihood with Gaussian kernels; `ValueError` at bandwidth <= 0."
-    width = torch.as_tensor(bandwidth, dtype=hypotheses.dtype, device=hypotheses.device)
-    if not bool((width > 0).all()):
+    _check_shares(probabilities, "probabilities")
+    squared, probabilities = _squared(hypotheses, targets), _wide(probabilities)
+    width = torch.as_tensor(bandwidth, dtype=squared.dtype, device=hypotheses.device)
+    if bool((width <= 0).any() | width.isinf().any()):
         raise ValueError(f"bandwidth: expected numbers > 0, got {bandwidth}")
     dim, width = hypotheses.shape[-1], width[..., None, None]
-    log_kernel = (-_squared(hypotheses, targets) / (2 * width**2) - dim
+    log_kernel = (-squared / (2 * width**2) - dim
                   * (width.log() + .5 * math.log(2 * math.pi)))
     return -torch.logsumexp(log_kernel + probabilities.clamp_min(1e-38).log(), -1).mean(-1)
 
@@ -113,10 +150,11 @@ def best_bandwidth(
     targets: Tensor,         # `(..., examples, dim)`
     candidates: Tensor,      # `(candidates,)` > 0, widths to try, in target units
 ) -> Tensor:                 # `(...)`, the width with the lowest negative log-likelihood
-    "Return the kernel width that suits the validation rows best, for each run."
+    "Return the kernel width that suits the validation rows best, for each run; NaN for NaN."
     nll = torch.stack([kernel_nll(hypotheses, probabilities, targets, float(h))
                        for h in candidates])
-    return candidates.to(nll)[nll.argmin(0)]
+    best = candidates.to(nll)[nll.argmin(0)]
+    return torch.where(nll.amin(0).isfinite(), best, torch.nan)
 
 # %% ../../nbs/10_mcl/19_metrics.ipynb #4e28320a
 def score_reliability(
@@ -126,6 +164,10 @@ def score_reliability(
 ):                        # (mean score, share of wins, count), each `(n_bins,)`; NaN in empty bins
     "Return the reliability curve of the scores."
     if n_bins < 1: raise ValueError(f"n_bins: expected at least 1, got {n_bins}")
+    for name, value in dict(scores=scores, wins=wins).items():
+        if value.shape != scores.shape or not bool(((value >= 0) & (value <= 1)).all()):
+            raise ValueError(f"{name}: expected numbers in [0, 1] of shape {tuple(scores.shape)}, "
+                             "got others, or NaN")
     flat, won = scores.flatten().double(), wins.flatten().double()
     index = (flat * n_bins).long().clamp(0, n_bins - 1)
     count = torch.zeros(n_bins, dtype=torch.double,
@@ -149,13 +191,13 @@ def summarise(
 def paired_p_value(
     ours,    # one number per split
     theirs,  # one number per split, same order
-) -> float:  # two-sided p-value; NaN for fewer than 6 pairs; 1 where all agree
+) -> float:  # two-sided p-value; NaN below 6 pairs or for NaN; 1 where all agree
     "Return the Wilcoxon signed-rank p-value of paired results; `ValueError` on unequal lengths."
     import numpy as np
     from scipy.stats import wilcoxon
     ours, theirs = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
     if ours.shape != theirs.shape or ours.ndim != 1:
         raise ValueError(f"theirs: expected {ours.shape} paired values, got {theirs.shape}")
-    if len(ours) < 6: return float("nan")
+    if len(ours) < 6 or not (np.isfinite(ours) & np.isfinite(theirs)).all(): return float("nan")
     if np.array_equal(ours, theirs): return 1.
     return float(wilcoxon(ours, theirs).pvalue)

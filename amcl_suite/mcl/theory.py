@@ -49,7 +49,7 @@ def soft_barycentre(
         raise ValueError(f"weights: expected {tuple(points.shape[:-1])} + (n_hyps,) for points "
                          f"{tuple(points.shape)}, got {tuple(weights.shape)}")
     usage = weights.sum(-2)[..., None]                                        # (..., n_hyps, 1)
-    mean = weights.mT @ points / usage.clamp_min(torch.finfo(usage.dtype).tiny)
+    mean = weights.mT @ points / torch.where(usage > 0, usage, 1.)
     return torch.where(usage > 0, mean, hypotheses)
 
 # %% ../../nbs/10_mcl/15_theory.ipynb #4d20cf83
@@ -73,6 +73,7 @@ def count_distinct(
 ) -> Tensor:              # `(...)`, int64, in [1, n_hyps]
     "Count groups of hypotheses by single linkage at `tolerance`; `ValueError` if it is negative."
     if not tolerance >= 0: raise ValueError(f"tolerance: expected a number >= 0, got {tolerance}")
+    if bool(hypotheses.isnan().any()): raise ValueError("hypotheses: expected numbers, got NaN")
     distances = (hypotheses.unsqueeze(-2) - hypotheses.unsqueeze(-3)).norm(dim=-1)
     linked = (distances <= tolerance).to(hypotheses.dtype)
     # chains of twice the length each time

@@ -162,7 +162,7 @@ def _planned(console, jobs: list[str], only: list[str] | None, tell_data: bool =
     def say(text): _line(console, text)
     missing = prepare_data(runs, say)
     for name in sorted({d for run in runs for d in run.data} if tell_data else ()):
-        say(f"data: {name}: {_data_text(*_data_state(name))}")
+        say(f"data: {name}: {_data_text(*_data_state(name, verify=True))}")
     return with_fallbacks(runs, missing, say)
 
 def _check_place(where: str, detach: bool, slurm: dict) -> None:

@@ -148,7 +148,7 @@ def _neg_si_sdr(cross, hyp_energy, target_energy):
     "Return negative SI-SDR from inner products."
     target_energy = target_energy[..., None]
     signal = cross.square() / (target_energy + _TINY)
-    rest = (hyp_energy[:, None] - signal).clamp_min(0)
+    rest = (hyp_energy[:, None] - signal).clamp_min(0) + 0 * signal     # NaN if squares overflow
     return -10 * torch.log10(signal / (rest + _QUIET * target_energy + _TINY) + _SILENT)
 
 # %% ../../nbs/20_separation/21_distances.ipynb #3d03a656

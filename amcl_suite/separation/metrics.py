@@ -64,6 +64,13 @@ def exact_matrix(
     values = torch.where(target_mask.cpu()[..., None], values, torch.zeros_like(values))
     return values[..., :n_hyps], values[..., n_hyps]
 
+def _check_values(values: Tensor, target_mask: Tensor, scores: Tensor | None = None) -> None:
+    "Raise `ValueError` for values of real targets, or scores, that are not finite; scores >= 0."
+    if not bool((values.isfinite() | ~target_mask[..., None]).all()):
+        raise ValueError("values: expected finite dB for real targets, got NaN or infinity")
+    if scores is not None and not bool((scores.isfinite() & (scores >= 0)).all()):
+        raise ValueError("scores: expected finite numbers >= 0, got others, or NaN")
+
 def _over_targets(values: Tensor, target_mask: Tensor) -> Tensor:
     "Return means over the real targets; NaN where there are none."
     values = torch.where(target_mask, values, torch.zeros_like(values))
@@ -76,6 +83,7 @@ def match_outputs(
     penalty: float | None = None,     # dB for a target without output; None: that is an error
 ) -> tuple[Tensor, Tensor]:           # values `(batch, n_targets)`, weights like `values`, 0 or 1
     "Match outputs to targets one to one at the largest total; `ValueError` if outputs are too few."
+    _check_values(values, target_mask)
     n_hyps, n_true = values.shape[-1], int(target_mask.sum(-1).max())
     if n_true > n_hyps and penalty is None:
         raise ValueError(f"n_hyps: one-to-one matching needs an output for each of {n_true} "
@@ -117,6 +125,7 @@ def emd_si_sdr(
 ) -> Tensor:                    # `(batch,)`, dB; NaN without targets
     "Return the SI-SDR transported from outputs weighted by their scores (aMCL paper, Sec. 5)."
     import ot
+    _check_values(values, target_mask, scores)
     results = []
     for matrix, weights, real in zip(values.numpy(), scores.double().numpy(), target_mask.numpy()):
         n_true, total = real.sum(), weights.sum()
@@ -125,6 +134,8 @@ def emd_si_sdr(
             continue
         share = np.full(n_true, 1 / n_true)
         costs = matrix[real].max() - matrix[real]                 # POT needs costs >= 0
+        weights = weights / weights.max()                         # tiny ones, too
+        total = weights.sum()
         plan = ot.emd(share, weights / total * share.sum(), costs)
         results.append(float((plan * matrix[real]).sum()))
     return torch.tensor(results, dtype=torch.float64)
@@ -135,6 +146,7 @@ def winners(
     target_mask: Tensor,        # bool `(batch, n_targets)`, True for real targets
 ) -> dict[str, Tensor]:         # `winners`, `usage`, `n_distinct_winners`, `shared_winner`, ...
     "Return who wins: indices (-1: absent), speakers won per output, and their entropy in nats."
+    _check_values(values, target_mask)
     usage = winner_takes_all(-values, target_mask).sum(1)
     n_true, n_distinct = target_mask.sum(-1), (usage > 0).sum(-1)
     share = usage / n_true[:, None]
@@ -149,6 +161,7 @@ def best_of_kept(
     target_mask: Tensor,             # bool `(batch, n_targets)`, True for real targets
 ) -> tuple[Tensor, Tensor]:          # by score, by an oracle; both `(batch, n_hyps)`, dB
     "Return best-output SI-SDR when 1, 2, ... n_hyps outputs are kept."
+    _check_values(values, target_mask, scores)
     n_targets, n_hyps = values.shape[1:]
     order = scores.argsort(dim=-1, descending=True, stable=True)
     ranked = values.gather(-1, order[:, None].expand_as(values))
@@ -291,7 +304,7 @@ def sdr(
     "Return BSS-eval's SDR: the target may be filtered as well as scaled."
     from scipy.fft import irfft, next_fast_len, rfft
     from scipy.linalg import solve_toeplitz
-    x, s = (np.asarray(signal, dtype=np.float64) for signal in (estimate, target))
+    x, s = _arrays(estimate=estimate, target=target)
     size = next_fast_len(2 * max(len(x), len(s)) + n_taps, real=True)
     spectrum = rfft(s, size)
     inner = irfft(spectrum.conj() * rfft(x, size), size)[:n_taps]
@@ -299,7 +312,9 @@ def sdr(
     column[0] *= 1 + 1e-10                                   # a narrow band makes it singular
     taps = solve_toeplitz(column, inner)
     explained = float(taps @ inner)
-    return 10 * math.log10(max(explained, 1e-20) / max(float(x @ x) - explained, 1e-20))
+    least = max(1e-20 * float(x @ x), 1e-300)                # bounds at -200 and +200 dB
+    if not x.any(): return -200.                             # silence explains nothing
+    return 10 * math.log10(max(explained, least) / max(float(x @ x) - explained, least))
 
 # %% ../../nbs/20_separation/28b_metrics.ipynb #0562a8c8
 def stoi(
@@ -308,7 +323,8 @@ def stoi(
     sample_rate: int,    # Hz
 ) -> float:              # 0 to 1
     "Return the short-time objective intelligibility, computed by pystoi."
-    return float(require("pystoi", "separation").stoi(*_arrays(target, estimate), sample_rate))
+    loud = _loud(target=target, estimate=estimate)
+    return float(require("pystoi", "separation").stoi(*loud, sample_rate))
 
 def pesq(
     estimate,            # `(time,)` tensor or array
@@ -319,15 +335,21 @@ def pesq(
     if sample_rate not in (8000, 16000):
         raise ValueError(f"sample_rate: PESQ is defined for 8000 and 16000 Hz, got {sample_rate}")
     module = require("pesq", "separation")
-    try: return float(module.pesq(sample_rate, *_arrays(target, estimate),
+    try: return float(module.pesq(sample_rate, *_loud(target=target, estimate=estimate),
                                   "nb" if sample_rate == 8000 else "wb"))
     except (module.NoUtterancesError, module.BufferTooShortError): return math.nan
 
 # %% ../../nbs/20_separation/28b_metrics.ipynb #5bb4afee
-def _arrays(*signals) -> list[np.ndarray]:
+def _arrays(**signals) -> list[np.ndarray]:
+    "Return float64 arrays; `ValueError` naming a signal that holds NaN or infinity."
+    arrays = {name: np.asarray(signal, dtype=np.float64) for name, signal in signals.items()}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all(): raise ValueError(f"{name}: holds NaN or infinity")
+    return list(arrays.values())
+
+def _loud(**signals) -> list[np.ndarray]:
     "Return float64 arrays scaled to a peak of 0.9."
-    arrays = [np.asarray(signal, dtype=np.float64) for signal in signals]
-    return [a * (0.9 / max(np.abs(a).max(), 1e-12)) for a in arrays]
+    return [a * (0.9 / max(np.abs(a).max(), 1e-12)) for a in _arrays(**signals)]
 
 _EXTRAS = {"sdr": lambda x, s, rate: sdr(x, s), "stoi": stoi, "pesq": pesq}
 
@@ -453,6 +475,8 @@ def plot_input_levels(
 def _flat(frame) -> tuple[np.ndarray, np.ndarray]:
     "Return all scores and whether their outputs are matched to a speaker."
     scores = np.concatenate([np.asarray(row, dtype=np.float64) for row in frame["scores"]])
+    if not ((scores >= 0) & (scores <= 1)).all():
+        raise ValueError("scores: expected probabilities in [0, 1], got others, or NaN")
     return scores, np.concatenate([np.asarray(row, dtype=bool) for row in frame["matched"]])
 
 def _auroc(scores: np.ndarray, matched: np.ndarray) -> float:

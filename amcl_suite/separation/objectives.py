@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from ..mcl.assignment import annealed, permutation, relaxed, top_n, winner_takes_all
+from ..mcl.assignment import (annealed, permutation, relaxed, top_n, uniform,
+                                       winner_takes_all)
 from ..mcl.losses import score_loss
 from .distances import DISTANCES, distance
 
@@ -43,7 +44,8 @@ def permutation_marginals(
     if n_hyps > 12:
         raise ValueError(f"costs: probpit is exact and takes up to 12 hypotheses, got {n_hyps}; "
                          "use sinkpit, which approximates it")
-    if temperature <= MIN_TEMPERATURE: return permutation(costs, target_mask)
+    if temperature <= MIN_TEMPERATURE or not costs.numel(): return permutation(costs, target_mask)
+    dtype = costs.dtype
     costs = torch.where(mask[..., None], costs.detach(), torch.zeros_like(costs)).double()
     energies = (costs.amin(-1, keepdim=True) - costs) / temperature
     sets, bits = (torch.arange(2 ** n_hyps, device=costs.device)[:, None],
@@ -52,7 +54,7 @@ def permutation_marginals(
     before, after = _subset_sums(energies, mask, inside, flipped)
     q = torch.stack([_joined(before[j], after[j + 1], energies[:, j], inside, flipped)
                      for j in range(costs.shape[1])], 1)
-    return torch.where(mask[..., None], q.softmax(-1), 0.).to(torch.float32)
+    return torch.where(mask[..., None], q.softmax(-1), 0.).to(dtype)
 
 # %% ../../nbs/20_separation/22_objectives.ipynb #a7f05eae
 _IMPOSSIBLE = -1e30   # log of zero that can be added and subtracted
@@ -114,7 +116,11 @@ def _sinkhorn(costs, row_mass, column_mass, temperature, n_rounds, tolerance=1e-
     costs, log_rows, log_columns = costs.double(), row_mass.double().log(), column_mass.log()
     f, g = torch.zeros_like(log_rows), torch.zeros_like(log_columns)
     spread = float(costs.amax() - costs.amin()) if costs.numel() else 0.
-    warm = max(0, math.ceil(math.log2(max(spread, temperature) / temperature)))
+    ratio = spread / temperature
+    if not ratio <= 2**40:
+        raise ValueError(f"costs: expected a spread of at most {2**40:.0e} temperatures, got "
+                         f"{spread:.3g} at {temperature:.3g}; raise the temperature, or use 0")
+    warm = max(0, math.ceil(math.log2(max(ratio, 1.))))
     for stage in range(warm, -1, -1):
         level = temperature * 2. ** stage
         for count in range(n_rounds if stage == 0 else 8):
@@ -123,7 +129,7 @@ def _sinkhorn(costs, row_mass, column_mass, temperature, n_rounds, tolerance=1e-
             f = level * (log_rows - ((g[:, None] - costs) / level).logsumexp(-1))
             if count % 8 == 7:
                 moved = torch.where(row_mass > 0, (f - potential).abs(), 0.)
-                if float(moved.max()) <= tolerance * level: break
+                if not moved.numel() or float(moved.max()) <= tolerance * level: break
     plan = ((f[..., None] + g[:, None] - costs) / temperature).exp()
     return plan, f, g
 
@@ -137,14 +143,15 @@ def sinkhorn_permutation(
     "Return the doubly stochastic match of least cost plus entropy at a temperature."
     mask = _check_costs(costs, target_mask, temperature)
     _check_enough(costs, mask, "sinkpit")
-    if temperature <= MIN_TEMPERATURE: return permutation(costs, target_mask)
+    if temperature <= MIN_TEMPERATURE or not costs.numel(): return permutation(costs, target_mask)
+    if temperature == math.inf: return uniform(costs, target_mask)
     clean = torch.where(mask[..., None], costs.detach(), torch.zeros_like(costs))
     spare = clean.amin((1, 2), keepdim=True).expand(-1, 1, costs.shape[2])
     rows = mask.double()
     rest = costs.shape[2] - rows.sum(-1, keepdim=True)
     plan, *_ = _sinkhorn(torch.cat([clean, spare], 1), torch.cat([rows, rest], 1),
                          rows.new_ones(len(costs), costs.shape[2]), temperature, n_rounds, 1e-4)
-    return torch.where(mask[..., None], plan[:, :-1], 0.).to(torch.float32)
+    return torch.where(mask[..., None], plan[:, :-1], 0.).to(costs.dtype)
 
 # %% ../../nbs/20_separation/22_objectives.ipynb #e068d631
 def _exact_plans(costs, hyp_mass, mask):
