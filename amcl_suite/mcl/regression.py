@@ -406,7 +406,7 @@ def published(
     dataset: str,   # key of a UCI set
     method: str,    # "pbp", "mc_dropout", "deep_ensemble", or one of `METHODS`
     metric: str,    # "rmse" or "distortion"
-):                  # (value, its ±: PBP's a standard error, the others' standard deviations) or Nones
+):                  # (value, ±: PBP's a standard error, others' deviations), or Nones
     "Return the value that the paper prints (Table 2) for a data set, method and metric."
     column = {"pbp": 0, "mc_dropout": 1, "deep_ensemble": 2}.get(method)
     if metric != "rmse" or column is None or dataset not in _TABLE_2: return None, None
