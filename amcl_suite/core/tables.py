@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from fastcore.basics import patch
 
 # %% auto #0
-__all__ = ['Table', 'plain_markdown', 'format_value', 'published', 'format_seconds', 'paper_vs_ours', 'pivot']
+__all__ = ['MIN_REPETITIONS', 'Table', 'plain_markdown', 'format_value', 'published', 'format_seconds', 'paper_vs_ours', 'pivot',
+           'verdict', 'corrected_t_test', 'holm']
 
 # %% ../../nbs/00_core/06_tables.ipynb #838b2dfa
 @dataclass(frozen=True)
@@ -208,11 +209,11 @@ def _check_spread(spread: str) -> None:
     if spread in _SPREADS: return
     raise ValueError(f"spread: expected 'std' or 'stderr', got {spread!r}")
 
-def _notes(rows: list[dict], spread: str, paper: bool = True) -> tuple[str, ...]:
+def _notes(rows: list[dict], spread: str, paper: bool = True, n: str = "the n") -> tuple[str, ...]:
     "Return the remarks below a table: meaning of ±, sources, scale."
     notes = []
     if any(not _missing(row[spread]) for row in rows):
-        notes.append(f"± is the {_SPREADS[spread]} over the n repetitions.")
+        notes.append(f"± is the {_SPREADS[spread]} over {n} repetitions.")
     sources = dict.fromkeys(row["paper_source"] for row in rows if row["paper_source"])
     if paper and sources: notes.append("Published values: " + "; ".join(sources) + ".")
     if paper and any(_missing(row["paper"]) for row in rows):
@@ -238,11 +239,12 @@ def pivot(
     rows = _of_metric(_tidy(rows), metric)
     lines, heads = (list(dict.fromkeys(str(row[k]) for row in rows)) for k in (index, columns))
     grid = _grid(rows, index, columns)
-    body = tuple((line, *(_cell(grid.get((line, head)), show, spread) for head in heads))
+    one = _one_n(rows)
+    body = tuple((line, *(_cell(grid.get((line, head)), show, spread, not one) for head in heads))
                  for line in lines)
     bold = frozenset() if show == "paper" else frozenset(_best(grid, lines, heads))
     return Table((index, *heads), body, caption or _metric(rows[0]),
-                 _notes(rows, spread, show != "ours"), bold=bold)
+                 _notes(rows, spread, show != "ours", f"n = {one}" if one else "the n"), bold=bold)
 
 # %% ../../nbs/00_core/06_tables.ipynb #db111ace
 def _of_metric(rows: list[dict], metric: str | None) -> list[dict]:
@@ -264,13 +266,19 @@ def _grid(rows: list[dict], index: str, columns: str) -> dict[tuple[str, str], d
         grid[key] = row
     return grid
 
-def _cell(row: dict | None, show: str, spread: str) -> str:
+def _one_n(rows: list[dict]) -> int | None:
+    "Return the count of repetitions where all rows have the same one."
+    counts = {None if _missing(row["n"]) else int(row["n"]) for row in rows}
+    return counts.pop() if len(counts) == 1 else None
+
+def _cell(row: dict | None, show: str, spread: str, show_n: bool) -> str:
     "Return the text of one cell of a grid."
     if row is None: return "–"
     paper = published(row["paper"], row["paper_spread"])
     if show == "paper": return paper
-    ours = format_value(row["value"], row[spread])
-    return ours if show == "ours" or paper == "–" else f"{ours} ({paper})"
+    count = f"n = {int(row['n'])}" if show_n and not _missing(row["n"]) else ""
+    beside = "; ".join(filter(None, (count, paper if show == "both" and paper != "–" else "")))
+    return format_value(row["value"], row[spread]) + (f" ({beside})" if beside else "")
 
 def _best(grid: dict, lines: Sequence[str], heads: Sequence[str]):
     "Yield (row, column) of the best measured value of each line that has at least two."
@@ -286,3 +294,47 @@ def _best(grid: dict, lines: Sequence[str], heads: Sequence[str]):
 def _finite(value) -> bool:
     "Tell whether a value is a finite number: nothing else can be the best of a line."
     return not _missing(value) and not isinstance(value, str) and math.isfinite(value)
+
+# %% ../../nbs/00_core/06_tables.ipynb #1481864d
+MIN_REPETITIONS = 5
+
+def verdict(
+    low: float,   # lower end of the difference's 95 % interval
+    high: float,  # its upper end
+    n: int,       # independent repetitions behind it
+) -> str:         # "significant", "not significant" or "undecided at n = ..."
+    "Say whether an interval excludes zero; undecided below five repetitions or without a number."
+    if low > high: raise ValueError(f"low: expected at most high = {high}, got {low}")
+    if n < MIN_REPETITIONS or math.isnan(low) or math.isnan(high): return f"undecided at n = {n}"
+    return "significant" if low > 0 or high < 0 else "not significant"
+
+# %% ../../nbs/00_core/06_tables.ipynb #03c9d4cc
+def corrected_t_test(
+    differences: Sequence[float],  # ours minus theirs, one number per split
+    test_share: float,             # test rows over training rows of a split; 0: independent
+) -> float:                        # two-sided p-value; NaN below five splits
+    "Return the p-value of the corrected resampled t-test (Nadeau and Bengio 2003)."
+    from scipy.stats import t as student
+    values = [float(value) for value in differences]
+    n = len(values)
+    if not (test_share >= 0 and math.isfinite(test_share)):
+        raise ValueError(f"test_share: expected a finite number >= 0, got {test_share}")
+    if not all(map(math.isfinite, values)):
+        raise ValueError("differences: expected finite numbers, got NaN or infinity")
+    if n < MIN_REPETITIONS: return math.nan
+    mean = sum(values) / n
+    variance = sum((value - mean) ** 2 for value in values) / (n - 1) * (1 / n + test_share)
+    if variance == 0: return 1. if mean == 0 else 0.
+    return float(2 * student.sf(abs(mean) / math.sqrt(variance), n - 1))
+
+def holm(
+    p_values: Sequence[float],  # p-values of one family of tests; NaN: not tested
+) -> list[float]:               # adjusted, in the same order; NaN stays
+    "Return p-values adjusted for several tests (Holm 1979); reject where at most the level."
+    if wrong := [p for p in p_values if not (math.isnan(p) or 0 <= p <= 1)]:
+        raise ValueError(f"p_values: expected numbers in [0, 1], got {wrong[0]}")
+    order = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
+    adjusted, highest = [math.nan] * len(p_values), 0.
+    for rank, (p, i) in enumerate(order):
+        highest = adjusted[i] = max(highest, min(1., (len(order) - rank) * p))
+    return adjusted

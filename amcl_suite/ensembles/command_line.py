@@ -251,6 +251,7 @@ def diagnose(
                 [(row[0], *cells) for row, *cells in zip(first.table().rows, *columns)])
     for beta, report in reports.items():
         for text in report.warnings: print_line(console, f"warning, beta {beta:g}: {text}")
+        for text in report.undecided: print_line(console, f"undecided, beta {beta:g}: {text}")
 
 # %% ../../nbs/30_ensembles/39a_command_line.ipynb #9f350a81
 def find_predictions(

@@ -269,7 +269,7 @@ def debiased_share_classification(
     targets,                              # integer `(..., n)` or `(n,)`
     aggregation: str = "probability",     # one of `AGGREGATIONS`
 ) -> Tensor:                              # double `(...)`, at most 1; 0 where the members agree
-    "Return the share of a classifier's diversity that its members' mean offsets make up."
+    "Return the part of a classifier's diversity that goes with its offsets; < 0 where it grows."
     logits, targets = check_classification(logits, targets)
     logits = logits.double()
     if aggregation == "ref_double_softmax": logits, aggregation = logits.softmax(-1), "score"
@@ -349,6 +349,8 @@ _TEXTS = {
                     "depend on each other; lower beta or drop members in training",
     "pseudo_diversity": "diversity on training data is {:.2g} times that on test data: it is "
                         "fitted to the training set"}
+_CLASS_OFFSETS = ("without the members' constant offsets the diversity falls by {:.0%}; debias "
+                  "them or lower beta")
 
 # %% ../../nbs/30_ensembles/36a_diagnostics.ipynb #3c375bb0
 def _evaluate(outputs, targets, aggregation: str) -> dict[str, Tensor]:
@@ -379,14 +381,22 @@ def _ratios(ens: Tensor, div: Tensor, share: Tensor, rise: Tensor,
         found["pseudo_diversity"] = ratio(train_div, div)
     return found
 
-def _warnings(ratios: dict[str, float], thresholds: Thresholds) -> dict[str, str]:
+def _warnings(ratios: dict[str, float], thresholds: Thresholds, aggregation: str) -> dict[str, str]:
     "Return the texts of the warnings that apply."
-    found = {name: _TEXTS[name].format(value) for name, value in ratios.items()
+    texts = _TEXTS if aggregation == "squared_error" else _TEXTS | {"offsets": _CLASS_OFFSETS}
+    found = {name: texts[name].format(value) for name, value in ratios.items()
              if value > getattr(thresholds, name)}
     if unknown := [name for name, value in ratios.items() if math.isnan(value)]:
         found["non_finite"] = (f"{', '.join(unknown)} can't be computed: the predictions are too "
                                "large")
     return found
+
+def _undecided(ratios: dict[str, float], aggregation: str) -> dict[str, str]:
+    "Return why a probe says nothing, by its name."
+    if aggregation == "squared_error" or not ratios["offsets"] < 0: return {}
+    return {"offsets": f"without the members' offsets the diversity grows by "
+                       f"{-ratios['offsets']:.0%}, which says nothing about them"}
+
 
 # %% ../../nbs/30_ensembles/36a_diagnostics.ipynb #9b700aa0
 @dataclass(frozen=True)
@@ -397,12 +407,13 @@ class Diagnosis:
     n_examples: int                   # examples in the test split
     metrics: dict[str, Tensor]        # of the test split, see `ensembles.metrics`
     gaps: dict[str, Tensor]           # test minus training; empty without a training split
-    share: Tensor                     # debiased share of the diversity, `(...)`
+    share: Tensor                     # part of the diversity lost by debiasing, `(...)`
     proportions: tuple[float, ...]    # shares of members dropped
     codependence: Tensor              # expected increase of the loss, `(..., n_proportions)`
     leave_one_out: Tensor             # worst increase when one member leaves, `(...)`
     ratios: dict[str, float]          # the numbers behind the warnings
     warnings: tuple[str, ...]         # in words; empty if nothing is suspicious
+    undecided: tuple[str, ...] = ()   # probes that say nothing here, in words
     notes: tuple[str, ...] = ()       # limits of the data, such as classes that never occur
 
     def __repr__(self): return repr(self.table())
@@ -446,7 +457,8 @@ def diagnose(
         aggregation, outputs.shape[members], outputs.shape[members - 1], metrics,
         {k: metrics[k] - before[k] for k in names} if before else {}, share, tuple(proportions),
         _drops(outputs, targets, proportions, aggregation), rise, ratios,
-        tuple(_warnings(ratios, thresholds).values()),
+        tuple(_warnings(ratios, thresholds, aggregation).values()),
+        tuple(_undecided(ratios, aggregation).values()),
         _unknown_classes(outputs, targets, aggregation))
 
 # %% ../../nbs/30_ensembles/36a_diagnostics.ipynb #34fdada2
@@ -461,7 +473,9 @@ def table(self: Diagnosis) -> Table:    # one line per number, warnings below
         v = v.double().flatten()
         return format_value(float(v.mean()), float(v.std()) if len(v) > 1 else None)
     rows = [(name, text(self.metrics[key])) for key, name in _SHOWN if key in self.metrics]
-    rows.append(("offsets in the diversity", text(self.share)))
+    rows.append(("share of offsets in the diversity", text(self.share))
+                if self.aggregation == "squared_error" else
+                ("relative change of the diversity without offsets", text(-self.share)))
     left = {n_kept(self.n_members, p): i for i, p in enumerate(self.proportions)}
     for n, i in left.items():
         if n == self.n_members: continue
@@ -470,7 +484,8 @@ def table(self: Diagnosis) -> Table:    # one line per number, warnings below
     rows.append(("worst increase when one member leaves", text(self.leave_one_out)))
     rows += [(f"{name}, test minus training", text(self.gaps[key]))
              for key, name in _SHOWN if key in self.gaps]
-    notes = tuple(f"Suspicious: {w}." for w in self.warnings) or ("Nothing suspicious.",)
+    notes = (*(f"Suspicious: {w}." for w in self.warnings),
+             *(f"Undecided: {u}." for u in self.undecided)) or ("Nothing suspicious.",)
     caption = (f"{self.n_members} members, {self.n_examples} examples, {self.aggregation}, "
                f"{self.share.numel()} run(s)")
     return Table(("diagnostic", "value"), tuple(rows), caption, (*self.notes, *notes))
@@ -508,7 +523,7 @@ def update(self: CollusionMonitor,
                          _leave_one_out(outputs, targets, self.aggregation), train_div)
         self.history.append({"step": step} | {k: float(losses[k].mean()) for k in
                                               ("ens_loss", "ind_loss", "div")} | ratios)
-        found = _warnings(ratios, self.thresholds)
+        found = _warnings(ratios, self.thresholds, self.aggregation)
     new = {k: f"step {step}: {v}" for k, v in found.items() if k not in self.warnings}
     self.warnings |= new
     if self.report: [self.report(text) for text in new.values()]

@@ -11,7 +11,7 @@ from .assignment import _wide
 
 # %% auto #0
 __all__ = ['distortion', 'mean_prediction', 'rmse', 'usage', 'dead_fraction', 'usage_perplexity', 'wasserstein2', 'kernel_nll',
-           'best_bandwidth', 'score_reliability', 'summarise', 'paired_p_value']
+           'best_bandwidth', 'score_reliability', 'summarise']
 
 # %% ../../nbs/10_mcl/19_metrics.ipynb #5cae2974
 def _check(hypotheses: Tensor, targets: Tensor) -> None:
@@ -187,17 +187,3 @@ def summarise(
     std = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
     return dict(mean=float(values.mean()), std=std, stderr=std / math.sqrt(len(values)),
                 n=len(values))
-
-def paired_p_value(
-    ours,    # one number per split
-    theirs,  # one number per split, same order
-) -> float:  # two-sided p-value; NaN below 6 pairs or for NaN; 1 where all agree
-    "Return the Wilcoxon signed-rank p-value of paired results; `ValueError` on unequal lengths."
-    import numpy as np
-    from scipy.stats import wilcoxon
-    ours, theirs = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
-    if ours.shape != theirs.shape or ours.ndim != 1:
-        raise ValueError(f"theirs: expected {ours.shape} paired values, got {theirs.shape}")
-    if len(ours) < 6 or not (np.isfinite(ours) & np.isfinite(theirs)).all(): return float("nan")
-    if np.array_equal(ours, theirs): return 1.
-    return float(wilcoxon(ours, theirs).pvalue)

@@ -366,10 +366,12 @@ def summarise_uci(
     results,                                  # data frame of `run_uci`
     metrics: tuple = ("distortion", "rmse"),  # columns to summarise
     against: str = "mcl",                     # method to compare with in pairs
+    test_share: float = 1 / 9,                # test rows over training rows of a split
 ):                                            # data frame, `n` and `p_value` included
     "Summarise per-split results by method, selection rule and metric, with paired p-values."
-    import pandas as pd
-    from amcl_suite.mcl.metrics import paired_p_value, summarise
+    import numpy as np, pandas as pd
+    from amcl_suite.core.tables import corrected_t_test
+    from amcl_suite.mcl.metrics import summarise
     rows = []
     for (dataset, rule), part in results.groupby(["dataset", "rule"], sort=False):
         reference = part[part.method == against].sort_values("split")
@@ -377,10 +379,11 @@ def summarise_uci(
             ours = ours.sort_values("split")
             for metric in (m for m in metrics if m in ours and ours[m].notna().all()):
                 paired = len(reference) == len(ours) and name != against
+                gains = ours[metric].to_numpy() - reference[metric].to_numpy() if paired else []
+                if not np.isfinite(gains).all(): gains = []               # a diverged run: no test
                 rows.append(dict(dataset=dataset, method=name, label=ours.label.iloc[0], rule=rule,
                                  metric=metric, **summarise(ours[metric]),
-                                 p_value=paired_p_value(ours[metric], reference[metric]) if paired
-                                 else float("nan")))
+                                 p_value=corrected_t_test(gains, test_share)))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/10_mcl/19a_regression.ipynb #a9683dd9
@@ -403,7 +406,7 @@ def published(
     dataset: str,   # key of a UCI set
     method: str,    # "pbp", "mc_dropout", "deep_ensemble", or one of `METHODS`
     metric: str,    # "rmse" or "distortion"
-):                  # (value, deviation); None where not published or not known to us
+):                  # (value, ±: PBP's a standard error, others' deviations), or Nones
     "Return the value that the paper prints (Table 2) for a data set, method and metric."
     column = {"pbp": 0, "mc_dropout": 1, "deep_ensemble": 2}.get(method)
     if metric != "rmse" or column is None or dataset not in _TABLE_2: return None, None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 # %% auto #0
 __all__ = ['soft_distortion', 'assignment_entropy', 'soft_barycentre', 'rate', 'effective_hypotheses', 'count_distinct',
-           'gaussian_rate', 'gaussian_distortion', 'optimal_distortion', 'gaussian_entropy', 'shannon_lower_bound',
+           'gaussian_rate', 'gaussian_distortion', 'rate_distortion_bound', 'gaussian_entropy', 'shannon_lower_bound',
            'critical_temperature', 'high_resolution_distortion', 'separated_gaussians_root_integral']
 
 # %% ../../nbs/10_mcl/15_theory.ipynb #6ba83a4c
@@ -110,12 +110,12 @@ def gaussian_distortion(
     _positive(std=std, dim=dim)
     return dim * std**2 * 2 ** (-2 * torch.as_tensor(rate, dtype=torch.float64) / dim)
 
-def optimal_distortion(
+def rate_distortion_bound(
     std: float,       # > 0, standard deviation per axis, target units
     dim: int,         # >= 1, number of axes
     n_hyps: int,      # >= 1, number of hypotheses
 ) -> float:           # target units squared
-    "Return a Gaussian's optimal distortion, where R(D) = log2 n_hyps (aMCL paper, Fig. 2)."
+    "Return the bound where a Gaussian's R(D) is log2 n_hyps (cross in aMCL paper, Fig. 2)."
     _positive(n_hyps=n_hyps)
     return float(gaussian_distortion(math.log2(n_hyps), std, dim))
 
@@ -142,7 +142,7 @@ def shannon_lower_bound(
 def critical_temperature(
     cov: Tensor,     # `(..., dim, dim)`, centred covariance of p(y|x), target units squared
 ) -> Tensor:         # `(...)`, target units squared (as the temperature)
-    "Return the temperature of the first split, twice the largest eigenvalue (Sec. 4.3)."
+    "Return where the merged state loses stability: twice the largest eigenvalue (Sec. 4.3)."
     if cov.ndim < 2 or cov.shape[-1] != cov.shape[-2]:
         raise ValueError(f"cov: expected shape (..., dim, dim), got {tuple(cov.shape)}")
     return 2 * torch.linalg.eigvalsh(cov)[..., -1]
