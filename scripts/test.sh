@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All tests, in three rings: rules for the notebooks, checks inside the notebooks, pytest.
 # Every ring runs even if an earlier one fails.   usage: bash scripts/test.sh [--fast] [--changed [--base REVISION]]
-#   --fast      leaves out tests marked slow, pages of experiments and notebooks that take over ten seconds
+#   --fast      leaves out tests marked slow, pages of experiments and notebooks that take over five seconds
 #   --changed   runs what differs from the main branch, or from REVISION, by content, imports or data
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -56,5 +56,5 @@ else results+=("pytest     nothing changed"); fi
 printf '\n[test] summary\n'
 printf '[test]   %s\n' "${results[@]}"
 [[ ! -s "$log" ]] || printf '[test]   pytest: %s\n' "$(tail -n 1 "$log")"
-(( ! ${#fast[@]} )) || printf '[test]   left out by --fast: tests marked slow, pages of experiments, notebooks over ten seconds\n'
+(( ! ${#fast[@]} )) || printf '[test]   left out by --fast: tests marked slow, pages of experiments, notebooks over five seconds\n'
 exit "$failed"
