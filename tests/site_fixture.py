@@ -7,6 +7,7 @@ from pathlib import Path
 from amcl_suite.reproduce import docs, site
 
 ROOT = Path(__file__).resolve().parents[1]
+WATCHES = ("nbs", "amcl_suite", "_quarto.yml")     # for scripts/test.sh --changed
 BESIDE = ("index.ipynb", "references.bib", "styles.css", "icon.svg", "theme.scss", "_quarto.yml")
 CHAPTERS = [path.relative_to(ROOT / "nbs").as_posix() for path in docs.notebooks(ROOT)]
 MEDIA = "90_results/99_media.ipynb"

@@ -6,6 +6,8 @@ import pytest, yaml
 from amcl_suite.reproduce import api, docs, site
 from site_fixture import CHAPTERS, ROOT, copy_project, markdown, whole_site, write_notebook
 
+WATCHES = ("README.md", ".github", "scripts")
+
 
 def append(path: Path, text: str):
     "Append a Markdown cell to a notebook."

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from amcl_suite.core.settings import project_root
 from amcl_suite.reproduce.cli import main
-from amcl_suite.reproduce.jobs import load_job, notebook_parameters
+from amcl_suite.reproduce.jobs import load_job
 from amcl_suite.reproduce.report import collect
 from amcl_suite.core.records import is_locked
 from amcl_suite.reproduce.worker import standing
@@ -65,18 +64,6 @@ def test_bad_jobs_are_refused_before_anything_starts(project, capsys, entry, wor
     assert status == 2 and words in text, text
     assert len(text.strip().splitlines()) == 1 and "Traceback" not in text
     assert not list(project.runs.glob("toy/*"))
-
-
-def test_parameters_are_read_as_papermill_reads_them():
-    import papermill
-    notebooks = [p for p in (project_root() / "nbs").rglob("[0-9]*.ipynb") if '"parameters"' in p.read_text()
-                 and any("parameters" in c["metadata"].get("tags", []) for c in json.loads(p.read_text())["cells"])]
-    for path in notebooks:
-        ours, theirs = notebook_parameters(path), papermill.inspect_notebook(path)
-        assert list(ours) == list(theirs), path
-        for name, parameter in ours.items():
-            assert parameter.type == theirs[name]["inferred_type_name"], (path, name)
-            assert repr(parameter.default) == repr(eval(theirs[name]["default"])), (path, name)
 
 
 def test_failures_stop_nothing_else(project):

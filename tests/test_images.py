@@ -10,7 +10,7 @@ from amcl_suite.core import trainer
 from amcl_suite.ensembles.images import image_loaders, make_stand_in
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stand_in():
     return make_stand_in(n_train=129, n_val=20, n_test=20)
 

@@ -6,6 +6,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "amcl_suite"
+WATCHES = ("amcl_suite",)
 
 # part -> parts it may import from, besides itself (DESIGN, section 2)
 ALLOWED = {

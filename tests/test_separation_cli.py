@@ -30,7 +30,7 @@ def amcl(capsys, monkeypatch, tmp_path):
     return call
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus") / "voices"
     with pytest.raises(SystemExit) as end:
@@ -39,7 +39,7 @@ def corpus(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def separator(tmp_path_factory):
     torch.manual_seed(0)
     model = build_model(DPRNNConfig.small(n_blocks=1, hidden=8, bottleneck=8, n_filters=16))

@@ -12,6 +12,7 @@ from slurm_cluster import ask, cluster, why_not
 from toys import RESULT, WALK, Project, wait_until, walk_end
 
 ROOT = Path(__file__).resolve().parents[1]
+WATCHES = ("nbs/80_reproduce/89a_batches.ipynb",)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")]
 TOY = "- {notebook: nbs/10_toy.ipynb, grid: {n: [%s]}%s}"
 

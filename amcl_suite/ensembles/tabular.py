@@ -4,7 +4,7 @@
 
 # %% ../../nbs/30_ensembles/35a_tabular.ipynb #0148ed95
 from __future__ import annotations
-import difflib
+import difflib, functools
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -202,11 +202,18 @@ def _local_file(name: str, path: str) -> Path:
                         f"column, put it there as {name}.csv, or give its path as `path`")
     return found
 
-def _bundled(name: str, seed: int) -> TabularSet:
-    "Return one of scikit-learn's sets; digits by its known range, never per pixel."
+@functools.cache
+def _table(name: str) -> tuple[np.ndarray, np.ndarray]:
+    "Return one of scikit-learn's tables, read once: unpacking digits takes a tenth of a second."
     from sklearn import datasets
     options = dict(scaled=False) if name == "diabetes" else {}
-    x, y = getattr(datasets, f"load_{name}")(return_X_y=True, **options)
+    table = getattr(datasets, f"load_{name}")(return_X_y=True, **options)
+    for values in table: values.setflags(write=False)     # everybody gets the same arrays
+    return table
+
+def _bundled(name: str, seed: int) -> TabularSet:
+    "Return one of scikit-learn's sets; digits by its known range, never per pixel."
+    x, y = _table(name)
     centre, how = ((8., 8.), "(x - 8) / 8") if name == "digits" else (None, "standardised")
     return make_tabular(name, x, y, BUNDLED[name], seed, centre=centre,
                         note=f"scikit-learn's bundled {name} data, {how}")
