@@ -181,7 +181,8 @@ MAX_BYTES = 2**32   # largest file that is read at one go, 4 GiB
 def _size(path: Path) -> int:
     "Return the bytes of a regular file; `DataError` if there is none, or it can't be looked at."
     try: status = os.stat(path)
-    except FileNotFoundError: raise DataError(f"{path}: can't be read, there is no such file") from None
+    except FileNotFoundError:
+        raise DataError(f"{path}: can't be read, there is no such file") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: can't be read ({_reason(error)}); check its name and "
                         "permissions") from None
