@@ -106,6 +106,7 @@ def run(
     if self.where == "local":
         check_gpus(self.queue, self.executor.gpus)
         self._note_foreign_gpus()
+        self.executor.planned = list(self.queue)
     try:
         with _terminate_as_interrupt(): self._loop()
     except KeyboardInterrupt: self._stop()
@@ -113,6 +114,7 @@ def run(
         self._stop()
         raise
     finally:
+        if self.where == "local": self.executor.close()
         if not any(o.state in ("submitted", "left") for o in self.outcomes): remove_logs(self.logs)
         remove_stale_logs()
     return self.outcomes
@@ -471,11 +473,14 @@ def remove_logs(
     folder: Path,   # below `runs/.submitit`
 ) -> None:
     "Remove an engine's folder of submission files; logs go to their runs."
-    for path in runs_dir().glob("*/*/submission.json"):
-        note = read_submission(path.parent)
-        if note.get("logs") == str(folder): keep_log(path.parent, Handle(note["id"], note["logs"]))
+    for run in _runs_of(folder): keep_log(run, Handle(read_submission(run)["id"], str(folder)))
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError): folder.parent.rmdir()   # unless another engine uses it
+
+def _runs_of(folder: Path) -> list[Path]:
+    "Return the folders of the runs that were submitted from a folder of submission files."
+    notes = runs_dir().glob("*/*/submission.json")
+    return [p.parent for p in notes if read_submission(p.parent).get("logs") == str(folder)]
 
 def stale_logs() -> list[Path]:  # folders below `runs/.submitit`
     "Return the folders of engines that were killed and whose workers have ended."
@@ -488,7 +493,8 @@ def _in_use(folder: Path) -> bool:
     host = folder.name[len(where) + 1:].rsplit("-", 2)[0]
     ids = {p.name.removesuffix("_submitted.pkl") for p in folder.glob("*_submitted.pkl")}
     if host != os.uname().nodename or not pid.isdigit() or psutil.pid_exists(int(pid)): return True
-    if where == "local": return any(i.isdigit() and psutil.pid_exists(int(i)) for i in ids)
+    if where == "local": return (any(i.isdigit() and psutil.pid_exists(int(i)) for i in ids)
+                                 or any(is_locked(run) for run in _runs_of(folder)))
     states = slurm_states() if shutil.which("squeue") else None
     return states is None or any(states.get(i, ("ended", ""))[0] != "ended" for i in ids)
 
