@@ -129,7 +129,8 @@ class Copy:
     def __init__(self): self.pid = os.fork()      # 0: this is the child
     def poll(self):
         if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            try: pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError: pid, status = self.pid, 0      # somebody else has asked
             if pid: self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
     def wait(self):
@@ -216,7 +217,7 @@ def serve() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with_parent()
+    _end_with(int(sys.argv[1]))
     if sys.path[0] == "": del sys.path[0]                # a kernel puts its own folder there
     first = json.loads(orders.readline() or "{}")
     if not first: return
@@ -250,10 +251,11 @@ def load(
     gc.collect()
     gc.freeze()                # what is here now stays: no need to look, and thereby copy, again
 
-def _end_with_parent() -> None:
-    "Ask Linux to end this process when the one that started it does."
+def _end_with(engine: int) -> None:
+    "Ask Linux to end this process when the engine that started it does, or already has."
     import ctypes
     with contextlib.suppress(Exception): ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != engine: os._exit(0)
 
 # %% ../../nbs/80_reproduce/82a_forks.ipynb #5f0a1c28
 def work(
@@ -287,7 +289,8 @@ def _print_to(log: str) -> None:
 def _start_server(folder: Path, threads: int) -> subprocess.Popen:
     "Start a server that logs into a folder."
     env = os.environ | thread_variables(threads) | {"PYTHONHASHSEED": "0"}
-    command = [sys.executable, "-u", "-c", "from amcl_suite.reproduce.forks import serve; serve()"]
+    command = [sys.executable, "-u", "-c", "from amcl_suite.reproduce.forks import serve; serve()",
+               str(os.getpid())]
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "server.log", "a", encoding="utf-8") as log:
