@@ -149,8 +149,8 @@ def submit(
 ) -> list[Handle]:            # one each
     "Start a process for each task."
     start = self._fork if self.forking else self._spawn
-    started = [(task, *start(task)) for task in tasks]
-    return [Handle(id, str(self.folder), "running", "", task.gpus, job) for task, id, job in started]
+    started = [(*start(task), task.gpus) for task in tasks]
+    return [Handle(id, str(self.folder), "running", "", gpus, job) for id, job, gpus in started]
 
 @patch
 def _spawn(self: LocalExecutor, task: Task) -> tuple[str, object]:

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/80_reproduce/82a_forks.ipynb #5f0a1c05
 from __future__ import annotations
-import ast, contextlib, gc, importlib, importlib.util, itertools, json, os, pickle, random, re
+import ast, contextlib, gc, importlib, importlib.util, json, os, pickle, random, re
 import signal, site, subprocess, sys, sysconfig, threading, time, traceback, uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,8 +92,9 @@ def _as_in_a_kernel():
     sys.ps1 = "In : "
     os.environ["MPLBACKEND"] = _backend()
     asking = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}     # count GPUs without waking them
-    with (mock.patch.object(InteractiveShell, "_instance", shell), mock.patch.dict(os.environ, asking),
-          mock.patch.object(builtins, "get_ipython", lambda: shell, create=True)): yield
+    with (mock.patch.object(InteractiveShell, "_instance", shell),
+          mock.patch.object(builtins, "get_ipython", lambda: shell, create=True),
+          mock.patch.dict(os.environ, asking)): yield
 
 def _backend() -> str:
     "Return the backend of matplotlib that a kernel would choose."
@@ -170,6 +171,7 @@ class SpareKernel(Copy):
         with os.fdopen(self.pipe, "wb") as pipe: pickle.dump((arguments, env, str(cwd)), pipe)
         self.pipe = None
 
+# %% ../../nbs/80_reproduce/82a_forks.ipynb #5f0a1c38
 def _become_kernel(read: int) -> None:
     "Wait for an order, then be an IPython kernel; ends this process."
     os.setsid()
@@ -198,7 +200,8 @@ def use_spare_kernel(
     class SpareProvisioner(LocalProvisioner):
         async def launch_kernel(self, cmd, **kwargs):
             if not spare.fits(cmd): return await super().launch_kernel(cmd, **kwargs)
-            spare.start(cmd, kwargs.get("env") or dict(os.environ), kwargs.get("cwd") or os.getcwd())
+            env, cwd = kwargs.get("env") or dict(os.environ), kwargs.get("cwd") or os.getcwd()
+            spare.start(cmd, env, cwd)
             self.process, self.pid, self.pgid = spare, spare.pid, spare.pid
             return self.connection_info
     def create_kernel_manager(client):
@@ -234,6 +237,7 @@ def serve() -> None:
             return work(**order)
         os.write(answers, f"{order['id']} {pid}\n".encode())
 
+# %% ../../nbs/80_reproduce/82a_forks.ipynb #5f0a1c39
 _KERNEL = ("tqdm.auto", "ipykernel.kernelapp", "ipykernel.debugger", "IPython.core.debugger",
            "IPython.core.completerlib", "IPython.core.oinspect", "IPython.core.logger",
            "IPython.utils.wildcard", "IPython.extensions.storemagic", "sqlite3", "faulthandler",
@@ -319,8 +323,6 @@ class ForkServer:
         self.ready = self.ended = False
         self.tell({"names": names, "root": str(root)})
 
-    def __repr__(self): return f"ForkServer(pid={self.process.pid}, ready={self.ready})"
-
     def tell(
         self,
         order: dict,   # plain data
@@ -328,7 +330,6 @@ class ForkServer:
         "Send an order; a server that has ended doesn't get it."
         with contextlib.suppress(OSError, ValueError):
             self.process.stdin.write(json.dumps(order).encode() + b"\n")
-
     def listen(self) -> None:
         "Read what it has answered."
         if self.ended: return
@@ -339,7 +340,6 @@ class ForkServer:
         for word, _, rest in (line.decode().partition(" ") for line in lines):
             if word == "ready": self.ready = True
             elif word != "unfit": self.workers[word] = _process(int(rest))
-
     def close(self) -> None:
         "End the server; workers that have begun go on, others never begin."
         self.listen()
