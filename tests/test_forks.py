@@ -1,5 +1,8 @@
 """Workers and kernels that are copies of a process which has loaded everything: as good as ones from nothing."""
+import contextlib
+import io
 import json
+import logging
 import sys
 
 import psutil
@@ -168,6 +171,16 @@ def test_unseeded_numbers_of_copies_differ():
         forks.reseed()
         draws |= {float(numpy.random.rand()), float(torch.rand(1))}
     assert len(draws) == 4
+
+
+def test_a_stream_that_a_library_keeps_leads_to_the_notebook(monkeypatch, capsys):
+    """A logger's handler takes sys.stderr when it is made: what it writes later belongs to the cell."""
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setattr(sys, "ps1", "", raising=False)
+    with forks._as_in_a_kernel(): handler = logging.StreamHandler()
+    handler.emit(logging.makeLogRecord({"msg": "before"}))
+    with contextlib.redirect_stderr(io.StringIO()) as cell: handler.emit(logging.makeLogRecord({"msg": "in a cell"}))
+    assert cell.getvalue() == "in a cell\n" and capsys.readouterr().err == "before\n"
 
 
 @pytest.mark.parametrize("value, wanted", [("0", False), ("1", True), ("", True)])

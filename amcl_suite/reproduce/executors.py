@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import psutil
 from fastcore.basics import patch
-from ..core.records import output_errors
+from ..core.records import OutputError, output_errors
 from ..core.settings import project_root
 from .forks import Forked, ForkServer, forks_wanted, survey
 from .jobs import JobError, PlannedRun, slurm_options
@@ -187,7 +187,8 @@ def poll(
     for handle in handles:
         if isinstance(handle.job, Forked) and handle.job.lost:
             self.forking = self.forking and handle.job.server.ready    # else it can't be done here
-            handle.id, handle.job = self._spawn(handle.job.task)
+            with contextlib.suppress(OSError, OutputError):            # else it has ended
+                handle.id, handle.job = self._spawn(handle.job.task)
         if handle.job.done(): handle.state = "ended"
 
 @patch

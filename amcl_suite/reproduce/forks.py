@@ -59,7 +59,7 @@ _FIRST = re.compile(r"\benviron\s*(\[[^\]]*\]\s*=(?!=)|\|=|\.\s*(update|setdefau
 
 def wants_own_start(
     source: str,   # code of a notebook
-) -> bool:
+) -> bool:         # True if it does so anywhere
     "Tell whether code changes what imports see: the environment or the search path."
     return bool(_FIRST.search(source))
 
@@ -79,6 +79,16 @@ def survey(
         else: names += [name for source in sources for name in imported_names(source)]
     return list(dict.fromkeys(names)), own
 
+# %% ../../nbs/80_reproduce/82a_forks.ipynb #5f0a1c40
+class _Late:
+    "A standard stream that leads to what `sys` holds when it is used, not when it was taken."
+    def __init__(self, name): self.__dict__["name"] = name
+    def _now(self):
+        stream = getattr(sys, self.name)
+        return getattr(sys, f"__{self.name}__") if stream is self else stream
+    def __getattr__(self, name): return getattr(self._now(), name)
+    def __setattr__(self, name, value): setattr(self._now(), name, value)
+
 # %% ../../nbs/80_reproduce/82a_forks.ipynb #5f0a1c15
 @contextlib.contextmanager
 def _as_in_a_kernel():
@@ -94,6 +104,8 @@ def _as_in_a_kernel():
     asking = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}     # count GPUs without waking them
     with (mock.patch.object(InteractiveShell, "_instance", shell),
           mock.patch.object(builtins, "get_ipython", lambda: shell, create=True),
+          mock.patch.object(sys, "stdout", _Late("stdout")),
+          mock.patch.object(sys, "stderr", _Late("stderr")),
           mock.patch.dict(os.environ, asking)): yield
 
 def _backend() -> str:
@@ -128,19 +140,29 @@ class Copy:
     "A forked child of this process, to be used like a `subprocess.Popen`."
     stdin = stdout = stderr = returncode = None
     def __init__(self): self.pid = os.fork()      # 0: this is the child
-    def poll(self):
+    def poll(self) -> int | None:   # exit status; None while it runs
+        "Ask how it ended."
         if self.returncode is None:
             try: pid, status = os.waitpid(self.pid, os.WNOHANG)
             except ChildProcessError: pid, status = self.pid, 0      # somebody else has asked
             if pid: self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
-    def wait(self):
+    def wait(self) -> int:   # exit status
+        "Wait for its end."
         while self.poll() is None: time.sleep(0.01)
         return self.returncode
-    def send_signal(self, number):
+    def send_signal(
+        self,
+        number: int,   # of the signal
+    ) -> None:
+        "Send it a signal, unless it has ended."
         if self.poll() is None: os.kill(self.pid, number)
-    def terminate(self): self.send_signal(signal.SIGTERM)
-    def kill(self): self.send_signal(signal.SIGKILL)
+    def terminate(self) -> None:
+        "Ask it to end."
+        self.send_signal(signal.SIGTERM)
+    def kill(self) -> None:
+        "End it."
+        self.send_signal(signal.SIGKILL)
 
 # %% ../../nbs/80_reproduce/82a_forks.ipynb #5f0a1c23
 class SpareKernel(Copy):
@@ -154,7 +176,7 @@ class SpareKernel(Copy):
     def fits(
         self,
         command: list[str],   # that starts a kernel
-    ) -> bool:
+    ) -> bool:               # False for another interpreter, and the second time
         "Tell whether a command would start what this process can become, and hasn't yet."
         same = Path(command[0]).parent.resolve() == Path(sys.executable).parent.resolve()
         return same and "ipykernel_launcher" in command and self.pipe is not None
