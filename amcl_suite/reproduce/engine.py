@@ -111,6 +111,7 @@ def run(
     if self.where == "local":
         check_gpus(self.queue, self.executor.gpus)
         self._note_foreign_gpus()
+        self.executor.planned = list(self.queue)
     try:
         with _terminate_as_interrupt(), self._at_work(): self._loop()
     except KeyboardInterrupt: self._stop()
@@ -118,6 +119,7 @@ def run(
         self._stop()
         raise
     finally:
+        if self.where == "local": self.executor.close()
         if not any(o.state in ("submitted", "left") for o in self.outcomes): remove_logs(self.logs)
         remove_stale_logs()
     return self.outcomes
@@ -516,12 +518,15 @@ def remove_logs(
     folder: Path,   # below `runs/.submitit`
 ) -> None:
     "Remove an engine's folder of submission files; logs go to their runs."
-    for run in run_folders(runs_dir())[0]:
-        note = read_submission(run)
-        if note.get("logs") == str(folder): keep_log(run, Handle(note["id"], note["logs"]))
     if link_on_the_way(folder): return                        # not ours, wherever it leads
+    for run in _runs_of(folder): keep_log(run, Handle(read_submission(run)["id"], str(folder)))
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError): folder.parent.rmdir()   # unless another engine uses it
+
+def _runs_of(folder: Path) -> list[Path]:
+    "Return the folders of the runs that were submitted from a folder of submission files."
+    return [run for run in run_folders(runs_dir())[0]
+            if read_submission(run).get("logs") == str(folder)]
 
 def stale_logs() -> list[Path]:  # folders below `runs/.submitit`
     "Return the folders of engines that were killed and whose workers have ended."
@@ -535,7 +540,8 @@ def _in_use(folder: Path) -> bool:
     engine = is_locked(folder) if (folder / LOCK_NAME).exists() else _lives(pid)
     ids = {p.name.removesuffix("_submitted.pkl") for p in folder.glob("*_submitted.pkl")}
     if host != os.uname().nodename or not pid.isdigit() or engine: return True
-    if where == "local": return any(i.isdigit() and _lives(i) for i in ids)
+    if where == "local": return (any(i.isdigit() and _lives(i) for i in ids)
+                                 or any(is_locked(run) for run in _runs_of(folder)))
     states = slurm_states() if shutil.which("squeue") else None
     return states is None or any(states.get(i, ("ended", ""))[0] != "ended" for i in ids)
 

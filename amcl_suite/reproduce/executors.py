@@ -4,12 +4,15 @@
 
 # %% ../../nbs/80_reproduce/83_executors.ipynb #62b37f84
 from __future__ import annotations
-import contextlib, io, json, math, os, shutil, signal, subprocess, threading, time
+import contextlib, io, itertools, json, math, os, pickle, shutil, signal, subprocess, threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 import psutil
 from fastcore.basics import patch
-from ..core.files import output_errors
+from ..core.files import OutputError, output_errors
+from ..core.settings import project_root
+from .forks import Forked, ForkServer, forks_wanted, survey
 from .jobs import JobError, PlannedRun, slurm_options
 from .worker import Task, Worker
 
@@ -85,12 +88,12 @@ def check_gpus(
 @dataclass
 class Handle:
     "A run that an executor has taken."
-    id: str                      # process, or Slurm job
+    id: str                      # process, Slurm job, or order to a fork server
     logs: str                    # submitit's folder
     state: str = "queued"        # "queued", "running", "ended" or "refused"
     detail: str = ""             # why it waits, or how it ended
     gpus: tuple[str, ...] = ()   # dealt to it
-    job: object = None           # submitit job; None for one that was found again
+    job: object = None           # `done()` tells its end; None for one that was found again
 
 def submission_paths(
     handle: Handle,     # of a run
@@ -109,11 +112,12 @@ class LocalExecutor:
         folder: str | Path,   # for submitit's files
         workers: int = 1,     # runs in flight
     ):
-        import submitit
         self.folder, self.workers, self.gpus = Path(folder), workers, visible_gpus()
         self.expected = {}        # hash -> min; only clusters want to know
-        with output_errors(folder): self.executor = submitit.LocalExecutor(folder)
-        self.executor.update_parameters(timeout_min=60 * 24 * 365, stderr_to_stdout=True)
+        self.planned = []         # runs whose imports a fork server loads, besides the first
+        self.forking, self.servers, self.counter = forks_wanted(), {}, itertools.count()
+        self.survey = None        # what the planned notebooks import
+        with output_errors(folder): self.folder.mkdir(parents=True, exist_ok=True)
 
     def __repr__(self): return f"LocalExecutor(workers={self.workers}, gpus={self.gpus})"
 
@@ -144,35 +148,84 @@ def submit(
     tasks: list[Task],        # of these runs
 ) -> list[Handle]:            # one each
     "Start a process for each task."
-    handles = []
-    for task in tasks:
-        with without_interrupt(): job = self.executor.submit(Worker(), task)
-        handles.append(Handle(str(job.job_id), str(self.folder), "running", "", task.gpus, job))
-    return handles
+    start = self._fork if self.forking else self._spawn
+    started = [(*start(task), task.gpus) for task in tasks]
+    return [Handle(id, str(self.folder), "running", "", gpus, job) for id, job, gpus in started]
+
+@patch
+def _spawn(self: LocalExecutor, task: Task) -> tuple[str, object]:
+    "Start a process from nothing; return its name and its job."
+    import submitit
+    with output_errors(self.folder): executor = submitit.LocalExecutor(self.folder)
+    executor.update_parameters(timeout_min=60 * 24 * 365, stderr_to_stdout=True)
+    with without_interrupt(): job = executor.submit(Worker(), task)
+    return str(job.job_id), job
+
+# %% ../../nbs/80_reproduce/83_executors.ipynb #7d1e4b62
+@patch
+def _fork(self: LocalExecutor, task: Task) -> tuple[str, object]:
+    "Order a copy of a server that has loaded everything; return its name and its job."
+    if self.survey is None:
+        self.survey = survey([project_root() / run.notebook for run in self.planned])
+    server, (names, own) = self.servers.get(task.threads), self.survey
+    if server is None or server.ended:
+        server = ForkServer(self.folder, names, task.root, task.threads)
+        self.servers[task.threads] = server
+    id = f"fork{next(self.counter)}"
+    log, _, pickled, _ = submission_paths(Handle(id, str(self.folder)))
+    with output_errors(self.folder): pickled.write_bytes(pickle.dumps(task))
+    server.tell({"id": id, "task": str(pickled), "log": str(log),
+                 "own": str(Path(task.root) / task.about["notebook"]) in own})
+    return id, Forked(server, id, task)
 
 @patch
 def poll(
     self: LocalExecutor,
     handles: list[Handle],   # of runs in flight
 ) -> None:
-    "Bring the states of handles up to date."
+    "Bring the states of handles up to date; start what a server that died has not."
     for handle in handles:
+        if isinstance(handle.job, Forked) and handle.job.lost:
+            self.forking = self.forking and handle.job.server.ready    # else it can't be done here
+            with contextlib.suppress(OSError, OutputError):            # else it has ended
+                handle.id, handle.job = self._spawn(handle.job.task)
         if handle.job.done(): handle.state = "ended"
 
+@patch
+def close(self: LocalExecutor) -> None:
+    "End the fork servers; workers go on."
+    for server in self.servers.values(): server.close()
+    self.servers = {}
+
+# %% ../../nbs/80_reproduce/83_executors.ipynb #7d1e4b63
 @patch
 def cancel(
     self: LocalExecutor,
     handles: list[Handle],   # to end
 ) -> None:
     "End runs: ask their workers for some seconds, then end them."
-    controllers = {int(handle.id) for handle in handles}
+    self.close()                            # nothing begins any more
     for _ in range(12):                     # a worker that has just started is deaf at first
-        processes = [p for handle in handles for p in _processes(handle.id)]
-        for process in processes:
+        for handle in handles:
             with contextlib.suppress(psutil.NoSuchProcess):
-                if process.ppid() in controllers: process.send_signal(signal.SIGINT)
-        if not psutil.wait_procs(processes, timeout=0.5)[1]: break
-    end_processes([p for handle in handles for p in _processes(handle.id)], grace=0.5)
+                for worker in _workers(handle): worker.send_signal(signal.SIGINT)
+        if not psutil.wait_procs(_processes(handles), timeout=0.5)[1]: break
+    end_processes(_processes(handles), grace=0.5)
+
+def _workers(handle: Handle) -> list:
+    "Return the worker of a run: what was forked, or the children of submitit's controller."
+    if isinstance(handle.job, Forked): return [p for p in [handle.job.process] if p]
+    return psutil.Process(int(handle.id)).children()
+
+def _processes(handles: list[Handle]) -> list:
+    "Return all processes of runs: controllers, workers, kernels."
+    found = []
+    for handle in handles:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            forked = isinstance(handle.job, Forked)
+            top = _workers(handle) if forked else [psutil.Process(int(handle.id))]
+            found += [p for one in top for p in (one, *one.children(recursive=True))]
+    return found
 
 # %% ../../nbs/80_reproduce/83_executors.ipynb #168c458a
 @contextlib.contextmanager
@@ -184,13 +237,6 @@ def without_interrupt():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try: yield
     finally: signal.signal(signal.SIGINT, before)
-
-def _processes(pid: str) -> list:
-    "Return a process with all its descendants: controller, worker, kernel."
-    try:
-        parent = psutil.Process(int(pid))
-        return [parent, *parent.children(recursive=True)]
-    except (psutil.NoSuchProcess, ValueError): return []
 
 def end_processes(
     processes: list,       # psutil processes that were asked to end

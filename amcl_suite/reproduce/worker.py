@@ -14,7 +14,7 @@ from ..core.records import (SCHEMA_VERSION, RecordError, RunState, environment, 
 
 # %% auto #0
 __all__ = ['MAX_CELL_OUTPUT', 'MAX_LINE', 'Standing', 'standing', 'Task', 'execute', 'temporary_files', 'sweep', 'Heartbeat',
-           'seconds_spent', 'Deadline', 'Worker']
+           'seconds_spent', 'Deadline', 'thread_variables', 'Worker']
 
 # %% ../../nbs/80_reproduce/82_worker.ipynb #cefca695
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _execute_locked(task: Task, folder: Path) -> None:
     record |= {"state": state, "error": error, "seconds": seconds,
                "seconds_all": round(record["seconds_all"] + seconds, 3),
                "peak_memory_mb": _peak_memory_mb()}
-    record.setdefault("environment", environment())
+    if "environment" not in record: record["environment"] = environment()
     folder.mkdir(parents=True, exist_ok=True)        # the notebook may have removed it
     write_json_atomic(folder / "record.json", record)
     (folder / "spent.json").unlink(missing_ok=True)
@@ -291,10 +291,16 @@ def _handle_signals(task: Task) -> None:
     signal.signal(signal.SIGINT, interrupt)
     if task.where == "slurm": signal.signal(signal.SIGTERM, lambda *_: _TERMINATED.set())
 
+def thread_variables(
+    threads: int,      # of a process
+) -> dict[str, str]:   # variables of the environment
+    "Return what tells numerical libraries their number of threads."
+    names = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "VECLIB_MAXIMUM")
+    return {f"{name}_NUM_THREADS": str(threads) for name in names}
+
 def _prepare_environment(task: Task) -> None:
     "Tell processes started from here their threads, GPUs, processes and the project."
-    for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "VECLIB_MAXIMUM"):
-        os.environ[f"{name}_NUM_THREADS"] = str(task.threads)
+    os.environ |= thread_variables(task.threads)
     os.environ |= {"AMCL_ROOT": task.root, "JUPYTER_PREFER_ENV_PATH": "1", "PYTHONHASHSEED": "0",
                    "AMCL_PROCESSES": str(task.about["processes"])}
     if task.gpus is not None: os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(task.gpus)
