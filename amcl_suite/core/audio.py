@@ -124,7 +124,8 @@ def _open(path: str | Path) -> Iterator:
         if file.frames < 1:
             raise AudioError(f"{path}: holds no samples; write or copy it again")
         if not 1 <= file.samplerate <= 1_000_000:
-            raise AudioError(f"{path}: damaged, its header says {file.samplerate} Hz; copy it again")
+            raise AudioError(f"{path}: damaged, its header says {file.samplerate} Hz; copy it "
+                             "again")
         yield file
 
 # %% ../../nbs/00_core/09_audio.ipynb #acf736cf

@@ -453,6 +453,7 @@ def as_spelled(
     if parent not in known:
         known[parent] = {}
         with contextlib.suppress(OSError, ValueError):
-            for name in os.listdir(parent): known[parent].setdefault(name.casefold(), []).append(name)
+            for name in os.listdir(parent):
+                known[parent].setdefault(name.casefold(), []).append(name)
     found = known[parent].get(path.name.casefold(), [])
     return parent / found[0] if len(found) == 1 else path

@@ -294,7 +294,8 @@ def _show(console, frame, by: str | None) -> None:
         print_table(console, (*keys, "metric", "unit", "mean", "95 % interval", "n"), cells)
     signs = counting(frame) | collapse(frame)
     print_table(console, ("counting and collapse", "unit", "value"),
-                [(name, UNITS.get(name, ""), _number(name, value)) for name, value in signs.items()])
+                [(name, UNITS.get(name, ""), _number(name, value))
+                 for name, value in signs.items()])
 
 def _interval(row: dict) -> tuple[str, str]:
     "Return mean and interval, or why there are none."

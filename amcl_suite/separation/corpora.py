@@ -313,7 +313,8 @@ def _moved(text: str, root: Path) -> str:
     "Return the leading part of an absolute path that has to be replaced by `root`, or \"\"."
     path = PurePosixPath(text.replace("\\", "/"))
     if not path.is_absolute() or Path(path).exists(): return ""
-    found = (parent for parent in path.parents if as_spelled(root / path.relative_to(parent)).exists())
+    found = (parent for parent in path.parents
+             if as_spelled(root / path.relative_to(parent)).exists())
     return str(next(found, ""))
 
 def _resolved(text: str, root: Path, moved: str) -> Path:
@@ -525,7 +526,8 @@ def _ours(corpus: Corpus, manifest: dict) -> Corpus:
 def _root_of(file: Path) -> Path:
     "Return the nearest folder above a CSV against which the path of its first row leads to a file."
     text = next((row["mix"] for row in _read_csv(file) if row.get("mix")), "")
-    above = (parent for parent in file.absolute().parents if as_spelled(_resolved(text, parent, "")).is_file())
+    above = (parent for parent in file.absolute().parents
+             if as_spelled(_resolved(text, parent, "")).is_file())
     return next(above, file.parent) if text else file.parent
 
 _LIBRIMIX = tuple(f"{base}{sub}metadata/{split}mixture_*.csv" for base in ("", "Libri*Mix/")

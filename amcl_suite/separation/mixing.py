@@ -20,7 +20,8 @@ from ..core.files import (DataError, as_spelled, decode, encode, output_errors, 
                                    write_json_atomic, write_text_atomic)
 from .voices import (ESPEAK_SPEAKERS, SENTENCES, Clip, by_speaker,
                                           clips_from_folder, cut_in_two, espeak_voices, fingerprint,
-                                          has_espeak, heard_clips, join_clips, librispeech_clips, split_voices,
+                                          has_espeak, heard_clips, join_clips,
+                                          librispeech_clips, split_voices,
                                           synthetic_voices)
 
 # %% auto #0
