@@ -4,19 +4,20 @@
 
 # %% ../../nbs/00_core/09_audio.ipynb #e845147e
 from __future__ import annotations
-import base64, functools, html, io, math, os, struct, zipfile
+import base64, contextlib, functools, html, io, math, os, struct, tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from .files import DataError
-from .files import replacing
+from .files import DataError, read_member, replacing
 from .settings import require
 
 # %% auto #0
-__all__ = ['AudioError', 'AudioInfo', 'audio_info', 'pcm16', 'wav_bytes', 'write_audio', 'resample', 'read_audio', 'active_level',
-           'spectrogram_db', 'plot_spectrogram', 'Player', 'player', 'players']
+__all__ = ['SOUND_SUFFIXES', 'SILENT', 'AudioError', 'AudioInfo', 'audio_info', 'pcm16', 'wav_bytes', 'write_audio', 'resample',
+           'read_audio', 'is_silent', 'check_heard', 'active_level', 'spectrogram_db', 'plot_spectrogram', 'Player',
+           'player', 'players']
 
 # %% ../../nbs/00_core/09_audio.ipynb #03ad4104
 class AudioError(DataError):
@@ -33,62 +34,133 @@ class AudioInfo:
     def seconds(self) -> float: return self.n_samples / self.sample_rate
 
 # %% ../../nbs/00_core/09_audio.ipynb #6a90561d
-@functools.lru_cache(maxsize=8)
-def _archive(path: str, stamp: tuple, process: int) -> zipfile.ZipFile:
-    "Return an open archive; `stamp` and `process` only make the key."
-    try: return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise AudioError(f"{path}: not a readable zip archive ({error}); copy it again") from None
+SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc",
+                  ".au", ".caf", ".w64", ".rf64")   # endings that are looked for in folders
+_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b"ID3", b"caff", b".snd",
+          b"dns.", b"NIST", b"Crea", b"2BIT", b"PVF1", b" paf", b"fap ", b"Exte", b"ALaw", b"MATL",
+          b"\x64\xa3", b"\x00\x00\xa3\x64", b"\x01\x04", b"\xf0\x7e",
+          b"\x00\x00\x03\xe8\x00\x00\x00\x01", b"\x00\x00\x00\x00\x01\x00\x00\x00\x01")
+_LARGEST = 2**29   # bytes that a member of an archive may take in memory
 
-def _source(path: Path):
-    "Return what soundfile opens for `path`: its name, or the bytes of a member of an archive."
-    archive = next((p for p in path.parents if p.suffix.lower() == ".zip" and p.is_file()), None)
-    if archive is None:
-        if path.is_file(): return str(path)
+def _is_mp3(head: bytes) -> bool:
+    "Tell MP3 by its tag, or by the eleven bits that begin each of its frames."
+    return head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0")
+
+def _source(path: Path) -> tuple:
+    "Return what the library opens (a name, or a file in memory), its first bytes and its size."
+    archive = next((p for p in path.parents if p.suffix.lower() == ".zip" and os.path.isfile(p)),
+                   None)
+    if archive is not None: return _member(path, archive)
+    if not os.path.isfile(path):
         raise AudioError(f"{path}: no such sound file; check the folder or fetch the data again")
-    status, member = archive.stat(), path.relative_to(archive).as_posix()
-    stamp = (status.st_size, status.st_mtime_ns)
-    try: return io.BytesIO(_archive(str(archive), stamp, os.getpid()).read(member))
-    except KeyError: raise AudioError(f"{archive}: the archive has no member {member!r}") from None
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise AudioError(f"{path}: damaged in its archive ({error}); copy it again") from None
+    try:
+        with open(path, "rb") as file:
+            return os.fsencode(path), file.read(28), os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise AudioError(f"{path}: can't be opened ({error.strerror}); check its "
+                         "permissions") from None
+
+# %% ../../nbs/00_core/09_audio.ipynb #f813aa56
+def _member(path: Path, archive: Path) -> tuple:
+    "Return a member of an archive like `_source`; `AudioError` unless it begins like a sound."
+    member = path.relative_to(archive).as_posix()
+    try:
+        head = read_member(archive, member, n_bytes=28)
+        if head and not (head.startswith(_MAGIC) or _is_mp3(head)):
+            raise AudioError(f"{path}: not a sound file, it begins with {head[:4]!r}; leave it out")
+        content = read_member(archive, member, max_bytes=_LARGEST)
+    except AudioError: raise
+    except DataError as error: raise AudioError(str(error)) from None
+    return io.BytesIO(content), head, len(content)
+
+@contextlib.contextmanager
+def _nameless(source) -> Iterator:
+    "Give a path to the same bytes in a folder where no other file lies, if the system has one."
+    with (open(source, "rb") if isinstance(source, bytes) else tempfile.TemporaryFile()) as file:
+        if not isinstance(source, bytes):
+            file.write(source.getbuffer())
+            file.flush()
+        path = f"/dev/fd/{file.fileno()}"
+        yield path if os.path.exists(path) else source
 
 # %% ../../nbs/00_core/09_audio.ipynb #4c742e09
-def _check_riff(path: Path, source) -> None:
-    "Raise if a RIFF file is shorter than its header says."
-    if isinstance(source, str):
-        try:
-            with open(source, "rb") as file:
-                head, size = file.read(12), os.fstat(file.fileno()).st_size
-        except OSError as error:
-            raise AudioError(f"{path}: can't be opened ({error.strerror}); check its "
-                             "permissions") from None
-    else: head, size = source.getbuffer()[:12].tobytes(), source.getbuffer().nbytes
+def _check_whole(path: Path, head: bytes, size: int) -> None:
+    "Raise `AudioError` if a file is empty, or shorter than its first bytes say."
     if size == 0: raise AudioError(f"{path}: the file is empty (0 bytes); write or copy it again")
-    if len(head) < 12 or head[:4] != b"RIFF": return
-    claimed = struct.unpack("<I", head[4:8])[0]
-    if 0 < claimed < 0x7FFFF000 and claimed + 8 > size + 1:
-        raise AudioError(f"{path}: truncated, {size} of {claimed + 8} bytes; copy it again")
+    kind, claimed = head[:4], 0
+    if len(head) < 28: pass
+    elif kind in (b"RIFF", b"RIFX", b"FORM"):
+        claimed = 8 + struct.unpack("<I" if kind == b"RIFF" else ">I", head[4:8])[0]
+        if not 8 < claimed < 0x7FFFF000: return                     # written to a pipe
+    elif kind == b"RF64" and head[12:16] == b"ds64":
+        claimed = 8 + struct.unpack("<Q", head[20:28])[0]
+    elif kind == b"riff": claimed = struct.unpack("<Q", head[16:24])[0]
+    if claimed > size + 1 and claimed < 2**62:
+        raise AudioError(f"{path}: truncated, {size} of {claimed} bytes; copy it again")
 
-def _open(path: str | Path):
-    "Return an open sound file; `AudioError` if it is missing, truncated, empty or not audio."
-    soundfile, path = require("soundfile", "separation"), Path(path)
-    source = _source(path)
-    _check_riff(path, source)
-    try: file = soundfile.SoundFile(source)
-    except (soundfile.SoundFileError, TypeError) as error:
-        raise AudioError(f"{path}: not a sound file that can be read ({error})") from None
-    if file.frames < 1:
-        file.close()
-        raise AudioError(f"{path}: holds no samples; write or copy it again")
-    return file
+@functools.cache
+def _reader():
+    "Return the library's sound file, but one that seeks only when told to."
+    class Reader(require("soundfile", "separation").SoundFile):
+        def seekable(self) -> bool: return False
+    return Reader
+
+# %% ../../nbs/00_core/09_audio.ipynb #2b2e9599
+_ENDLESS = 2**62   # samples; more means that the writer didn't know
+
+@contextlib.contextmanager
+def _open(path: str | Path) -> Iterator:
+    "Give an open sound file; `AudioError` if it is missing, truncated, empty, damaged or no audio."
+    reader, path = _reader(), Path(path)
+    source, head, size = _source(path)
+    _check_whole(path, head, size)
+    with contextlib.ExitStack() as stack:
+        if _is_mp3(head): source = stack.enter_context(_nameless(source))
+        try: file = stack.enter_context(reader(source))
+        except (RuntimeError, TypeError, ValueError, OSError) as error:
+            why = getattr(error, "error_string", "") or error
+            raise AudioError(f"{path}: not a sound file that can be read ({why}); copy it again, "
+                             "or leave it out") from None
+        if file.frames < 1:
+            raise AudioError(f"{path}: holds no samples; write or copy it again")
+        if not 1 <= file.samplerate <= 1_000_000:
+            raise AudioError(f"{path}: damaged, its header says {file.samplerate} Hz; copy it "
+                             "again")
+        yield file
+
+# %% ../../nbs/00_core/09_audio.ipynb #acf736cf
+_FORMATS = {"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC"}
+_SUBTYPES = {"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"}
+
+def _jumps(file) -> bool:
+    "Tell whether the library finds any sample of a file without decoding those before."
+    return file.format in _FORMATS and file.subtype in _SUBTYPES and file.frames < _ENDLESS
+
+def _blocks(file, path, start: int = 0, wanted: float = math.inf) -> Iterator[np.ndarray]:
+    "Yield mono samples from `start` on, until there are `wanted` or the file ends."
+    jumps, skip = _jumps(file), start
+    size = max(1, 2 ** (22 if jumps else 18) // file.channels)      # bounds the memory
+    try:
+        if jumps and start: skip = start - file.seek(start)
+        while wanted > 0:
+            block = file.read(min(size, wanted) if jumps else size, "float32", always_2d=True)
+            if not len(block): return
+            own = block[skip:skip + wanted] if wanted < math.inf else block[skip:]
+            skip, wanted = max(0, skip - len(block)), wanted - len(own)
+            if not len(own): continue
+            yield own.mean(1) if own.shape[1] > 1 else own[:, 0] if jumps else own[:, 0].copy()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise AudioError(f"{path}: damaged ({error}); copy it again, or leave it out") from None
 
 # %% ../../nbs/00_core/09_audio.ipynb #e5ec8a8c
 def audio_info(
     path: str | Path,   # sound file, also inside an archive ("a.zip/b.flac")
 ) -> AudioInfo:         # length, rate and channels
-    "Return what a sound file's header says; `AudioError` if there is none to read."
-    with _open(path) as file: return AudioInfo(file.frames, file.samplerate, file.channels)
+    "Return what a sound file's header says; a stream of unknown length is decoded and counted."
+    with _open(path) as file:
+        total = file.frames if file.frames < _ENDLESS else sum(map(len, _blocks(file, path)))
+        if total: return AudioInfo(total, file.samplerate, file.channels)
+    raise AudioError(f"{path}: holds no samples; write or copy it again")
 
 # %% ../../nbs/00_core/09_audio.ipynb #8ec7af1c
 def pcm16(
@@ -161,25 +233,51 @@ def read_audio(
 ) -> tuple[Tensor, int]:             # `(time,)` float32 and its sample rate
     "Read (a part of) a sound file as mono floats; `AudioError` names the file and the fault."
     with _open(path) as file:
-        rate, total = file.samplerate, file.frames
-        wanted = total - start if n_samples is None else n_samples
-        if start < 0 or wanted < 1 or start + wanted > total:
-            raise AudioError(f"{path}: samples {start} to {start + wanted} were asked for, but the "
-                             f"file has {total}; ask for less or leave the file out")
-        try:
-            file.seek(start)
-            samples = file.read(wanted, dtype="float32", always_2d=True)
-        except RuntimeError as error:
-            raise AudioError(f"{path}: damaged ({error}); copy it again") from None
-    if len(samples) < wanted:
+        rate, total = file.samplerate, file.frames if file.frames < _ENDLESS else None
+        wanted = n_samples if n_samples is not None or total is None else total - start
+        _check_part(path, start, wanted, total)
+        parts = list(_blocks(file, path, start, math.inf if wanted is None else wanted))
+    samples = parts[0] if len(parts) == 1 else np.concatenate(parts or [np.zeros(0, np.float32)])
+    if len(samples) < (wanted or 1):
+        if total is None: _check_part(path, start, wanted or 1, start + len(samples))
         raise AudioError(f"{path}: truncated, only {start + len(samples)} of {total} samples; "
                          "copy it again")
-    samples = samples[:, 0] if samples.shape[1] == 1 else samples.mean(1)
     if not math.isfinite(samples.sum(dtype=np.float64)):
         raise AudioError(f"{path}: holds NaN or infinite samples; make the file again")
-    waveform = torch.from_numpy(np.ascontiguousarray(samples))
+    waveform = torch.from_numpy(samples)
     if sample_rate is None: return waveform, rate
     return resample(waveform, rate, sample_rate), int(sample_rate)
+
+def _check_part(path, start: int, wanted: int | None, total: int | None) -> None:
+    "Raise `AudioError` for a part that a file doesn't have; None: not known."
+    if start >= 0 and (wanted is None or wanted >= 1) and (
+            total is None or start + (wanted or 1) <= total): return
+    end = "the end" if wanted is None else start + wanted
+    raise AudioError(f"{path}: samples {start} to {end} were asked for, but the file has "
+                     f"{'unknown many' if total is None else total}; ask for less or leave the "
+                     "file out")
+
+# %% ../../nbs/00_core/09_audio.ipynb #a77a0290
+SILENT = 2.0**-15   # one step of 16 bits, full scale is 1
+
+def is_silent(
+    waveform,                    # `(..., time)` tensor or array, full scale 1
+    tolerance: float = SILENT,   # standard deviation up to which a signal is silent
+) -> Tensor:                     # bool `(...)`
+    "Tell which signals don't vary about their mean by more than a step of 16 bits."
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance: expected a number >= 0, got {tolerance}")
+    x = torch.as_tensor(waveform).detach()
+    return ~(x.double().std(-1, correction=0) > tolerance)
+
+def check_heard(
+    waveform,           # `(time,)` tensor or array, full scale 1
+    where: str | Path,  # names it in the error
+) -> None:
+    "Raise `AudioError` if a signal is silent; an offset doesn't count."
+    if is_silent(waveform):
+        raise AudioError(f"{where}: silent, it varies by less than a step of 16 bits about its "
+                         "mean; leave it out, or choose one channel if they cancel each other")
 
 # %% ../../nbs/00_core/09_audio.ipynb #05504251
 def active_level(

@@ -12,8 +12,8 @@ from pathlib import Path
 # %% auto #0
 __all__ = ['MAX_BYTES', 'shown', 'DataError', 'OutputError', 'output_errors', 'replacing', 'sweep_temporaries', 'encode',
            'decode', 'json_text', 'write_text_atomic', 'write_json_atomic', 'read_bytes', 'read_text', 'read_json',
-           'zip_names', 'read_member', 'read_npy', 'read_npz', 'write_weights', 'read_weights', 'read_image',
-           'open_hdf5', 'walk_files']
+           'parse_json', 'zip_names', 'zip_sums', 'read_member', 'read_npy', 'read_npz', 'write_weights',
+           'read_weights', 'read_image', 'open_hdf5', 'walk_files', 'as_spelled']
 
 # %% ../../nbs/00_core/01a_files.ipynb #b7c84ce7
 def shown(
@@ -61,15 +61,17 @@ def output_errors(
 # %% ../../nbs/00_core/01a_files.ipynb #c97df41d
 @contextlib.contextmanager
 def replacing(
-    path: str | Path,  # final place of the file; its folder is made if missing
-):                     # context manager giving the temporary path to write to
+    path: str | Path,    # final place of the file; its folder is made if missing
+    sync: bool = True,   # wait for the disk; not needed where a last file says that all are there
+):                       # context manager giving the temporary path to write to
     "Write a file whole or not at all: the block fills a temporary file that then replaces `path`."
     path = Path(path)
     with output_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(path) as temporary:
             yield temporary
-            with open(temporary, "rb") as file: os.fsync(file.fileno())
+            if sync:
+                with open(temporary, "rb") as file: os.fsync(file.fileno())
             os.replace(temporary, path)
 
 @contextlib.contextmanager
@@ -226,14 +228,22 @@ def read_json(
     max_bytes: int = 2**28,     # refused if larger
 ):                              # its content; of ours with the special numbers back as floats
     "Read JSON; `DataError` for what is missing, damaged, or holds something else."
-    text = read_text(path, max_bytes)
+    return parse_json(read_text(path, max_bytes), str(path), kind, ours)
+
+def parse_json(
+    text: str,                  # JSON, such as an attribute of an HDF5 file
+    where: str,                 # names it in an error
+    kind: type | tuple = dict,  # what it must hold: `dict`, `list`, ...
+    ours: bool = True,          # written by `encode`; False: texts such as "NaN" stay texts
+):                              # its content; of ours with the special numbers back as floats
+    "Return what JSON holds; `DataError` for what is none, or something else."
     try: value = decode(json.loads(text)) if ours else json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON ({_reason(error)}); delete it, or write it "
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError(f"{where}: not valid JSON ({_reason(error)}); delete it, or write it "
                         "again") from None
     if isinstance(value, kind): return value
     names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
-    raise DataError(f"{path}: holds a {type(value).__name__} where a {names} belongs; delete it, "
+    raise DataError(f"{where}: holds a {type(value).__name__} where a {names} belongs; delete it, "
                     "or write it again")
 
 # %% ../../nbs/00_core/01a_files.ipynb #24091934
@@ -263,6 +273,12 @@ def zip_names(
     "Return the names in a zip archive; `DataError` if it can't be read."
     with _archive(path) as archive:
         return [info.filename for info in archive.infolist() if not info.is_dir()]
+
+def zip_sums(
+    path: str | Path,     # a zip archive
+) -> dict[str, int]:      # member -> check sum of its content (CRC-32), as the archive states it
+    "Return the check sums of an archive's members; `DataError` if it can't be read."
+    with _archive(path) as archive: return {info.filename: info.CRC for info in archive.infolist()}
 
 # %% ../../nbs/00_core/01a_files.ipynb #65b56127
 def read_member(
@@ -432,3 +448,20 @@ def walk_files(
 def _may_be_read(path: Path) -> bool:
     "Tell pipes, sockets and devices, which might block for ever, from files and broken links."
     return path.is_file() or path.is_symlink()
+
+# %% ../../nbs/00_core/01a_files.ipynb #21a2f75a
+def as_spelled(
+    path: str | Path,            # a path whose case may differ from the disk's
+    known: dict | None = None,   # listings made by earlier calls; filled, so pass one for many
+) -> Path:                       # the path on the disk; unchanged if there is none, or several
+    "Find a file or folder that is spelled in another case on the disk."
+    path, known = Path(path), {} if known is None else known
+    if os.path.lexists(path) or path.parent == path: return path
+    parent = as_spelled(path.parent, known)
+    if parent not in known:
+        known[parent] = {}
+        with contextlib.suppress(OSError, ValueError):
+            for name in os.listdir(parent):
+                known[parent].setdefault(name.casefold(), []).append(name)
+    found = known[parent].get(path.name.casefold(), [])
+    return parent / found[0] if len(found) == 1 else path

@@ -4,12 +4,12 @@
 
 # %% ../../nbs/00_core/01_settings.ipynb #7c4c6fc2
 from __future__ import annotations
-import configparser, importlib, os
+import configparser, importlib, importlib.util, os
 from pathlib import Path
 from types import ModuleType
 
 # %% auto #0
-__all__ = ['project_root', 'setting', 'runs_dir', 'require']
+__all__ = ['project_root', 'setting', 'runs_dir', 'require', 'check_installed']
 
 # %% ../../nbs/00_core/01_settings.ipynb #6ada0e2b
 def _is_root(folder: Path) -> bool:
@@ -66,5 +66,17 @@ def require(
     try: return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."): raise
-        raise ImportError(f"{module} is not installed: run `pip install \"amcl_suite[{extra}]\"`",
-                          name=module) from None
+        raise _lacking(module, extra) from None
+
+def check_installed(
+    extra: str,      # extra of this package that brings the modules, such as "separation"
+    *modules: str,   # top-level modules that will be needed
+) -> None:
+    "Raise `ImportError` naming the extra if a module is missing; nothing is imported."
+    for module in modules:
+        if importlib.util.find_spec(module) is None: raise _lacking(module, extra)
+
+def _lacking(module: str, extra: str) -> ImportError:
+    "Return the error for a module that isn't installed."
+    return ImportError(f"{module} is not installed: run `pip install \"amcl_suite[{extra}]\"`",
+                       name=module)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import math, os, sys
 from collections.abc import Callable, Sequence
+from .files import shown
 
 # %% auto #0
 __all__ = ['open_console', 'print_line', 'print_table', 'Bar', 'epoch_lines', 'parse_assignment', 'best_device', 'run_app']
@@ -22,7 +23,8 @@ def print_line(
     text: str,     # one line or several
 ) -> None:
     "Print a line as it is, once even where several processes train."
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0: console.print(text, markup=False, soft_wrap=True)
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        console.print(shown(text), markup=False, soft_wrap=True)
 
 def print_table(
     console,              # from `open_console`
@@ -34,7 +36,7 @@ def print_table(
     from rich.text import Text
     table = Table()
     for head in heads: table.add_column(str(head), overflow="fold")
-    for row in rows: table.add_row(*(Text(str(cell)) for cell in row))
+    for row in rows: table.add_row(*(Text(shown(str(cell))) for cell in row))
     console.print(table)
 
 # %% ../../nbs/00_core/09a_terminal.ipynb #75d8f0b3

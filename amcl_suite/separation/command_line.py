@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
+from ..core.settings import check_installed
 from ..core.terminal import (Bar, best_device, epoch_lines, open_console, parse_assignment,
                                       print_line, print_table, run_app)
 
@@ -50,6 +51,7 @@ Mode = Annotated[str, typer.Option(help="\"min\": cut to the shortest, \"max\": 
 Device = Annotated[str, typer.Option(help="\"auto\", \"cpu\", \"cuda\", \"cuda:1\", ...")]
 Threshold = Annotated[float, typer.Option(min=0, max=1,
                                           help="Outputs with a higher score are kept.")]
+_NETWORKS = ("asteroid", "asteroid_filterbanks")   # what building a network needs
 Sizes = Annotated[str, typer.Option(help="Mixtures for training, validation, test.")]
 
 # %% ../../nbs/20_separation/29c_command_line.ipynb #a0feae87
@@ -75,6 +77,7 @@ def make(
         help="Kind wsj0: the folder of the licensed WSJ0, as WAV files.")] = None,
 ) -> None:
     "Mix voices into a corpus; goes on after a stop, and the same call gives the same bytes."
+    check_installed("separation", "soundfile")
     console, n_src = open_console(), parse_speakers(speakers)
     options = dict(sizes=parse_sizes(sizes or "60,20,20"), seed=seed or 0, sample_rate=sample_rate,
                    mode=mode)
@@ -93,6 +96,7 @@ def make(
             root = maker(_span(n_src), folder=out, progress=bar, **options)
     print_line(console, f"corpus: {root}")
     print_line(console, f"next: amcl-separation check {root} --speakers {speakers}")
+    if kind == "clips": _tell_left_out(console, root)
 
 # %% ../../nbs/20_separation/29c_command_line.ipynb #9800aea5
 def _check_kind(kind: str, **given) -> None:
@@ -105,6 +109,15 @@ def _check_kind(kind: str, **given) -> None:
         if name in needs and value is None: raise ValueError(f"{option}: needed for kind {kind}")
         if name not in needs and value is not None:
             raise ValueError(f"{option}: has no meaning for kind {kind}")
+
+def _tell_left_out(console, root: Path) -> None:
+    "Name the clips that couldn't be used, and end with status 1 if there are any."
+    from amcl_suite.separation.mixing import left_out
+    names = left_out(root)
+    for name in names: print_line(console, f"failed: {name}")
+    if not names: return
+    print_line(console, f"{len(names)} clips could not be used; the corpus is made of the others")
+    raise typer.Exit(1)
 
 def _make_wsj0(mix_lists, wsj0, out, n_src, sample_rate, mode, bar) -> Path:
     "Make WSJ0-mix from its lists, one list for each count of speakers."
@@ -122,6 +135,7 @@ def check(
     sample_rate: Annotated[Optional[int], typer.Option(help="Hz; default: the corpus's.")] = None,
 ) -> None:
     "Check that mixtures are sums of their sources, that files are whole, and speakers don't leak."
+    check_installed("separation", "soundfile")
     from amcl_suite.separation.corpora import read_corpus, validate
     console, n_src = open_console(), _span(parse_speakers(speakers))
     names = [name.strip() for name in splits.split(",") if name.strip()]
@@ -178,6 +192,7 @@ def train(
     values: Values = None,
 ) -> None:
     "Train a separator, or go on with one; writes separator.pt into the folder of the run."
+    check_installed("separation", "soundfile", *_NETWORKS)
     from amcl_suite.separation.experiments import SeparationConfig, prepare_corpus, train_separator
     console, made = open_console(), parse_sizes(sizes)
     changes = dict(objective=objective, backbone=backbone, n_hyps=n_hyps, n_epochs=epochs,
@@ -226,6 +241,9 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     "Print the metrics of a separator on a corpus, with intervals over its mixtures."
+    slower = [name.strip() for name in extras.split(",") if name.strip()]
+    check_installed("separation", "soundfile", *_NETWORKS,
+                    *(_SLOWER[name] for name in slower if name in _SLOWER))
     from amcl_suite.separation.metrics import evaluate_model, save_metrics
     from amcl_suite.separation.models import load_model
     from amcl_suite.separation.datasets import MixtureDataset, make_loader
@@ -241,14 +259,14 @@ def evaluate(
     dataset = MixtureDataset(rows, None, crop="whole", n_src_max=rows.n_src_max)
     with Bar(console, "evaluating") as bar:
         frame = evaluate_model(model, make_loader(dataset, batch_size), device, rows, threshold,
-                               extras=[e.strip() for e in extras.split(",") if e.strip()],
-                               missing="penalty", progress=bar)
+                               extras=slower, missing="penalty", progress=bar)
     print_line(console, repr(rows))
     if out is not None: print_line(console, f"metrics: {save_metrics(out, frame)}")
     _show(console, frame, by)
 
 # %% ../../nbs/20_separation/29c_command_line.ipynb #49059866
 _GROUPS = ("n_true", "sexes", "input_level")
+_SLOWER = {"stoi": "pystoi", "pesq": "pesq"}   # metric -> module
 
 def _test_rows(console, model, corpus: str, split: str, speakers, sizes: str, limit: int):
     "Return the mixtures to evaluate on."
@@ -264,19 +282,32 @@ def _test_rows(console, model, corpus: str, split: str, speakers, sizes: str, li
 
 def _show(console, frame, by: str | None) -> None:
     "Print means with intervals, then counting and signs of collapse."
-    from amcl_suite.separation.metrics import METRICS, collapse, counting, per_speaker, summarise
+    from amcl_suite.separation.metrics import (METRICS, UNITS, collapse, counting, per_speaker,
+                                               summarise)
     extra = [name for name in ("sdr", "stoi", "pesq") if name in frame]
     tables = [(summarise(frame, metrics=[*METRICS, *extra]), ())]
     if by == "input_level": tables.append((summarise(per_speaker(frame), by, ["si_sdri"]), (by,)))
     elif by: tables.append((summarise(frame, by, ["pit_si_sdri", "best_si_sdri", *extra]), (by,)))
     for table, keys in tables:
-        cells = [[*(str(row[key]) for key in keys), row["metric"], f"{row['mean']:.2f}",
-                  f"{row['low']:.2f} to {row['high']:.2f}", row["n"]]
-                 for row in table.to_dict("records")]
-        print_table(console, (*keys, "metric", "mean", "95 % interval", "n"), cells)
+        cells = [[*(str(row[key]) for key in keys), row["metric"], UNITS.get(row["metric"], ""),
+                  *_interval(row), row["n"]] for row in table.to_dict("records")]
+        print_table(console, (*keys, "metric", "unit", "mean", "95 % interval", "n"), cells)
     signs = counting(frame) | collapse(frame)
-    print_table(console, ("counting and collapse", "value"),
-           [(name, f"{value:.3g}") for name, value in signs.items()])
+    print_table(console, ("counting and collapse", "unit", "value"),
+                [(name, UNITS.get(name, ""), _number(name, value))
+                 for name, value in signs.items()])
+
+def _interval(row: dict) -> tuple[str, str]:
+    "Return mean and interval, or why there are none."
+    if row["n"] == 0: return "none", "no mixture has a value"
+    if row["n"] == 1: return f"{row['mean']:.2f}", "none for one mixture"
+    return f"{row['mean']:.2f}", f"{row['low']:.2f} to {row['high']:.2f}"
+
+def _number(name: str, value: float) -> str:
+    "Return a value, or why it is missing."
+    from amcl_suite.separation.metrics import MISSING
+    if value == value: return f"{value:.3g}"
+    return f"none: {MISSING.get(name, 'no mixture has a value')}"
 
 # %% ../../nbs/20_separation/29c_command_line.ipynb #bdabe172
 @app.command()
@@ -291,6 +322,7 @@ def separate(
     force: Annotated[bool, typer.Option("--force", help="Do finished ones again.")] = False,
 ) -> None:
     "Separate a recording, or all of a folder, of any length and rate; goes on after a stop."
+    check_installed("separation", "soundfile", *_NETWORKS)
     from amcl_suite.separation.separate import separate_files, separate_folder
     console, where = open_console(), best_device(device)
     if not source.exists(): raise ValueError(f"SOURCE: {source} does not exist")
@@ -300,16 +332,19 @@ def separate(
             bar(done, total)
             print_line(console, _told(result))
         results = work(source, out, checkpoint, threshold, chunk_seconds, where, force, tell)
-    failed = sum(result.state == "failed" for result in results)
-    print_line(console, f"{len(results) - failed} separated, {failed} failed; results: {out}")
+    failed = [result for result in results if result.state == "failed"]
+    if len(results) > 20:                                       # else they are still to be seen
+        for result in failed: print_line(console, _told(result))
+    print_line(console, f"{len(results) - len(failed)} separated, {len(failed)} failed; "
+                        f"results: {out}")
     raise typer.Exit(1 if failed else 0)
 
 def _told(result) -> str:
     "Return one line about a recording."
     if result.state == "failed": return f"failed: {result.error}"
     scores = ", ".join(f"{score:.2f}" for score in result.scores)
-    return f"{result.name}: {result.count} speaker{'s' * (result.count != 1)} (scores {scores})" + (
-        ", done before" if result.state == "skipped" else "")
+    said = result.note or f"{result.count} speaker{'s' * (result.count != 1)} (scores {scores})"
+    return f"{result.name}: {said}" + (", done before" if result.state == "skipped" else "")
 
 # %% ../../nbs/20_separation/29c_command_line.ipynb #2ab40c8b
 def main(

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/20_separation/26_corpora.ipynb #99e9ac63
 from __future__ import annotations
-import csv, json, math, os, re, zipfile
+import csv, io, math, os, re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +14,10 @@ from itertools import combinations
 from pathlib import Path, PurePosixPath
 import numpy as np
 from fastcore.basics import patch
-from ..core.audio import AudioError, active_level, audio_info, read_audio
-from ..core.files import DataError
+from ..core.audio import (SOUND_SUFFIXES, AudioError, active_level, audio_info, is_silent,
+                                   read_audio)
+from ..core.files import (DataError, as_spelled, read_json, read_text, walk_files,
+                                   zip_names)
 from .voices import speaker_of
 
 # %% auto #0
@@ -138,7 +140,7 @@ def parse_name(
     n_src: int,     # number of speakers
 ) -> tuple[tuple[str, ...], tuple[float, ...]]:  # utterances, levels in dB; both empty if unknown
     "Return the utterances and levels that a WSJ0-mix file name states."
-    stem = name.removesuffix(".wav").removesuffix(".flac")
+    stem = re.sub(r"\.(wav|flac)$", "", name, flags=re.IGNORECASE)
     found = re.fullmatch("_".join([rf"(.+?){_LEVEL}"] * n_src), stem)
     if not found: return (), ()
     return found.groups()[::2], tuple(float(level) for level in found.groups()[1::2])
@@ -149,24 +151,43 @@ def _speakers(utterances: Iterable[str]) -> tuple[str, ...]:
     return tuple(map(speaker_of, utterances)) if known else ()
 
 # %% ../../nbs/20_separation/26_corpora.ipynb #b5de4a5d
-def _listed(folder: Path) -> set[str]:
-    "Return the names in a folder, or in a folder inside a zip archive; empty if there is none."
-    if folder.is_dir(): return set(os.listdir(folder))
+def _listed(folder: Path) -> dict[str, list[str]]:
+    "Return the names in a folder, also inside a zip archive, by their lower-case form."
     archive = next((p for p in (folder, *folder.parents) if p.is_file()), None)
-    if archive is None or archive.suffix.lower() != ".zip": return set()
-    prefix = folder.relative_to(archive).as_posix().removeprefix(".")
-    with zipfile.ZipFile(archive) as file: names = map(PurePosixPath, file.namelist())
-    return {path.name for path in names if path.parent == PurePosixPath(prefix)}
+    if folder.is_dir(): found = os.listdir(folder)
+    elif archive is None or archive.suffix.lower() != ".zip": found = []
+    else:
+        prefix = PurePosixPath(folder.relative_to(archive).as_posix().removeprefix("."))
+        found = [p.name for p in map(PurePosixPath, zip_names(archive)) if p.parent == prefix]
+    names = {}
+    for name in found: names.setdefault(name.casefold(), []).append(name)
+    return names
 
 def _check_present(corpus: Corpus) -> Corpus:
-    "Return the corpus if all of its files exist; `DataError` naming the first row without."
-    names = {folder: _listed(folder) for folder in {f.parent for r in corpus.rows for f in r.files}}
-    absent = [(row, f) for row in corpus.rows for f in row.files if f.name not in names[f.parent]]
-    if not absent: return corpus
+    "Return the corpus with names as the disk has them; `DataError` on the first row without."
+    known, places = {}, {f.parent for r in corpus.rows for f in r.files}
+    places = {folder: as_spelled(folder, known) for folder in places}
+    names = {folder: _listed(place) for folder, place in places.items()}
+    def there(file: Path) -> Path | None:
+        found = names[file.parent].get(file.name.casefold(), [])
+        own = file.name if file.name in found else found[0] if len(found) == 1 else None
+        return own and places[file.parent] / own
+    absent = [(row, f) for row in corpus.rows for f in row.files if there(f) is None]
+    if not absent:
+        return replace(corpus, rows=tuple(_with_files(row, there) for row in corpus.rows))
     row, file = absent[0]
     rows = len({id(row) for row, _ in absent})
     raise DataError(f"{row.where}: {file} does not exist (and {rows} of {len(corpus)} rows lack a "
                     "file); is the root folder right, and the copy complete?")
+
+def _with_files(row: MixtureRow, there: Callable) -> MixtureRow:
+    "Return a row whose files are what `there` makes of them; the row itself if nothing changes."
+    files = tuple(map(there, row.files))
+    if files == row.files: return row
+    places = dict(zip(row.files, files))
+    return replace(row, mixture=row.mixture and places[row.mixture],
+                   sources=tuple(places[s] for s in row.sources),
+                   noise=row.noise and places[row.noise])
 
 # %% ../../nbs/20_separation/26_corpora.ipynb #1daa3031
 def counts(
@@ -192,12 +213,11 @@ def _split_folder(root: Path, split: str, n_src: int, rate: int, mode: str) -> P
 
 def _folder_rows(folder: Path, n_src: int) -> Iterator[MixtureRow]:
     "Yield the rows of one folder, by name; lengths come from the headers of the mixtures."
-    names = sorted(p for p in os.listdir(folder / "mix") if p.endswith((".wav", ".flac")))
-    if not names: raise DataError(f"{folder / 'mix'} holds no sound files; copy the corpus again")
-    for name in names:
-        yield _named_row(folder / "mix" / name, tuple(folder / f"s{i + 1}" / name
-                                                      for i in range(n_src)),
-                         audio_info(folder / "mix" / name).n_samples, f"{folder}, {name}")
+    files = [f for f in walk_files(folder / "mix", SOUND_SUFFIXES) if f.parent == folder / "mix"]
+    if not files: raise DataError(f"{folder / 'mix'} holds no sound files; copy the corpus again")
+    for file in files:
+        yield _named_row(file, tuple(folder / f"s{i + 1}" / file.name for i in range(n_src)),
+                         audio_info(file).n_samples, f"{folder}, {file.name}")
 
 def _named_row(mixture: Path, sources: tuple, n_samples: int, where: str, **more) -> MixtureRow:
     "Return a row, with levels and speakers as far as the file's name states them."
@@ -211,12 +231,10 @@ def _read_csv(file: Path) -> list[dict[str, str]]:
     "Return the rows of a CSV as they stand; `nan` counts as empty."
     if not file.is_file(): raise DataError(f"{file} does not exist; check the metadata folder")
     try:
-        with open(file, newline="", encoding="utf-8-sig") as stream:
-            rows = [{key or "": "" if (value or "").strip().lower() == "nan" else
-                     (value or "").strip() for key, value in row.items() if key is not None}
-                    for row in csv.DictReader(stream)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file}: not a CSV file ({error})") from None
+        rows = [{key or "": "" if (value or "").strip().lower() == "nan" else
+                 (value or "").strip() for key, value in row.items() if key is not None}
+                for row in csv.DictReader(io.StringIO(read_text(file), newline=""))]
+    except csv.Error as error: raise DataError(f"{file}: not a CSV file ({error})") from None
     if not rows: raise DataError(f"{file}: holds no rows")
     return rows
 
@@ -227,7 +245,7 @@ def _place(file: Path, k: int) -> str:
 def _integer(text: str, column: str, place: str) -> int:
     "Return a column as an integer; `DataError` naming the row."
     try: number = float(text)
-    except ValueError: number = math.nan
+    except (ValueError, TypeError): number = math.nan
     if math.isfinite(number) and number == int(number): return int(number)
     raise DataError(f"{place}: column {column} holds {text!r}, not a number that is whole")
 
@@ -288,14 +306,15 @@ def read_metadata(
              if n_completed else ())
     corpus = Corpus(name, split or file.parent.name, sample_rate or 0, rows, root, notes)
     corpus = _check_present(corpus)
-    return corpus if sample_rate else replace(corpus, sample_rate=_rate_of(rows[0]))
+    return corpus if sample_rate else replace(corpus, sample_rate=_rate_of(corpus[0]))
 
 # %% ../../nbs/20_separation/26_corpora.ipynb #56b265e1
 def _moved(text: str, root: Path) -> str:
     "Return the leading part of an absolute path that has to be replaced by `root`, or \"\"."
     path = PurePosixPath(text.replace("\\", "/"))
     if not path.is_absolute() or Path(path).exists(): return ""
-    found = (parent for parent in path.parents if (root / path.relative_to(parent)).exists())
+    found = (parent for parent in path.parents
+             if as_spelled(root / path.relative_to(parent)).exists())
     return str(next(found, ""))
 
 def _resolved(text: str, root: Path, moved: str) -> Path:
@@ -446,17 +465,26 @@ def read_json_lists(
     folder = folder / split if (folder / split / "mix.json").is_file() else folder
     files = [folder / "mix.json", *sorted(folder.glob("s[0-9]*.json"),
                                           key=lambda f: int(re.sub(r"\D", "", f.stem)))]
-    try: mixtures, *sources = (json.loads(f.read_text(encoding="utf-8")) for f in files)
-    except (OSError, ValueError) as error:
+    try: mixtures, *sources = ([_entry(e, f, k) for k, e in enumerate(read_json(f, list))]
+                               for f in files)
+    except DataError as error:
         raise DataError(f"{folder}: expected mix.json, s1.json, ... ({error})") from None
+    if None in mixtures: raise DataError(f"{files[0]}, entry {mixtures.index(None)}: no mixture")
     if any(len(s) != len(mixtures) for s in sources) or not sources or not mixtures:
         lengths = ", ".join(str(len(s)) for s in (mixtures, *sources))
         raise DataError(f"{folder}: lists of {lengths} entries; expected mix.json, s1.json, ... "
                         "of equal length")
-    rows = [_named_row(root / mix[0], tuple(root / s[0] for s in row if s), int(mix[1]),
+    rows = [_named_row(root / mix[0], tuple(root / s[0] for s in row if s), mix[1],
                        f"{files[0]}, entry {k}") for k, (mix, *row) in
             enumerate(zip(mixtures, *sources))]
     return _check_present(Corpus(folder.name, split, sample_rate, tuple(rows), root))
+
+def _entry(entry: object, file: Path, k: int) -> tuple[str, int] | None:
+    "Return path and samples of one entry of a list, None for null; `DataError` names a bad one."
+    if not entry: return None
+    if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str):
+        return entry[0], _integer(entry[1], "samples", f"{file}, entry {k}")
+    raise DataError(f"{file}, entry {k}: expected a path and a number of samples, got {entry!r}")
 
 # %% ../../nbs/20_separation/26_corpora.ipynb #8ae47983
 def read_corpus(
@@ -498,7 +526,8 @@ def _ours(corpus: Corpus, manifest: dict) -> Corpus:
 def _root_of(file: Path) -> Path:
     "Return the nearest folder above a CSV against which the path of its first row leads to a file."
     text = next((row["mix"] for row in _read_csv(file) if row.get("mix")), "")
-    above = (parent for parent in file.absolute().parents if _resolved(text, parent, "").is_file())
+    above = (parent for parent in file.absolute().parents
+             if as_spelled(_resolved(text, parent, "")).is_file())
     return next(above, file.parent) if text else file.parent
 
 _LIBRIMIX = tuple(f"{base}{sub}metadata/{split}mixture_*.csv" for base in ("", "Libri*Mix/")
@@ -506,12 +535,12 @@ _LIBRIMIX = tuple(f"{base}{sub}metadata/{split}mixture_*.csv" for base in ("", "
 
 def _manifest(root: Path) -> dict:
     "Return the generator's manifest, or an empty dictionary."
-    try: manifest = json.loads((root / "corpus.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError): return {}
-    except (OSError, ValueError) as error:
+    if not os.path.lexists(root / "corpus.json"): return {}
+    try: manifest = read_json(root / "corpus.json")
+    except DataError as error:
         raise DataError(f"{root / 'corpus.json'}: damaged ({error}); make the corpus "
                         "again") from None
-    if isinstance(manifest, dict) and isinstance(manifest.get("recipe", {}), dict): return manifest
+    if isinstance(manifest.get("recipe", {}), dict): return manifest
     raise DataError(f"{root / 'corpus.json'}: not the manifest of a corpus; make the corpus again")
 
 # %% ../../nbs/20_separation/26_corpora.ipynb #66f2595e
@@ -578,11 +607,12 @@ def _faults(row: MixtureRow, sample_rate: int) -> tuple[list[tuple[str, str]], f
     mixture = parts[0] if row.mixture else sources.sum(0)
     total = sources.sum(0) + (parts[-1] if row.noise else 0)
     error, allowed = np.abs(mixture - total).max(), max(2**-14, (len(parts) + 1) * 2**-16)
-    quiet = [i + 1 for i, s in enumerate(sources) if not s.any()]
+    dead = bool(is_silent(mixture))
+    quiet = [i + 1 for i, bad in enumerate(is_silent(sources).tolist()) if bad]
     clipped = [np.count_nonzero(np.abs(part) >= 1 - 2**-15) for part in parts]
     level = 0.0 if quiet or not row.levels else _level_error(sources, row.levels, sample_rate)
     tests = {"sum": (error > allowed, f"mixture and sum of sources differ by {error:.2g}"),
-             "silent": (not mixture.any() or quiet, "mixture is silent" if not mixture.any() else
+             "silent": (dead or quiet, "mixture is silent" if dead else
                         f"source {quiet} is silent although the row counts it"),
              "clipped": (max(clipped) > 2, f"{max(clipped)} samples at full scale in one file"),
              "levels": (level > _LEVEL_TOLERANCE, f"levels are {level:.1f} dB off those stated"),

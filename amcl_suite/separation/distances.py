@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from ..core.audio import SILENT, is_silent
 
 # %% auto #0
 __all__ = ['DISTANCES', 'neg_si_sdr', 'neg_snr', 'mse', 'distance', 'si_sdr_matrix', 'active_targets']
@@ -202,12 +203,10 @@ def si_sdr_matrix(
 # %% ../../nbs/20_separation/21_distances.ipynb #a88f166c
 def active_targets(
     targets: Tensor,           # `(batch, n_targets, time)`
-    tolerance: float = 1e-6,   # root mean square around the mean, full scale is 1
+    tolerance: float = SILENT, # standard deviation up to which one is silent, full scale is 1
 ) -> Tensor:                   # bool `(batch, n_targets)`
-    "Tell which targets are not silent: level around the mean above `tolerance`."
-    if not tolerance >= 0:
-        raise ValueError(f"tolerance: expected a number >= 0, got {tolerance}")
+    "Tell which targets are not silent, as `is_silent` of the audio chapter says."
     if not isinstance(targets, Tensor) or targets.ndim != 3 or not targets.is_floating_point():
         raise ValueError("targets: expected a floating tensor (batch, n_targets, time), got "
                          f"{tuple(getattr(targets, 'shape', ())) or type(targets).__name__}")
-    return targets.detach().double().std(-1, correction=0) > tolerance
+    return ~is_silent(targets, tolerance)

@@ -4,16 +4,18 @@
 
 # %% ../../nbs/20_separation/29b_experiments.ipynb #96c0f948
 from __future__ import annotations
-import difflib, hashlib, json
+import difflib, hashlib, os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from fastcore.basics import patch
 from ..core.plots import method_style
-from ..core.files import decode, replacing, write_json_atomic
+from ..core.audio import SOUND_SUFFIXES
+from ..core.files import read_json, replacing, write_json_atomic
 from .corpora import Corpus, read_corpus
 from .datasets import DynamicMixing, MixtureDataset, clips_of, make_loader
-from .metrics import evaluate_model, load_metrics, run_summary, save_metrics
+from .metrics import (evaluate_model, load_metrics, read_table, run_summary,
+                                           save_metrics)
 from .mixing import (clips_corpus, espeak_corpus, librispeech_corpus,
                                            synthetic_corpus)
 from .models import load_model, model_config
@@ -228,9 +230,11 @@ def _made(name: str, root: Path, remark: str = "") -> Prepared:
 def _holds_clips(root: Path) -> bool:
     "Tell whether a folder holds single voices, as speaker/clip.wav or with a manifest."
     if not root.is_dir(): return False
-    kinds = (".wav", ".flac", ".ogg", ".mp3")
-    return ((root / "manifest.csv").is_file()
-            or any(path.suffix.lower() in kinds for path in root.glob("*/*")))
+    if (root / "manifest.csv").is_file(): return True
+    if (root / "corpus.json").is_file(): return False
+    speakers = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return any(name.lower().endswith(SOUND_SUFFIXES) and not name.startswith(".")
+               for speaker in speakers for name in os.listdir(speaker))
 
 def _missing(name: str) -> str:
     "Say what a generated corpus lacks on this machine, or return \"\"."
@@ -320,8 +324,7 @@ def _check_same_run(folder: Path, config: SeparationConfig, corpus: Prepared) ->
     "Note what a folder is trained on; `ValueError` if it holds a run of something else."
     path = folder / "run.json"
     now = asdict(config) | {"corpus": corpus.checksum or corpus.name}
-    try: then = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError: then = now
+    then = read_json(path) if os.path.lexists(path) else now
     free = _FREE if config.make_temperature() else _FREE + _COOLING
     for name in (n for n in now if n not in free and then.get(n) != now[n]):
         raise ValueError(f"{name}: the run in {folder} has {then.get(name)!r}, now it is "
@@ -406,9 +409,8 @@ def _one_run(name: str, config: SeparationConfig, corpus: Prepared, folder: Path
             unit_db=trained.unit, stopped=trained.stopped, n_epochs=len(trained.history)))
     labels = dict(configuration=name, framework=config.framework, seed=config.seed,
                   method=method_style(config.framework).label)
-    summary = decode(json.loads(path.read_text())) | dict(schedule=config.schedule,
-                                                          temperature=config.temperature)
-    tables = (pandas.DataFrame([summary]), pandas.read_parquet(folder / "history.parquet"),
+    summary = read_json(path) | dict(schedule=config.schedule, temperature=config.temperature)
+    tables = (pandas.DataFrame([summary]), read_table(folder / "history.parquet"),
               load_metrics(mixtures))
     return (*(table.assign(**labels) for table in tables), folder / "separator.pt")
 

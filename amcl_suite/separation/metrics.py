@@ -4,7 +4,7 @@
 
 # %% ../../nbs/20_separation/28b_metrics.ipynb #b4d4254d
 from __future__ import annotations
-import itertools, math
+import io, itertools, math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 import numpy as np
@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from ..core.plots import method_style
-from ..core.files import replacing
+from ..core.files import DataError, read_bytes, replacing
 from ..core.settings import require
 from ..mcl.assignment import permutation, winner_takes_all
 from .corpora import Corpus
 from .distances import active_targets, si_sdr_matrix
 
 # %% auto #0
-__all__ = ['METRICS', 'exact_matrix', 'match_outputs', 'penalised_si_sdr', 'emd_si_sdr', 'winners', 'best_of_kept',
-           'evaluate_batch', 'evaluate_model', 'sdr', 'stoi', 'pesq', 'bootstrap_interval', 'summarise', 'compare',
-           'per_speaker', 'plot_input_levels', 'counting', 'confusion', 'plot_confusion', 'plot_reliability',
-           'winner_shares', 'collapse', 'plot_winners', 'run_summary', 'save_metrics', 'load_metrics']
+__all__ = ['METRICS', 'UNITS', 'MISSING', 'exact_matrix', 'match_outputs', 'penalised_si_sdr', 'emd_si_sdr', 'winners',
+           'best_of_kept', 'evaluate_batch', 'evaluate_model', 'sdr', 'stoi', 'pesq', 'bootstrap_interval', 'summarise',
+           'compare', 'per_speaker', 'plot_input_levels', 'counting', 'confusion', 'plot_confusion', 'plot_reliability',
+           'winner_shares', 'collapse', 'plot_winners', 'run_summary', 'save_metrics', 'load_metrics', 'read_table']
 
 # %% ../../nbs/20_separation/28b_metrics.ipynb #4b6f261c
 def _checked(hypotheses, scores, targets, mixture, target_mask):
@@ -394,6 +394,16 @@ def bootstrap_interval(
 
 METRICS = ("pit_si_sdr", "pit_si_sdri", "best_si_sdr", "best_si_sdri", "gap", "emd_si_sdr",
            "penalised_si_sdr", "kept_best_si_sdr", "input_si_sdr")
+UNITS = {**dict.fromkeys((*METRICS, "si_sdri", "si_sdr", "sdr"), "dB"), "stoi": "0 to 1",
+         "pesq": "1 to 4.5", "count_error": "speakers", "count_bias": "speakers",
+         "distinct_winners": "outputs", "n_dead": "outputs", "n_silent": "outputs",
+         "winner_entropy": "nats", "mixture_entropy": "nats",
+         **dict.fromkeys(("count_accuracy", "score_precision", "score_recall", "score_auroc",
+                          "score_calibration_error", "shared_winner"), "0 to 1")}
+MISSING = {   # why a number of `counting` can be missing
+    "score_precision": "no output is kept", "score_recall": "no output is matched to a speaker",
+    "score_auroc": "needs matched outputs and surplus ones; with as many outputs as speakers, all "
+                   "are matched"}
 
 # %% ../../nbs/20_separation/28b_metrics.ipynb #ac920bac
 def summarise(
@@ -618,11 +628,21 @@ def save_metrics(
 def load_metrics(
     path: str | Path,    # file of `save_metrics`
 ):                       # data frame
-    "Read the metrics of all mixtures; `ValueError` naming a file that holds something else."
-    import pandas
-    try: frame = pandas.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: no table of metrics can be read ({error})") from None
+    "Read the metrics of all mixtures; `DataError` naming a file that holds something else."
+    frame = read_table(path)
     if lost := {"id", "scores", "pit_si_sdr"} - set(frame):
-        raise ValueError(f"{path}: no columns {', '.join(sorted(lost))}; is it a table of metrics?")
+        raise DataError(f"{path}: no columns {', '.join(sorted(lost))}; is it a table of metrics?")
     return frame
+
+def read_table(
+    path: str | Path,    # a Parquet file
+):                       # data frame
+    "Read a table; `DataError` naming a file that is missing, damaged or none."
+    import pandas
+    content = read_bytes(path)
+    try: return pandas.read_parquet(io.BytesIO(content))
+    except MemoryError: raise
+    except Exception as error:        # pyarrow's errors have no common class
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path}: no table can be read ({why}); delete it, or write it "
+                        "again") from None

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/20_separation/25_mixing.ipynb #9bb50b68
 from __future__ import annotations
-import csv, functools, io, itertools, json, os, subprocess
+import csv, functools, io, itertools, json, subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +12,22 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from ..core.audio import (AudioError, active_level, audio_info, pcm16, read_audio,
-                                   resample, wav_bytes)
-from ..core.files import DataError
+from ..core.audio import (AudioError, active_level, audio_info, check_heard, is_silent,
+                                   pcm16, read_audio, resample, wav_bytes)
 from ..core.data import cache_dir, sha256_of
-from ..core.files import output_errors, write_json_atomic, write_text_atomic
+from ..core.files import (DataError, as_spelled, decode, encode, output_errors, read_json,
+                                   read_text, replacing, shown, sweep_temporaries,
+                                   write_json_atomic, write_text_atomic)
 from .voices import (ESPEAK_SPEAKERS, SENTENCES, Clip, by_speaker,
                                           clips_from_folder, cut_in_two, espeak_voices, fingerprint,
-                                          has_espeak, join_clips, librispeech_clips, split_voices,
+                                          has_espeak, heard_clips, join_clips,
+                                          librispeech_clips, split_voices,
                                           synthetic_voices)
 
 # %% auto #0
 __all__ = ['SPLITS', 'draw_levels', 'Mixture', 'mix', 'mixture_name', 'split_folder', 'metadata_path', 'make_corpus', 'MixRow',
-           'read_mix_list', 'write_mix_list', 'make_wsj0_mix', 'clips_corpus', 'synthetic_corpus', 'espeak_corpus',
-           'librispeech_corpus']
+           'read_mix_list', 'write_mix_list', 'make_wsj0_mix', 'clips_corpus', 'left_out', 'synthetic_corpus',
+           'espeak_corpus', 'librispeech_corpus']
 
 # %% ../../nbs/20_separation/25_mixing.ipynb #63f338da
 def draw_levels(
@@ -60,8 +62,9 @@ def mix(
     _check_sources(sources, levels, mode)
     measured = [active_level(s if sample_rate <= 8000 else resample(s, sample_rate, 8000),
                              min(sample_rate, 8000), high_pass).item() for s in sources]
-    if 0 in measured:
-        raise ValueError(f"sources: source {measured.index(0)} is silent and has no level; choose "
+    silent = [k for k, s in enumerate(sources) if measured[k] == 0 or is_silent(s)]
+    if silent:
+        raise ValueError(f"sources: source {silent[0]} is silent and has no level; choose "
                          "another clip")
     gains = 10 ** (np.asarray(levels, dtype=np.float64) / 20) / np.array(measured)
     length = (min if mode == "min" else max)(len(s) for s in sources)
@@ -151,12 +154,6 @@ class _Row(NamedTuple):
     n_src: int         # speakers
     make: Callable     # () -> int16 `(1 + n_src, time)`: mixture, then sources
 
-def _write_whole(path: Path, content: bytes) -> None:
-    "Write a file whole or not at all (without waiting for the disk: `corpus.json` comes last)."
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-
 def _write_row(root: Path, row: _Row, sample_rate: int, mode: str) -> int:
     "Write one mixture unless it is there; return its length in samples."
     base = split_folder(root, row.split, row.n_src, sample_rate, mode)
@@ -164,8 +161,8 @@ def _write_row(root: Path, row: _Row, sample_rate: int, mode: str) -> int:
     if path.is_file(): return audio_info(path).n_samples
     signals = row.make()
     for j in (*range(1, row.n_src + 1), 0):
-        _write_whole(base / (f"s{j}" if j else "mix") / path.name,
-                     wav_bytes(signals[j], sample_rate))
+        with replacing(base / (f"s{j}" if j else "mix") / path.name, sync=False) as temporary:
+            temporary.write_bytes(wav_bytes(signals[j], sample_rate))   # `corpus.json` comes last
     return signals.shape[1]
 
 # %% ../../nbs/20_separation/25_mixing.ipynb #50284e3d
@@ -179,7 +176,7 @@ def _write_rows(root: Path, rows: list[_Row], counts, sample_rate, mode, progres
     for done, row in enumerate(rows, 1):
         lengths.append(_write_row(root, row, sample_rate, mode))
         if progress: progress(done, len(rows))
-    for left in root.rglob(".*.tmp"): left.unlink(missing_ok=True)      # of a killed attempt
+    sweep_temporaries(root)                                             # of a killed attempt
     low, high = counts
     for split in {row.split for row in rows}:
         for pair in {(n, n) for n in range(low, high + 1)} | {(low, n)
@@ -194,11 +191,11 @@ def _is_done(root: Path, recipe: dict) -> bool:
     "Tell whether the corpus is complete; `DataError` if the folder holds something else."
     for name in ("corpus.json", "corpus.part.json"):
         if not (root / name).is_file(): continue
-        try: found = json.loads((root / name).read_text(encoding="utf-8"))["recipe"]
-        except (ValueError, KeyError, TypeError):
-            raise DataError(f"{root / name}: not readable; delete the folder and start again") \
-                from None
-        if found != json.loads(json.dumps(recipe)):
+        try: found = read_json(root / name).get("recipe")
+        except DataError as error: found = error
+        if not isinstance(found, dict):
+            raise DataError(f"{root / name}: not readable; delete the folder and start again")
+        if found != decode(encode(recipe)):
             other = sorted(k for k in {*found, *recipe} if found.get(k) != recipe.get(k))
             raise DataError(f"{root}: holds a corpus made otherwise ({', '.join(other)}); choose "
                             "another folder, or delete this one")
@@ -273,14 +270,15 @@ def _single(clips, size, rng) -> list[tuple[str, list[Clip], np.ndarray]]:
     return [(mixture_name([clip.name], [0.]), [clip], np.zeros(1)) for clip in order]
 
 def _stretch(waveform: Tensor, n_samples: int | None, rng) -> Tensor:
-    "Return a random stretch in which the voice is active."
+    "Return a random stretch in which the voice is active; an offset doesn't count."
     if n_samples is None or len(waveform) <= n_samples: return waveform
-    loud = 0.3 * waveform.square().mean().sqrt()
+    voice = waveform - waveform.mean()
+    loud = 0.3 * voice.square().mean().sqrt()
     for _ in range(20):
         start = int(rng.integers(len(waveform) - n_samples + 1))
-        part = waveform[start:start + n_samples]
-        if part.square().mean().sqrt() > loud: return part
-    power = torch.nn.functional.pad(waveform.double().square().cumsum(0), (1, 0))
+        part = slice(start, start + n_samples)
+        if voice[part].square().mean().sqrt() > loud: return waveform[part]
+    power = torch.nn.functional.pad(voice.double().square().cumsum(0), (1, 0))
     start = int((power[n_samples:] - power[:-n_samples]).argmax())
     return waveform[start:start + n_samples]
 
@@ -292,8 +290,7 @@ def _render(load, clips, levels, rng_key, n_samples, sample_rate, mode) -> np.nd
     for clip in clips:
         waveform = _stretch(load(clip), n_samples, rng)
         if n_samples is not None: waveform = waveform[:n_samples]
-        if not bool((waveform != 0).any()):
-            raise AudioError(f"{clip.path or clip.name}: the clip is all silent; leave it out")
+        check_heard(waveform, clip.path or clip.name)
         sources.append(waveform)
     rounded = pcm16(mix(sources, levels, sample_rate, mode).sources)
     return np.concatenate([rounded.sum(0, dtype=np.int64)[None].astype(np.int16), rounded])
@@ -379,9 +376,7 @@ def read_mix_list(
     path = Path(path)
     if not path.is_file(): raise DataError(f"{path}: no such mix list")
     rows = []
-    try: text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError: raise DataError(f"{path}: not a text file; copy it again") from None
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         words = line.split()
         if not words: continue
         try: row = MixRow(tuple(words[::2]), tuple(map(float, words[1::2])), number)
@@ -409,10 +404,14 @@ def write_mix_list(
     return write_text_atomic(path, "\n".join(lines) + "\n")
 
 # %% ../../nbs/20_separation/25_mixing.ipynb #36c0c2e7
-def _located(rows: list[MixRow], listed: Path, root: Path) -> None:
-    "Raise `DataError` if recordings are missing, naming the first with its line."
-    missing = [(row.line, p) for row in rows for p in row.paths if not _below(root, p).is_file()]
-    if not missing: return
+def _located(rows: list[MixRow], listed: Path, root: Path) -> dict[str, Path]:
+    "Return listed path -> recording, in any case; `DataError` names the first that is missing."
+    known, found = {}, {}
+    for row in rows:
+        for p in row.paths: found[p] = found.get(p) or as_spelled(_below(root, p), known)
+    there = {p: path.is_file() for p, path in found.items()}
+    missing = [(row.line, p) for row in rows for p in row.paths if not there[p]]
+    if not missing: return found
     line, path = missing[0]
     raise DataError(f"{listed}: line {line} names {path}, which is not below {root} "
                     f"({len(missing)} recordings are missing in all); convert WSJ0's files to WAV "
@@ -420,13 +419,19 @@ def _located(rows: list[MixRow], listed: Path, root: Path) -> None:
 
 def _below(root: Path, path: str) -> Path:
     "Return a listed recording; `root` may be the folder wsj0 or the one above it."
-    return root.parent / path if root.name == path.split("/", 1)[0] else root / path
+    top, _, rest = path.partition("/")
+    return root / (rest if rest and root.name.lower() == top.lower() else path)
 
-def _wsj0_render(root: Path, row: MixRow, listed: Path, sample_rate, mode) -> np.ndarray:
+def _heard(path: Path, sample_rate: int) -> Tensor:
+    "Return a recording at a rate; `AudioError` if it is damaged or silent."
+    waveform, rate = read_audio(path)
+    check_heard(waveform, path)
+    return resample(waveform, rate, sample_rate)
+
+def _wsj0_render(paths: dict, row: MixRow, listed: Path, sample_rate, mode) -> np.ndarray:
     "Return mixture and sources of one line as int16, each rounded by itself."
-    try:
-        sources = [read_audio(_below(root, p), sample_rate)[0] for p in row.paths]
-        mixed = mix(sources, row.levels, sample_rate, mode)
+    try: mixed = mix([_heard(paths[p], sample_rate) for p in row.paths], row.levels, sample_rate,
+                     mode)
     except (AudioError, ValueError) as error:
         raise DataError(f"{listed}: line {row.line}: {error}") from None
     return pcm16(torch.cat([mixed.mixture[None], mixed.sources]))
@@ -449,10 +454,10 @@ def make_wsj0_mix(
         if split not in SPLITS: raise ValueError(f"splits: expected tr, cv, tt, got {split!r}")
         path = Path(mix_list_folder) / f"mix_{n}_spk_{split}.txt"
         own = read_mix_list(path, n)
-        _located(own, path, Path(wsj0_root))
+        paths = _located(own, path, Path(wsj0_root))
         lists[split if low == high else path.name] = sha256_of(path)
         rows += [_Row(split, row.name, n, functools.partial(
-            _wsj0_render, Path(wsj0_root), row, path, sample_rate, mode)) for row in own]
+            _wsj0_render, paths, row, path, sample_rate, mode)) for row in own]
     sizes = {split: sum(row.split == split for row in rows) for split in splits}
     recipe = _recipe("wsj0-mix", n_src, sizes, None, sample_rate, mode, 0) | {"lists": lists}
     return _make(out, recipe, lambda: rows, {}, progress)
@@ -469,16 +474,31 @@ def clips_corpus(
     mode: str = "min",                       # "min" or "max"
     progress: Callable | None = None,        # called with (done, total)
 ) -> Path:                                   # root of the corpus
-    "Make (or find) a corpus from a folder of clips; `DataError` naming what it lacks."
-    found = clips_from_folder(clips)
+    "Make (or find) a corpus from a folder of clips; `left_out` names those that can't be used."
+    unusable, more = [], {}
+    found = clips_from_folder(clips, failed=unusable)
     n_test = max(_counts(n_src)[1], len({clip.speaker for clip in found}) // 4)
     def voices():
-        parts = split_voices(found, n_test, seed=seed)
+        parts = {split: heard_clips(own, unusable)
+                 for split, own in split_voices(found, n_test, seed=seed).items()}
+        if unusable: more["left_out"] = [_below_clips(error, clips) for error in unusable]
+        if empty := [split for split, own in parts.items() if unusable and not own]:
+            raise DataError(f"{clips}: no clip for {empty[0]} can be used; {unusable[-1]}")
         return {split: join_clips(own, seconds or 2.5, seed=seed, sample_rate=sample_rate)
                 for split, own in parts.items()}
-    facts = {"clips": fingerprint(found), "n_test": n_test}
-    return _ready(voices, facts, "clips", folder, n_src, sizes, seconds, sample_rate, mode, seed,
-                  progress)
+    return _ready(voices, {"clips": fingerprint(found), "n_test": n_test}, "clips", folder, n_src,
+                  sizes, seconds, sample_rate, mode, seed, progress, more)
+
+def _below_clips(error: AudioError, clips: str | Path) -> str:
+    "Return what is wrong with a clip, its path as below the folder of clips."
+    return shown(error.args[0]).removeprefix(shown(clips)).lstrip("/")
+
+def left_out(
+    root: str | Path,   # of a corpus
+) -> list[str]:         # "FILE: why", for each clip that couldn't be used
+    "Return which clips were left out when a corpus was made."
+    names = read_json(Path(root) / "corpus.json").get("left_out", [])
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 # %% ../../nbs/20_separation/25_mixing.ipynb #4b1f6946
 def _cached(folder, origin: str, recipe: dict) -> Path:
@@ -489,15 +509,16 @@ def _cached(folder, origin: str, recipe: dict) -> Path:
     return cache_dir() / "corpora" / f"{origin}-{low}-{high}-{key}"
 
 def _ready(voices: Callable, facts: dict, origin, folder, n_src, sizes, seconds, rate, mode, seed,
-           progress) -> Path:
+           progress, more=None) -> Path:
     "Make or find a corpus whose voices are decided by `facts`; `voices()` makes them if needed."
     recipe = _recipe(origin, n_src, sizes, seconds, rate, mode, seed) | {"voices": facts}
     root = _cached(folder, origin, recipe).expanduser().resolve()
     if (root / "corpus.json").is_file() and _is_done(root, recipe): return root
-    clips, dropped = _usable(voices(), seconds, mode)
+    clips, dropped = _usable(voices(), seconds, mode)      # may add to `more`
     _check_voices(clips, recipe["sizes"], recipe["n_src"][1])
     known = {"speakers": {s: {c.speaker: c.sex for c in own} for s, own in clips.items()},
              "n_clips": {s: len(own) for s, own in clips.items()}, "n_dropped": dropped}
+    known |= more or {}
     n_samples = None if seconds is None else round(seconds * rate)
     return _make(root, recipe, lambda: _rows(clips, recipe["sizes"], recipe["n_src"], n_samples,
                                              rate, mode, seed), known, progress)

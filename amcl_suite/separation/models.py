@@ -4,7 +4,7 @@
 
 # %% ../../nbs/20_separation/28a_models.ipynb #0b88f405
 from __future__ import annotations
-import dataclasses, difflib, math, os, pickle, warnings
+import dataclasses, difflib, math, os, warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core.files import DataError
-from ..core.files import replacing
+from ..core.files import DataError, read_weights, write_weights
 from .blocks import (
     HEADS, ConvMasker, DualPathMasker, SudoMasker, decode, filterbank, scoring_head)
 
@@ -322,8 +321,7 @@ def save_model(
                    config=dataclasses.asdict(model.config),
                    metadata=_plain(model.metadata | metadata, "metadata"),
                    state={k: v.detach().cpu().clone() for k, v in model.state_dict().items()})
-    with replacing(path) as temporary: torch.save(content, temporary)
-    return Path(path)
+    return write_weights(path, content)
 
 # %% ../../nbs/20_separation/28a_models.ipynb #2f5e600d
 def _read(
@@ -335,17 +333,12 @@ def _read(
     try:
         with (torch.serialization.safe_globals([torch.torch_version.TorchVersion]),
               warnings.catch_warnings()):
-            warnings.simplefilter("ignore")       # about pickles, which are refused below anyway
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error):
-            raise CheckpointError(
-                f"{path} holds Python objects besides weights, and reading them could run any "
-                "code: it was left unread. Ask for a file made by save_model") from None
-        raise CheckpointError(f"{path} is no checkpoint: it can't be read as weights") from None
-    except Exception as error:
-        raise CheckpointError(f"{path} is damaged or no checkpoint ({type(error).__name__}): "
-                              "copy it again, or take another file") from None
+            warnings.simplefilter("ignore")       # about pickles, which are refused anyway
+            content = read_weights(path)
+    except DataError as error:
+        raise CheckpointError(f"no checkpoint can be read: {error}. (A file with Python objects "
+                              "could run any code and is left unread; ask for one made by "
+                              "save_model.)") from None
     return content if isinstance(content, dict) else {}
 
 def _refuse_foreign(content: dict, path: str | Path) -> None:

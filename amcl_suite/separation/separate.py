@@ -4,7 +4,8 @@
 
 # %% ../../nbs/20_separation/29a_separate.ipynb #ddd0ab0a
 from __future__ import annotations
-import json, math, re
+import math, os, re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +13,15 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from torch.nn import functional as F
-from ..core.audio import AudioError, players, read_audio, resample, write_audio
-from ..core.files import DataError
-from ..core.files import write_json_atomic
+from ..core.audio import (SOUND_SUFFIXES, AudioError, is_silent, players, read_audio,
+                                   resample, write_audio)
+from ..core.files import DataError, read_json, shown, walk_files, write_json_atomic
 from ..mcl.assignment import permutation
 from .models import load_model
 
 # %% auto #0
-__all__ = ['SOUND_FILES', 'chunk_starts', 'continue_tracks', 'separate_chunks', 'fit_gains', 'Separated', 'separate',
-           'FolderResult', 'separate_files', 'separate_folder']
+__all__ = ['chunk_starts', 'continue_tracks', 'separate_chunks', 'fit_gains', 'Separated', 'separate', 'FolderResult',
+           'separate_files', 'separate_folder']
 
 # %% ../../nbs/20_separation/29a_separate.ipynb #f0859df1
 def chunk_starts(
@@ -117,6 +118,7 @@ class Separated:
     kept: Tensor                           # bool `(n_hyps,)`, score above the threshold
     sample_rate: int                       # Hz, that of the recording
     mixture: Tensor = field(repr=False)    # `(time,)`, the recording itself
+    note: str = ""                         # what a reader of the scores has to know
 
     @property
     def count(self) -> int: return int(self.kept.sum())
@@ -127,7 +129,8 @@ class Separated:
     def __repr__(self):
         scores = ", ".join(f"{s:.2f}" for s in self.scores.tolist())
         return (f"Separated({self.count} of {len(self.kept)} outputs kept, scores {scores}, "
-                f"{self.mixture.shape[-1] / self.sample_rate:.2f} s at {self.sample_rate} Hz)")
+                f"{self.mixture.shape[-1] / self.sample_rate:.2f} s at {self.sample_rate} Hz"
+                + (f"; {self.note})" if self.note else ")"))
 
     def _repr_html_(self) -> str:
         names = [f"output {i + 1}, score {s:.2f}" + ("" if k else ", rejected")
@@ -182,7 +185,7 @@ def separate(
     rescale: bool = True,          # make the kept outputs add up to the recording
     device: str | torch.device = "cpu",   # where the model runs
 ) -> Separated:                    # as long as the recording, at its sample rate
-    "Separate a recording of any length and sample rate."
+    "Separate a recording of any length and rate; of a silent one nothing is kept, and noted so."
     model, model_rate = _loaded(checkpoint, device)
     waveform, rate = _recording(source, sample_rate, model_rate)
     chunk = chunk_seconds * model_rate
@@ -191,15 +194,24 @@ def separate(
     mixture = resample(waveform, rate, model_rate)
     n, least = len(mixture), model_rate // 4            # networks need a quarter of a second
     mixture = F.pad(mixture, (0, max(0, least - n)))
+    if is_silent(waveform): return _nobody(model, waveform, rate, least, device)
     found, scores = separate_chunks(model, mixture, round(chunk), overlap, device=device)
     kept = scores > threshold
     if rescale and kept.any(): found[kept] *= fit_gains(mixture, found[kept])[:, None]
     found = resample(found[:, :n], model_rate, rate)[:, :len(waveform)]
     return Separated(found, scores, kept, rate, waveform)
 
-# %% ../../nbs/20_separation/29a_separate.ipynb #72225d1c
-SOUND_FILES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
+_SILENCE = ("the recording is silent (it varies by less than a step of 16 bits about its mean; "
+            "channels that cancel each other do, too: choose one)")
 
+def _nobody(model, waveform: Tensor, rate: int, least: int, device) -> Separated:
+    "Return the result for silence: zeros, scores of zero, nothing kept, and a note."
+    with torch.inference_mode(): n_hyps = model(torch.zeros(1, least).to(device)).scores.shape[-1]
+    nothing = torch.zeros(n_hyps)
+    return Separated(torch.zeros(n_hyps, len(waveform)), nothing, nothing > 0, rate, waveform,
+                     _SILENCE)
+
+# %% ../../nbs/20_separation/29a_separate.ipynb #72225d1c
 @patch
 def save(
     self: Separated,
@@ -217,12 +229,13 @@ def save(
         if old not in paths: old.unlink()                    # of an earlier run that kept more
     write_json_atomic(folder / "result.json", facts | dict(
         count=self.count, scores=self.scores.tolist(), kept=self.kept.tolist(), gain=gain,
-        sample_rate=self.sample_rate, n_samples=self.mixture.shape[-1]))
+        sample_rate=self.sample_rate, n_samples=self.mixture.shape[-1], note=self.note))
     return paths
 
 def _tracks(folder: Path) -> list[Path]:
     "Return the files in a folder that are called like results."
-    return sorted(p for p in folder.glob("s*.wav") if re.fullmatch(r"s[1-9]\d*\.wav", p.name))
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    return [folder / name for name in names if re.fullmatch(r"s[1-9]\d*\.wav", name)]
 
 def _claim(folder: Path) -> None:
     "Mark a folder's results as unfinished; `DataError` if its tracks are somebody else's."
@@ -233,29 +246,26 @@ def _claim(folder: Path) -> None:
 
 # %% ../../nbs/20_separation/29a_separate.ipynb #228b001f
 def _recordings(folder: Path, out: Path) -> dict[str, Path]:
-    "Return the sound files below a folder by name without suffix; `DataError` if there are none."
+    "Return the sound files below a folder by name; `DataError` if there are none."
     if not folder.is_dir(): raise DataError(f"{folder}: no such folder of recordings")
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in SOUND_FILES or not path.is_file(): continue
-        if path.name.startswith("."): continue               # other systems leave such files
-        if folder in out.parents and out in path.parents: continue   # results of an earlier run
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in found:
-            raise DataError(f"{path}: {found[name].name} has the same name; rename one of them")
-        found[name] = path
+    files = [path for path in walk_files(folder, SOUND_SUFFIXES)     # but no earlier results
+             if not (folder in out.parents and out in path.parents)]
+    names = [path.relative_to(folder).with_suffix("").as_posix() for path in files]
+    n_called, found = Counter(names), {}
+    for path, name in zip(files, names):       # the suffix only where it tells two files apart
+        found[name if n_called[name] == 1 else path.relative_to(folder).as_posix()] = path
     if (own := next((n for n in found if folder in (out / n).parents), None)) and (
             folder not in out.parents):
         raise ValueError(f"out: the results of {own} would go into {out / own}, among the "
                          "recordings; choose another folder, such as one below it")
     if found: return found
-    raise DataError(f"{folder}: holds no sound files ({', '.join(SOUND_FILES)})")
+    raise DataError(f"{folder}: holds no sound files ({', '.join(SOUND_SUFFIXES)})")
 
 def _done(folder: Path, facts: dict) -> dict | None:
     "Return the result of an earlier run if it was made from the same with the same options."
-    try: result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError): return None
-    if not isinstance(result, dict) or not {"count", "scores"} <= set(result): return None
+    try: result = read_json(folder / "result.json")
+    except DataError: return None
+    if not isinstance(result.get("scores"), list) or "count" not in result: return None
     if len(_tracks(folder)) != result["count"]: return None              # somebody removed some
     return result if all(result.get(k) == v for k, v in facts.items()) else None
 
@@ -274,6 +284,7 @@ class FolderResult:
     count: int = 0          # outputs kept
     scores: tuple = ()      # of all outputs
     error: str = ""         # why it failed
+    note: str = ""          # what else is to be known
 
 # %% ../../nbs/20_separation/29a_separate.ipynb #55686f2c
 def separate_files(
@@ -295,7 +306,8 @@ def separate_files(
         facts = dict(source=_stamp(source), checkpoint=_stamp(path), **options)
         done = None if force else _done(out / name, facts)
         if done is not None:
-            results.append(FolderResult(name, "skipped", done["count"], tuple(done["scores"])))
+            results.append(FolderResult(name, "skipped", done["count"], tuple(done["scores"]),
+                                        note=str(done.get("note", ""))))
         else: results.append(_one(name, source, out / name, model, options, device, facts))
         if progress: progress(len(results), len(files), results[-1])
     return results
@@ -323,4 +335,7 @@ def _one(name, source, out, model, options, device, facts) -> FolderResult:
         found = separate(source, model, device=device, **options)
         found.save(out, **facts)
     except DataError as error: return FolderResult(name, "failed", error=str(error))
-    return FolderResult(name, "separated", found.count, tuple(found.scores.tolist()))
+    except (ValueError, MemoryError) as error:               # of this recording alone
+        return FolderResult(name, "failed", error=f"{shown(source)}: {error or 'too long'}")
+    return FolderResult(name, "separated", found.count, tuple(found.scores.tolist()),
+                        note=found.note)

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/20_separation/23_temperature.ipynb #4b834f0a
 from __future__ import annotations
-import difflib, json, math
+import contextlib, difflib, math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from fastcore.basics import patch
-from ..core.files import write_text_atomic
+from ..core.files import DataError, decode, encode, read_json, write_json_atomic
 from ..mcl.assignment import annealed
 from .distances import neg_si_sdr
 
@@ -101,13 +101,13 @@ def stored_unit(
     **origin,                    # what identifies it: corpus, split, seed, segment, kind
 ) -> float:                      # dB
     "Return the unit stored at `path` for this origin, or measure and store it."
-    path, origin = Path(path), json.loads(json.dumps(origin, sort_keys=True, default=str))
-    try: known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError): known = None
-    if (isinstance(known, dict) and known.get("origin") == origin
-            and isinstance(known.get("unit"), float)): return known["unit"]
+    path, origin = Path(path), decode(encode(dict(sorted(origin.items()))))
+    with contextlib.suppress(DataError):
+        known = read_json(path)
+        if known.get("origin") == origin and isinstance(known.get("unit"), float):
+            return known["unit"]
     unit = float(measure())
-    write_text_atomic(path, json.dumps(dict(unit=unit, origin=origin), indent=1, sort_keys=True))
+    write_json_atomic(path, dict(origin=origin, unit=unit))
     return unit
 
 # %% ../../nbs/20_separation/23_temperature.ipynb #f9c401f3

@@ -4,20 +4,22 @@
 
 # %% ../../nbs/20_separation/24_voices.ipynb #69d1ef06
 from __future__ import annotations
-import csv, io, re, shutil, subprocess, tempfile, unicodedata, zipfile
-from collections.abc import Iterable, Sequence
+import csv, functools, io, re, shutil, subprocess, tempfile, unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from ..core.audio import audio_info, pcm16, read_audio, resample
-from ..core.files import DataError
+from ..core.audio import (SOUND_SUFFIXES, AudioError, audio_info, check_heard, pcm16,
+                                   read_audio, resample)
+from ..core.files import (DataError, as_spelled, open_hdf5, parse_json, read_member,
+                                   read_text, walk_files, zip_sums)
 from ..core.data import data_folders, sha256_of
 
 # %% auto #0
 __all__ = ['SENTENCES', 'ESPEAK_SPEAKERS', 'Clip', 'speaker_of', 'memory_clip', 'clips_from_folder', 'clips_from_zip',
-           'find_data', 'librispeech_clips', 'clips_from_fsdd', 'trimmed', 'has_espeak', 'espeak_voices',
+           'heard_clips', 'find_data', 'librispeech_clips', 'clips_from_fsdd', 'trimmed', 'has_espeak', 'espeak_voices',
            'synthetic_voices', 'join_clips', 'by_speaker', 'split_voices', 'cut_in_two', 'fingerprint']
 
 # %% ../../nbs/20_separation/24_voices.ipynb #971a9af0
@@ -40,19 +42,21 @@ class Clip:
         self,
         sample_rate: int | None = None,  # Hz; None: the clip's own
     ) -> Tensor:                         # `(time,)` float32
-        "Return the samples; `AudioError` names the file if something is wrong with it."
+        "Return the samples; `AudioError` names the file if it is damaged or silent."
         if self.samples is None:
-            return read_audio(self.path, sample_rate, self.start, self.n_samples)[0]
-        own = self.samples[self.start:self.start + self.n_samples]
-        waveform = torch.from_numpy(own.astype(np.float32) / 32768)
-        return resample(waveform, self.sample_rate, sample_rate or self.sample_rate)
+            waveform, rate = read_audio(self.path, None, self.start, self.n_samples)
+        else:
+            own = self.samples[self.start:self.start + self.n_samples]
+            waveform, rate = torch.from_numpy(own.astype(np.float32) / 32768), self.sample_rate
+        check_heard(waveform, self.path or self.name)
+        return resample(waveform, rate, sample_rate or rate)
 
 # %% ../../nbs/20_separation/24_voices.ipynb #07319194
 def _plain(text: str) -> str:
     "Return text with nothing but ASCII letters, digits and dots; other letters by their code."
     letters = unicodedata.normalize("NFKD", text)
-    return "".join(c if re.fullmatch(r"[A-Za-z0-9.]", c) else f"u{ord(c):x}" if c.isalnum() else ""
-                   for c in letters)
+    return "".join(c if re.fullmatch(r"[A-Za-z0-9.]", c) else f"u{ord(c):x}"
+                   if c.isalnum() or "\udc80" <= c <= "\udcff" else "" for c in letters)
 
 def _check_speakers(speakers: Iterable[str], where: str) -> None:
     "Raise `DataError` if a speaker's name has no letter, or two would become one."
@@ -83,29 +87,26 @@ def memory_clip(
     return Clip(name, speaker_of(name), len(samples), sample_rate, sex=sex, samples=samples)
 
 # %% ../../nbs/20_separation/24_voices.ipynb #dc77d302
-SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
-
-def _from_manifest(text: str, base: str, subset: str | None) -> list[Clip]:
-    "Return the clips of a manifest; `DataError` names the first bad row."
-    reader, clips = csv.DictReader(io.StringIO(text)), []
-    speakers = []
-    missing = {"path", "speaker"} - set(reader.fieldnames or ())
-    if missing:
-        raise DataError(f"{base}/manifest.csv: no column {', '.join(sorted(missing))}; expected at "
+def _listed(text: str, base: str, subset: str | None) -> list[tuple]:
+    "Return (path, speaker, sex, samples, rate) of a manifest's rows; `DataError` on a bad one."
+    where, rows = f"{base}/manifest.csv", []
+    try: lines = list(reader := csv.DictReader(io.StringIO(text)))
+    except csv.Error as error: raise DataError(f"{where}: not a table ({error})") from None
+    if missing := {"path", "speaker"} - set(reader.fieldnames or ()):
+        raise DataError(f"{where}: no column {', '.join(sorted(missing))}; expected at "
                         f"least path and speaker, got {', '.join(reader.fieldnames or ())}")
-    for line, row in enumerate(reader, 2):
+    for line, row in enumerate(lines, 2):
         if subset is not None and row.get("subset", "") != subset: continue
         if not row["path"] or not row["speaker"]:
-            raise DataError(f"{base}/manifest.csv: line {line} has no path or no speaker")
+            raise DataError(f"{where}: line {line} has no path or no speaker")
         known = row.get("samples") or "0", row.get("sample_rate") or "0"
-        if not all(number.strip().isdigit() for number in known):
-            raise DataError(f"{base}/manifest.csv: line {line}: samples and sample_rate should be "
+        if not all(number.strip().isdecimal() for number in known):
+            raise DataError(f"{where}: line {line}: samples and sample_rate should be "
                             f"whole numbers, got {known[0]!r} and {known[1]!r}")
-        speakers.append(row["speaker"])
-        clips.append(_clip(str(Path(base) / row["path"]), row["speaker"],
-                           row.get("sex") or row.get("gender") or "", *map(int, known)))
-    _check_speakers(speakers, f"{base}/manifest.csv")
-    return clips
+        rows.append((str(as_spelled(Path(base) / row["path"])), row["speaker"],
+                     row.get("sex") or row.get("gender") or "", *map(int, known)))
+    _check_speakers([speaker for _, speaker, *_ in rows], where)
+    return rows
 
 def _clip(path: str, speaker: str, sex: str = "", samples=None, rate=None) -> Clip:
     "Return a clip of a whole file; its header is read unless length and rate are known."
@@ -118,10 +119,21 @@ def _clip(path: str, speaker: str, sex: str = "", samples=None, rate=None) -> Cl
                 sex=sex.upper()[:1])
 
 # %% ../../nbs/20_separation/24_voices.ipynb #18e49dcc
-def _checked(clips: list[Clip], where: str) -> list[Clip]:
+def _each(make: Callable, items: Iterable, failed: list | None) -> list[Clip]:
+    "Return what `make` gives for each item; an `AudioError` goes to `failed`, or up if it is None."
+    clips = []
+    for item in items:
+        try: clips.append(make(item))
+        except AudioError as error:
+            if failed is None: raise
+            failed.append(error)
+    return clips
+
+def _checked(clips: list[Clip], where: str, failed: list | None = None) -> list[Clip]:
     "Return the clips sorted by name; `DataError` if there are none or two share a name."
-    if not clips: raise DataError(f"{where}: no clips found; expected speaker/clip.wav or a "
-                                  "manifest.csv with path and speaker")
+    if not clips:
+        raise DataError(f"{where}: no clips found; expected speaker/clip.wav or a manifest.csv "
+                        "with path and speaker" + (f" (left out: {failed[0]})" if failed else ""))
     clips, names = sorted(clips, key=lambda c: c.name), set()
     for clip in clips:
         if clip.name in names:
@@ -134,41 +146,48 @@ def _checked(clips: list[Clip], where: str) -> list[Clip]:
 def clips_from_folder(
     folder: str | Path,          # holds speaker/clip.wav (or deeper), or a manifest.csv
     subset: str | None = None,   # keep rows of the manifest with this subset; None: all
+    failed: list | None = None,  # gets an error for each file that can't be read; None: raise it
 ) -> list[Clip]:                 # sorted by name
     "List a folder's clips by speaker; `DataError` if there is nothing or a name twice."
     folder = Path(folder)
     if not folder.is_dir(): raise DataError(f"{folder}: no such folder of voices")
     if (folder / "manifest.csv").is_file():
-        text = _text((folder / "manifest.csv").read_bytes(), folder)
-        return _checked(_from_manifest(text, str(folder), subset), str(folder))
-    below = [p for top in sorted(folder.iterdir())           # a speaker's folder may be a link
-             for p in (sorted(top.rglob("*")) if top.is_dir() else [top])]
-    files = [p for p in below if p.suffix.lower() in SOUNDS and not p.name.startswith(".")]
-    loose = [p.name for p in files if p.parent == folder]
-    if loose: raise DataError(f"{folder}: {loose[0]} lies outside any speaker's folder; move it "
-                              "to SPEAKER/" + loose[0])
-    _check_speakers([p.relative_to(folder).parts[0] for p in files], str(folder))
-    return _checked([_clip(str(p), p.relative_to(folder).parts[0]) for p in files], str(folder))
+        rows = _listed(read_text(folder / "manifest.csv"), str(folder), subset)
+    else: rows = _by_folder(folder)
+    return _checked(_each(lambda row: _clip(*row), rows, failed), str(folder), failed)
 
-def _text(content: bytes, where: Path) -> str:
-    "Return the text of a manifest, with or without a byte order mark."
-    try: return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}/manifest.csv: not UTF-8 text ({error.reason} at byte "
-                        f"{error.start}); save it as UTF-8") from None
+def _by_folder(folder: Path) -> list[tuple[str, str]]:
+    "Return (path, speaker) of each sound file below a folder; `DataError` if one has no speaker."
+    files = [(p, p.relative_to(folder).parts) for p in walk_files(folder, SOUND_SUFFIXES)]
+    if loose := [parts[0] for _, parts in files if len(parts) == 1]:
+        raise DataError(f"{folder}: {loose[0]} lies outside any speaker's folder; move it "
+                        "to SPEAKER/" + loose[0])
+    _check_speakers([parts[0] for _, parts in files], str(folder))
+    return [(str(path), parts[0]) for path, parts in files]
 
 def clips_from_zip(
     path: str | Path,            # archive with a manifest.csv at its top
     subset: str | None = None,   # keep rows with this subset; None: all
 ) -> list[Clip]:                 # sorted by name; read from the archive when loaded
     "List an archive's clips by speaker, without unpacking; `DataError` if it has no manifest."
-    path = Path(path)
-    if not path.is_file(): raise DataError(f"{path}: no such archive; fetch or copy it")
-    try:
-        with zipfile.ZipFile(path) as archive: text = _text(archive.read("manifest.csv"), path)
-    except (zipfile.BadZipFile, EOFError, KeyError) as error:
-        raise DataError(f"{path}: not an archive with a manifest.csv ({error})") from None
-    return _checked(_from_manifest(text, str(path), subset), str(path))
+    content = read_member(path, "manifest.csv", 2**28)
+    try: text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}/manifest.csv: not UTF-8 text ({error.reason} at byte "
+                        f"{error.start}); save it as UTF-8") from None
+    rows = _listed(text, str(path), subset)
+    return _checked([_clip(*row) for row in rows], str(path))
+
+# %% ../../nbs/20_separation/24_voices.ipynb #8c5d979c
+def heard_clips(
+    clips: Iterable[Clip],   # in any order
+    failed: list,            # gets an error for each clip that is damaged or silent
+) -> list[Clip]:             # the others, in the same order
+    "Load every clip once and return those that can be used."
+    def tried(clip: Clip) -> Clip:
+        clip.load()
+        return clip
+    return _each(tried, clips, failed)
 
 # %% ../../nbs/20_separation/24_voices.ipynb #d7ba481e
 def find_data(
@@ -194,10 +213,10 @@ def clips_from_fsdd(
     takes: Sequence[int] = range(50),  # 0-4: official test part, 5-49: training part
 ) -> list[Clip]:                       # 8 kHz, 0.14 to 2.28 s, six male speakers
     "List spoken digits (FSDD), named speaker-digit-take; `DataError` if the file is nowhere."
-    import h5py, json
-    with h5py.File(find_data("fsdd_8k.h5", folder)) as file:
-        audio, offset, names = file["audio"][:], file["offset"][:], json.loads(
-            file.attrs["speaker_names"])
+    path = find_data("fsdd_8k.h5", folder)
+    with open_hdf5(path) as file:
+        audio, offset = file["audio"][:], file["offset"][:]
+        names = parse_json(file.attrs["speaker_names"], str(path), list)
         keys = zip(file["speaker"][:], file["digit"][:], file["index"][:], strict=True)
     wanted = set(takes)
     return _checked([Clip(f"{names[s]}-{d}-{t}", names[s], int(offset[i + 1] - offset[i]), 8000,
@@ -522,13 +541,11 @@ def _content(path: str) -> str:
     "Return a checksum of a file's content; a member of an archive has one already."
     archive, _, member = path.partition(".zip/")
     if not member: return sha256_of(path)
-    return str(_members(archive + ".zip").get(member, ""))
+    status = Path(archive + ".zip").stat()
+    sums = _members(archive + ".zip", (status.st_size, status.st_mtime_ns))
+    return str(sums.get(member, ""))
 
-def _members(archive: str, cache={}) -> dict[str, int]:
-    "Return the checksums of an archive's members."
-    status = Path(archive).stat()
-    key = (archive, status.st_size, status.st_mtime_ns)
-    if key not in cache:
-        with zipfile.ZipFile(archive) as file:
-            cache[key] = {m.filename: m.CRC for m in file.infolist()}
-    return cache[key]
+@functools.lru_cache(maxsize=8)
+def _members(archive: str, stamp: tuple) -> dict[str, int]:
+    "Return the checksums of an archive's members; `stamp` only makes the key."
+    return zip_sums(archive)
