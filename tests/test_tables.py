@@ -10,7 +10,7 @@ from amcl_suite.mcl.uci import read_uci
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-QUICK = settings(max_examples=80, deadline=None, derandomize=True,
+QUICK = settings(max_examples=50, deadline=None, derandomize=True,
                  suppress_health_check=[HealthCheck.function_scoped_fixture])
 ROWS = [[f"{a / 2}", f"{b / 2}", f"{c}"] for a, b, c in
         np.random.default_rng(0).integers(0, 10, (60, 3)).tolist()]
@@ -87,13 +87,13 @@ def test_s3_numbers_in_any_dialect(tmp_path, data):
 
 
 @QUICK
-@given(st.text(max_size=12), st.integers(0, 59), st.sampled_from([0, 2]))
+@given(st.text(max_size=12), st.integers(0, 19), st.sampled_from([0, 2]))
 def test_s3_any_text_in_a_column_of_numbers(tmp_path, text, row, column):
-    rows = [list(r) for r in ROWS]
+    rows = [list(r) for r in ROWS[:20]]
     rows[row][column] = text
     try: x, y = read(tmp_path, lines(rows))
     except DataError as error: assert "t.csv" in str(error); return
-    assert x.shape == (60, 2) and [x[:, 0], None, y][column][row] == float(text)
+    assert x.shape == (20, 2) and [x[:, 0], None, y][column][row] == float(text)
 
 
 @pytest.mark.parametrize("text, part", [

@@ -282,7 +282,8 @@ def read_predictions(
     path: str | Path,              # written by `save_predictions`
 ) -> tuple[Tensor, Tensor]:        # logits `(n, n_members, n_classes)` float32, labels `(n,)`
     "Read predictions; `DataError` where the file is none of ours. Nothing is unpickled."
-    arrays = read_npz(path)
+    try: arrays = read_npz(path)
+    except DataError as error: raise DataError(f"{error}; or delete it and run again") from None
     logits, labels = (arrays.get(name, np.zeros(0)) for name in ("logits", "y"))
     if logits.ndim != 3 or labels.shape != logits.shape[:1] or logits.dtype.kind != "f" \
             or labels.dtype.kind not in "iu":

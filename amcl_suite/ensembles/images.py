@@ -353,8 +353,10 @@ class _Plain:
 def _plain_dtype(name, *_) -> _Plain:
     "Return a number type; its state may only tell the byte order."
     kinds = {"b1": "?"} | {k: k for k in "u1 i1 i2 i4 i8 u2 u4 u8 f4 f8".split()}
-    found = _Plain(lambda state: np.dtype(kinds[name]).newbyteorder(
-        {"<": "<", ">": ">", "|": "=", "=": "="}[state[1]]))
+    def make(state):
+        if state[2:5] != (None, None, None): raise ValueError("a type with parts")
+        return np.dtype(kinds[name]).newbyteorder({"|": "="}.get(state[1], state[1]))
+    found = _Plain(make)
     found.value = np.dtype(kinds[name])
     return found
 
