@@ -209,8 +209,8 @@ def _trainable(value):
     "Return an argument that training can use; `ValueError` for a network that it can't."
     if isinstance(value, Tensor) and value.is_inference(): return value.clone()
     if isinstance(value, nn.Module) and any(p.is_inference() for p in value.parameters()):
-        raise ValueError(f"{type(value).__name__}: made inside torch.inference_mode(), so it can't be "
-                         "trained; make it outside, or within torch.inference_mode(False)")
+        raise ValueError(f"{type(value).__name__}: made inside torch.inference_mode(), so it can't "
+                         "be trained; make it outside, or within torch.inference_mode(False)")
     return value
 
 # %% ../../nbs/00_core/04_training.ipynb #38236af4

@@ -345,8 +345,8 @@ def _read_parquet(path: Path):
     try: table = pandas.read_parquet(io.BytesIO(read_bytes(path)))
     except DataError: raise
     except Exception as error:     # pyarrow raises a dozen kinds
-        raise DataError(f"{path}: damaged ({type(error).__name__}); run the same command again, which "
-                        "writes it anew") from None
+        raise DataError(f"{path}: damaged ({type(error).__name__}); run the same command again, "
+                        "which writes it anew") from None
     lost = {"beta", "split", "metric", "learner", "value"} - set(table.columns)
     if not lost: return table
     raise DataError(f"{path}: expected a table of results, without {', '.join(sorted(lost))} it is "

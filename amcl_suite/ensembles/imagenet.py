@@ -283,7 +283,7 @@ class ImageNetFolder(Dataset):
 def read_photograph(
     path: str | Path,   # image file
 ):                      # PIL image, RGB
-    "Read an image as RGB, 8 bits per channel; `DataError` names a file that is missing or no image."
+    "Read an image as RGB with 8 bits; `DataError` names a file that is missing or no image."
     return read_image(path)
 
 # %% ../../nbs/30_ensembles/35b_imagenet.ipynb #ef4ab06a

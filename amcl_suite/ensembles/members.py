@@ -436,7 +436,7 @@ def load_ensemble(
     try: ensemble = _built(build, content["members"], settings)
     except (KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise DataError(f"{path}: its weights or its recipe don't fit the network "
-                        f"({str(error).strip().splitlines()[0]}); save the ensemble again") from None
+                        f"({str(error).strip().splitlines()[0]}); save it again") from None
     ensemble.recipe, ensemble.metadata = recipe, content["metadata"]
     return ensemble.to(device).eval()
 
