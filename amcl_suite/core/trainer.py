@@ -19,6 +19,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 from .files import (DataError, read_json, read_weights, sweep_temporaries,
                                    write_json_atomic, write_text_atomic, write_weights)
 from .settings import setting
+from .training import with_gradients
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'TrainerSettings', 'seed_epoch', 'EpochLoader', 'Means', 'System', 'read_checkpoint', 'load_weights',
@@ -671,6 +672,7 @@ def _trainer(settings: TrainerSettings, engine: _Engine, system: System, folder:
         log_every_n_steps=10**9, deterministic=settings.deterministic or None)
 
 # %% ../../nbs/00_core/04a_trainer.ipynb #38fd3cd4
+@with_gradients
 def train(
     system: System,                       # trained in place; ends with the last weights
     train_loader: DataLoader,             # batches of all processes together

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/00_core/04_training.ipynb #90d09c53
 from __future__ import annotations
-import hashlib, time
+import functools, hashlib, time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,8 @@ from .files import DataError, read_weights, sweep_temporaries, write_weights
 from .stacked import StackedPerceptron
 
 # %% auto #0
-__all__ = ['TrainingSettings', 'SeededBatches', 'ShuffledBatches', 'Fit', 'save_atomic', 'load_checked', 'fit', 'chunk_runs']
+__all__ = ['TrainingSettings', 'SeededBatches', 'ShuffledBatches', 'Fit', 'save_atomic', 'load_checked', 'with_gradients', 'fit',
+           'chunk_runs']
 
 # %% ../../nbs/00_core/04_training.ipynb #700f5c28
 # optimisers that work element by element, so that stacked runs can't influence each other
@@ -185,7 +186,28 @@ def _restore(saved, model, optimiser, batches) -> tuple[int, Fit, Tensor, Tensor
         generator.set_state(state)
     return saved["epoch"], Fit(**saved["fit"]), saved["running"], saved["stale"]
 
+# %% ../../nbs/00_core/04_training.ipynb #7f864970
+def with_gradients(
+    function: Callable,   # trains something
+) -> Callable:            # the same, with gradients switched on
+    "Let a function train also inside `torch.no_grad` and `torch.inference_mode`."
+    @functools.wraps(function)
+    def trains(*arguments, **options):
+        with torch.inference_mode(False), torch.enable_grad():
+            return function(*map(_trainable, arguments),
+                            **{name: _trainable(value) for name, value in options.items()})
+    return trains
+
+def _trainable(value):
+    "Return an argument that training can use; `ValueError` for a network that it can't."
+    if isinstance(value, Tensor) and value.is_inference(): return value.clone()
+    if isinstance(value, nn.Module) and any(p.is_inference() for p in value.parameters()):
+        raise ValueError(f"{type(value).__name__}: made inside torch.inference_mode(), so it can't "
+                         "be trained; make it outside, or within torch.inference_mode(False)")
+    return value
+
 # %% ../../nbs/00_core/04_training.ipynb #38236af4
+@with_gradients
 def fit(
     model: StackedPerceptron,                                   # stack of runs; trained in place
     batches,                                                    # `epoch()` yields inputs, targets

@@ -176,12 +176,12 @@ def _sweep_table(console, settings: dict, tag: str, out: Path, resume: bool, smo
 def _claim(folder: Path, config, resume: bool) -> None:
     "Make a folder belong to a sweep: refuse one of another, or empty it without `resume`."
     from dataclasses import asdict
-    from amcl_suite.core.files import write_json_atomic
+    from amcl_suite.core.files import read_json, write_json_atomic
     file, mine = folder / "config.json", asdict(config)
     mine["temperatures"] = [str(t) if t == float("inf") else t for t in config.temperatures]
     mine = json.loads(json.dumps(mine))
     if resume and file.is_file() and any(folder.glob("seeds-*.pt")):   # else nothing was trained
-        then = json.loads(file.read_text(encoding="utf-8"))
+        then = read_json(file)
         for name in mine:
             if name in ("device", "path") or then.get(name) == mine[name]: continue
             raise ValueError(f"{name}: the sweep in {folder} has {then.get(name)!r}, now it is "
@@ -286,9 +286,10 @@ def find_predictions(
 # %% ../../nbs/30_ensembles/39a_command_line.ipynb #fd82fd9a
 def _stored_aggregation(path: Path) -> str:
     "Return how a folder's members were averaged."
+    from amcl_suite.core.files import read_json
     config = (path if path.is_dir() else path.parent) / "config.json"
     if not config.exists(): return "probability"
-    found = json.loads(config.read_text(encoding="utf-8")).get("aggregation", "probability")
+    found = read_json(config).get("aggregation", "probability")
     return "probability" if found == "pooled" else found    # losses are pooled, not averages
 
 def _beta_of(file: Path) -> float:
@@ -324,19 +325,33 @@ def read_tables(
 ) -> tuple:                  # data frames: what the best weights reach, curves of the training
     "Read the long tables of several folders; `DataError` where one is missing."
     import pandas
-    from amcl_suite.core.files import DataError
+    from amcl_suite.core.files import DataError, read_json
     tables = []
     for folder in map(Path, folders):
         if not (folder / "table.parquet").is_file():
             raise DataError(f"FOLDER: there is no table.parquet in {folder}; is it the folder that "
                             "`amcl-ensembles sweep` or `imagenet` named?")
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         names = {k: config[k] for k in ("dataset", "base_learner", "aggregation") if k in config}
-        table = pandas.read_parquet(folder / "table.parquet").rename(columns={"run": "seed"})
+        table = _read_parquet(folder / "table.parquet").rename(columns={"run": "seed"})
         tables.append(table.assign(**names))
     table = pandas.concat(tables, ignore_index=True)
     if "stage" not in table: return table, table.iloc[:0]
     return table[table.stage.fillna("best") == "best"], table[table.stage == "training"]
+
+def _read_parquet(path: Path):
+    "Return the long table of a folder; `DataError` if it is damaged or another one."
+    import io, pandas
+    from amcl_suite.core.files import DataError, read_bytes
+    try: table = pandas.read_parquet(io.BytesIO(read_bytes(path)))
+    except DataError: raise
+    except Exception as error:     # pyarrow raises a dozen kinds
+        raise DataError(f"{path}: damaged ({type(error).__name__}); run the same command again, "
+                        "which writes it anew") from None
+    lost = {"beta", "split", "metric", "learner", "value"} - set(table.columns)
+    if not lost: return table
+    raise DataError(f"{path}: expected a table of results, without {', '.join(sorted(lost))} it is "
+                    "none; run the same command again")
 
 # %% ../../nbs/30_ensembles/39a_command_line.ipynb #4ad12421
 def _axes(n_rows: int, n_columns: int, width: float, height: float, **options):

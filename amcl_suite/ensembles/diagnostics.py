@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from ..core.files import DataError
-from ..core.files import replacing
+from ..core.files import DataError, read_json, read_npz, replacing
 from ..core.tables import Table, format_value
 from .metrics import (_any_labels, _finite, check_classification,
                                           check_regression, evaluate_classification,
@@ -374,10 +373,10 @@ def _leave_one_out(outputs, targets, aggregation: str) -> Tensor:
 def _ratios(ens: Tensor, div: Tensor, share: Tensor, rise: Tensor,
             train_div: Tensor | None) -> dict[str, float]:
     "Return the number behind each warning, mean over runs."
-    ratio = lambda a, b: float((a.mean() / b.mean().clamp_min(1e-12)))
+    ratio = lambda a, b: float((a.mean() / b.mean().clamp_min(1e-300)))
     found = {"explosion": ratio(div, ens), "offsets": float(share.mean()),
              "codependence": ratio(rise, ens)}
-    if train_div is not None and float(div.mean()) > 1e-9:
+    if train_div is not None and float(div.mean()) > 1e-9 * float((ens + div).mean()):
         found["pseudo_diversity"] = ratio(train_div, div)
     return found
 
@@ -600,30 +599,30 @@ def read_reference_json(
 ) -> StoredPredictions:      # predictions of all runs
     "Read predictions of a sweep; `DataError` says what is wrong with the file."
     path = Path(path)
-    if not path.is_file(): raise DataError(f"{path}: no such file; write one with "
-                                           "`write_reference_json`")
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays: return _from_npz(arrays, path)
-    try: content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path.name}: no valid JSON ({error}); text such as np.float64(1.0) must "
-                        "be written as plain numbers") from error
-    if not isinstance(content, dict) or not content:
-        raise DataError(f"{path.name}: expected a mapping of runs to lists, got none")
+    if path.suffix == ".npz": return _from_npz(read_npz(path), path)
+    content = read_json(path)     # text such as np.float64(1.0) must be written as plain numbers
+    if not content: raise DataError(f"{path.name}: expected a mapping of runs to lists, got none")
     runs = [_run_arrays(run, lists, path) for run, lists in content.items()]
     if len({tuple(v.shape for v in run) for run in runs}) > 1 or any(
             not np.array_equal(run[0], runs[0][0]) for run in runs):
         raise DataError(f"{path.name}: expected the same betas, examples and members in all runs")
-    return stored_predictions(runs[0][0], np.stack([run[1] for run in runs], 1),
-                              np.stack([run[2] for run in runs], 1), tuple(content))
+    return _checked(path, runs[0][0], np.stack([run[1] for run in runs], 1),
+                    np.stack([run[2] for run in runs], 1), tuple(content))
 
 def _from_npz(arrays, path: Path) -> StoredPredictions:
     "Return the content of an `.npz`; `DataError` names what is missing."
     if lost := [k for k in StoredPredictions._fields if k not in arrays]:
         raise DataError(f"{path.name}: expected the arrays {', '.join(StoredPredictions._fields)}, "
                         f"got none for {', '.join(lost)}")
-    return stored_predictions(arrays["betas"], arrays["predictions"], arrays["targets"],
-                              arrays["run_ids"].tolist())
+    if arrays["run_ids"].ndim != 1: raise DataError(f"{path.name}: expected a list as run_ids")
+    return _checked(path, arrays["betas"], arrays["predictions"], arrays["targets"],
+                    arrays["run_ids"].tolist())
+
+def _checked(path: Path, *arrays) -> StoredPredictions:
+    "Return what a file holds; what does not fit is the file's fault, and its name is said."
+    try: return stored_predictions(*arrays)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path.name}: {error}; write the file again") from None
 
 # %% ../../nbs/30_ensembles/36a_diagnostics.ipynb #b8bc2ea8
 def find_reference_json(

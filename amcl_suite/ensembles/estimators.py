@@ -16,9 +16,10 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+from ..core.scaling import mean_and_spread
 from ..core.stacked import StackedPerceptron
-from ..core.training import (Fit, SeededBatches, TrainingSettings,
-                                      fit as fit_stack)
+from ..core.training import (Fit, SeededBatches, TrainingSettings, fit as fit_stack,
+                                      with_gradients)
 from .diagnostics import Diagnosis, diagnose as diagnose_outputs
 from .objectives import (augmented_loss, decompose, decompose_squared_error,
                                              dropout_weights, pooled_log_probabilities)
@@ -34,8 +35,8 @@ class Standards(NamedTuple):
 
     def apply(self, values: np.ndarray) -> np.ndarray:
         "Return standardised values; constant columns become 0."
-        inverse = np.divide(1., self.spread, out=np.zeros_like(self.spread), where=self.spread > 0)
-        return (values - self.centre) * inverse
+        moved = values - self.centre
+        return np.divide(moved, self.spread, out=np.zeros_like(moved), where=self.spread > 0)
 
     def undo(self, values: np.ndarray) -> np.ndarray:
         "Return standardised values in their original unit."
@@ -54,14 +55,9 @@ def standards(
         raise ValueError(f"scaling: expected one of {', '.join(SCALINGS)}, got {scaling!r}")
     n_columns = values.shape[1]
     if scaling == "none": return Standards(np.zeros(n_columns), np.ones(n_columns))
-    centre = np.average(values, axis=0, weights=weights)
-    if scaling == "global": centre = np.full(n_columns, centre.mean())
-    variance = np.average((values - centre)**2, axis=0, weights=weights)
-    if scaling == "global": variance = np.full(n_columns, variance.mean())
-    size = np.abs(values).max(0)
-    if scaling == "global": size = np.full(n_columns, size.max())
-    spread = np.sqrt(variance)
-    return Standards(centre, np.where(spread > 1e-10 * size, spread, 0.))   # below: rounding noise
+    if scaling == "feature": return Standards(*mean_and_spread(values, weights))
+    common = mean_and_spread(values.ravel(), np.repeat(weights, n_columns))
+    return Standards(*(np.full(n_columns, number) for number in common))
 
 # %% ../../nbs/30_ensembles/38b_estimators.ipynb #03218187
 _COUNTS = ("n_members", "n_epochs", "batch_size")
@@ -234,6 +230,7 @@ class JointEnsembleClassifier(ClassifierMixin, _JointEnsemble):
     ):
         vars(self).update((k, v) for k, v in locals().items() if k != "self")
 
+    @with_gradients
     def fit(self,
         X,                    # `(n_rows, n_features)`, finite numbers
         y,                    # `(n_rows,)` labels of any type
@@ -306,6 +303,7 @@ class JointEnsembleRegressor(RegressorMixin, _JointEnsemble):
     ):
         vars(self).update((k, v) for k, v in locals().items() if k != "self")
 
+    @with_gradients
     def fit(self,
         X,                    # `(n_rows, n_features)`, finite numbers
         y,                    # `(n_rows,)` numbers

@@ -13,8 +13,9 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from ..core.files import DataError
+from ..core.files import DataError, read_json, read_npz
 from ..core.files import replacing, write_json_atomic, write_text_atomic
+from ..core.training import with_gradients
 from ..core.trainer import TrainerSettings, load_weights, read_checkpoint, train
 from .images import ImageLoaders, Split, image_loaders, read_images
 from .learners import LEARNERS
@@ -281,17 +282,14 @@ def read_predictions(
     path: str | Path,              # written by `save_predictions`
 ) -> tuple[Tensor, Tensor]:        # logits `(n, n_members, n_classes)` float32, labels `(n,)`
     "Read predictions; `DataError` where the file is none of ours. Nothing is unpickled."
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            logits, labels = torch.from_numpy(file["logits"]).float(), torch.from_numpy(file["y"])
-    except FileNotFoundError: raise DataError(f"{path}: there is no such file") from None
-    except Exception as error:
-        raise DataError(f"{path}: expected arrays logits and y, but it can't be read "
-                        f"({type(error).__name__}: {error}); delete it and run again") from None
-    if logits.ndim != 3 or labels.shape != logits.shape[:1]:
-        raise DataError(f"{path}: expected logits (n, n_members, n_classes) and y (n,), got "
-                        f"{tuple(logits.shape)} and {tuple(labels.shape)}")
-    return logits, labels
+    try: arrays = read_npz(path)
+    except DataError as error: raise DataError(f"{error}; or delete it and run again") from None
+    logits, labels = (arrays.get(name, np.zeros(0)) for name in ("logits", "y"))
+    if logits.ndim != 3 or labels.shape != logits.shape[:1] or logits.dtype.kind != "f" \
+            or labels.dtype.kind not in "iu":
+        raise DataError(f"{path}: expected logits (n, n_members, n_classes) and whole numbers y "
+                        f"(n,), got {logits.shape} and {labels.shape}; delete it and run again")
+    return torch.from_numpy(logits).float(), torch.from_numpy(labels.astype(np.int64))
 
 # %% ../../nbs/30_ensembles/39_experiments.ipynb #f487235a
 _FREE = ("seeds", "betas", "device", "n_workers", "path")   # don't decide the result of one run
@@ -304,13 +302,25 @@ def _mark(config: ImageConfig, seed: int, beta: float) -> dict:
 def _known_run(folder: Path, mark: dict) -> dict | None:
     "Return the record of a finished run, or None; `ValueError` if the folder is of another run."
     marked = folder / "config.json"
-    then = json.loads(marked.read_text(encoding="utf-8")) if marked.exists() else mark
+    then = read_json(marked) if marked.exists() else mark
     for name in mark:
         if then.get(name) != mark[name]:
             raise ValueError(f"{name}: the run in {folder} has {then.get(name)!r}, now it is "
                              f"{mark[name]!r}; use another folder, or resume=False to start again")
     done = folder / "run.json"
-    return json.loads(done.read_text(encoding="utf-8")) if done.exists() else None
+    return _record(done) if done.exists() else None
+
+def _record(path: Path) -> dict:
+    "Return the record of a run; `DataError` if it is damaged."
+    record = read_json(path)
+    kinds = dict(seed=int, beta=float, best_epoch=int, lr_switch=list, history=list, final=list)
+    wrong = [name for name, kind in kinds.items() if not isinstance(record.get(name), kind)]
+    with contextlib.suppress(KeyError, TypeError, IndexError, AttributeError, ValueError):
+        if not wrong:
+            for use in (_curves, _test_values, _long_rows): use(record)
+            return record
+    raise DataError(f"{path}: {', '.join(wrong) or 'numbers of its epochs'} missing or of a wrong "
+                    "kind; delete the file to train this run again")
 
 def _clear(folder: Path) -> None:
     "Remove an earlier run."
@@ -508,6 +518,7 @@ def find_images(
         return other, f"{config.dataset} was not found: {text} stand in"
 
 # %% ../../nbs/30_ensembles/39_experiments.ipynb #509e9704
+@with_gradients
 def run_images(
     config: ImageConfig,                 # what to run
     folder: str | Path | None = None,    # for all files; runs found there are kept or continued
@@ -521,22 +532,30 @@ def run_images(
                      else folder).resolve()
         sets, records = _sets(config), []
         plan = list(itertools.product(config.seeds, config.betas))
-        if resume: _refuse_others(config, plan, place)
+        damaged = _refuse_others(config, plan, place) if resume else {}
         place.mkdir(parents=True, exist_ok=True)
         write_json_atomic(place / "config.json", asdict(config))
         for i, (seed, beta) in enumerate(plan):
             def report(done, total, **values):
                 if progress: progress(i * total + done, len(plan) * total,
                                       label=f"seed {seed}, beta {beta:g}", **values)
+            if (seed, beta) in damaged: continue
             records.append(_one_run(config, sets, seed, beta, place, report, resume))
             _write_files(config, records, place)
+        if damaged:
+            raise DataError(f"{len(damaged)} of {len(plan)} runs can't be read, the others are "
+                            f"done: {'; '.join(damaged.values())}")
         table = pandas.DataFrame([row for r in records for row in _long_rows(r)])
     switches = {(record["seed"], record["beta"]): record["lr_switch"] for record in records}
     return ImageResults(config, table, None if folder is None else place, _notes(sets), switches)
 
-def _refuse_others(config: ImageConfig, plan: list, place: Path) -> None:
-    "Refuse a folder that holds runs of another configuration, before anything is written to it."
-    for seed, beta in plan: _known_run(place / _run_name(seed, beta), _mark(config, seed, beta))
+def _refuse_others(config: ImageConfig, plan: list, place: Path) -> dict[tuple, str]:
+    "Refuse a folder of another configuration before anything is written; return damaged runs."
+    damaged = {}
+    for seed, beta in plan:
+        try: _known_run(place / _run_name(seed, beta), _mark(config, seed, beta))
+        except DataError as error: damaged[seed, beta] = str(error)
+    return damaged
 
 def _notes(sets) -> tuple:
     "Return what the data set wants to be known."

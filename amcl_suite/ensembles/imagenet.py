@@ -4,7 +4,7 @@
 
 # %% ../../nbs/30_ensembles/35b_imagenet.ipynb #c4840cc4
 from __future__ import annotations
-import contextlib, hashlib, json, math, os, zipfile
+import contextlib, hashlib, json, math, os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from ..core.files import DataError
 from ..core.data import cache_dir, locate, resource, sha256_of
-from ..core.files import replacing, write_json_atomic
+from ..core.files import (read_image, read_json, read_npz, replacing, walk_files,
+                                   write_json_atomic)
 from .images import (
     EpochKeys, ImageLoaders, KeyBatches, epoch_generator, normalise, stratified_order)
 
@@ -86,12 +87,8 @@ def _missing(root: Path, what: str) -> DataError:
 def _read_json(root: Path, name: str) -> dict:
     "Return a JSON file of the folder; `DataError` if it is missing or no dictionary."
     if not (root / name).is_file(): raise _missing(root, name)
-    try: content = json.loads((root / name).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{root / name} can't be read ({error}): get it again") from None
-    if isinstance(content, dict) and content: return content
-    raise DataError(f"{root / name}: expected a dictionary with entries, got "
-                    f"{type(content).__name__}")
+    if content := read_json(root / name): return content
+    raise DataError(f"{root / name}: expected a dictionary with entries, got none: get it again")
 
 def _classes(root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     "Return synsets and words by class number."
@@ -104,41 +101,47 @@ def _classes(root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(zip(*pairs))
 
 # %% ../../nbs/30_ensembles/35b_imagenet.ipynb #69700319
+_ENDINGS = (".jpeg", ".jpg")      # in any case
+
 def _list_train(root: Path, synsets: Sequence[str]) -> tuple[list[str], list[int]]:
     "Return the training images, sorted by class and name, and their labels."
     files, labels, numbers = [], [], {s: k for k, s in enumerate(synsets)}
-    folders = sorted(e.name for e in os.scandir(root / TRAIN_FOLDER) if e.is_dir())
+    folders = sorted(e.name for e in os.scandir(root / TRAIN_FOLDER)
+                     if e.is_dir() and not e.name.startswith(".") and e.name != "__MACOSX")
     unknown = [name for name in folders if name not in numbers]
     if unknown:
         raise DataError(f"{root / TRAIN_FOLDER / unknown[0]}: unknown synset, {CLASS_FILE} doesn't "
                         f"name it ({len(unknown)} such folders); remove it or complete the file")
     for k, synset in enumerate(synsets):
         folder = root / TRAIN_FOLDER / synset
-        names = sorted(e.name for e in os.scandir(folder) if e.name.endswith(".JPEG")) \
-            if folder.is_dir() else []
-        if not names:
+        found = walk_files(folder, _ENDINGS) if folder.is_dir() else []
+        if not found:
             raise DataError(f"{folder}: no *.JPEG for class {k} ({len(folders)} of {len(synsets)} "
                             f"classes have a folder); complete it, or take it out of {CLASS_FILE}")
-        files += [f"{TRAIN_FOLDER}/{synset}/{name}" for name in names]
-        labels += [k] * len(names)
+        files += [path.relative_to(root).as_posix() for path in found]
+        labels += [k] * len(found)
     return files, labels
 
 def _list_val(root: Path, synsets: Sequence[str]) -> tuple[list[str], list[int]]:
     "Return the validation images, sorted by name, and their labels."
-    given, numbers = _read_json(root, VAL_FILE), {s: k for k, s in enumerate(synsets)}
-    names = sorted(e.name for e in os.scandir(root / VAL_FOLDER) if e.name.endswith(".JPEG"))
-    if not names: raise _missing(root, f"{VAL_FOLDER}/*.JPEG")
-    for name in names:
-        if name not in given:
-            raise DataError(f"{root / VAL_FOLDER / name}: no label, {VAL_FILE} doesn't name it")
-        if given[name] not in numbers:
-            raise DataError(f"{root / VAL_FILE}: {name} has the unknown synset {given[name]!r}; "
+    given = {Path(name).stem.lower(): synset for name, synset in _read_json(root, VAL_FILE).items()}
+    found, numbers = walk_files(root / VAL_FOLDER, _ENDINGS), {s: k for k, s in enumerate(synsets)}
+    if not found: raise _missing(root, f"{VAL_FOLDER}/*.JPEG")
+    labels = {path.stem.lower(): path for path in found}
+    for path in found:
+        stem, synset = path.stem.lower(), given.get(path.stem.lower())
+        if synset is None: raise DataError(f"{path}: no label, {VAL_FILE} doesn't name it")
+        if not isinstance(synset, str) or synset not in numbers:
+            raise DataError(f"{root / VAL_FILE}: {path.name} has the unknown synset {synset!r}; "
                             f"{CLASS_FILE} doesn't name it")
-    if len(names) < len(given):
-        gone = next(name for name in sorted(given) if name not in set(names))
-        raise DataError(f"{root / VAL_FOLDER}: {len(given) - len(names)} of {len(given)} images "
+        if labels[stem] != path:
+            raise DataError(f"{path}: there is also {labels[stem].name}; remove one of the two")
+    if len(found) < len(given):
+        gone = min(stem for stem in given if stem not in labels)
+        raise DataError(f"{root / VAL_FOLDER}: {len(given) - len(found)} of {len(given)} images "
                         f"that {VAL_FILE} names are missing, such as {gone}")
-    return [f"{VAL_FOLDER}/{name}" for name in names], [numbers[given[name]] for name in names]
+    return ([path.relative_to(root).as_posix() for path in found],
+            [numbers[given[path.stem.lower()]] for path in found])
 
 # %% ../../nbs/30_ensembles/35b_imagenet.ipynb #ec6dc4a7
 def _stamp(root: Path) -> str:
@@ -146,17 +149,21 @@ def _stamp(root: Path) -> str:
     for folder in (TRAIN_FOLDER, VAL_FOLDER):
         if not (root / folder).is_dir(): raise _missing(root, folder)
     with os.scandir(root / TRAIN_FOLDER) as entries:
-        times = sorted((e.name, e.stat().st_mtime_ns) for e in entries)
-    facts = [str(root), times, os.stat(root / VAL_FOLDER).st_mtime_ns]
+        times = sorted((os.fsencode(e.name).hex(), e.stat().st_mtime_ns) for e in entries)
+    facts = [2, os.fsencode(root).hex(), times, os.stat(root / VAL_FOLDER).st_mtime_ns]
     facts += [sha256_of(root / name) for name in (CLASS_FILE, VAL_FILE) if (root / name).is_file()]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
-def _from_cache(path: Path) -> dict | None:
+def _from_cache(path: Path, n_classes: int) -> dict | None:
     "Return the arrays of an index, or None where there is none that is whole."
-    with contextlib.suppress(OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-        with np.load(path, allow_pickle=False) as file:
-            return {f"{part}_{what}": file[f"{part}_{what}"] for part in ("train", "val")
-                    for what in ("files", "labels")}
+    with contextlib.suppress(DataError, KeyError, AttributeError):
+        arrays = read_npz(path)                      # verified by its check sums
+        for part in ("train", "val"):
+            files, labels = arrays[f"{part}_files"], arrays[f"{part}_labels"]
+            if files.dtype.kind != "S" or labels.dtype != np.int64 or labels.ndim != 1 \
+                    or files.shape != labels.shape or not len(labels) \
+                    or labels.min() < 0 or labels.max() >= n_classes: return None
+        return arrays
     return None
 
 # %% ../../nbs/30_ensembles/35b_imagenet.ipynb #a2c12303
@@ -170,7 +177,7 @@ def index_imagenet(
     root = root.resolve()
     (synsets, class_names), stamp = _classes(root), _stamp(root)
     kept = cache_dir() / "imagenet" / f"index-{stamp[:24]}.npz"
-    arrays = _from_cache(kept) if cache else None
+    arrays = _from_cache(kept, len(synsets)) if cache else None
     if arrays is None:
         arrays = {}
         for part, listed in (("train", _list_train), ("val", _list_val)):
@@ -276,15 +283,8 @@ class ImageNetFolder(Dataset):
 def read_photograph(
     path: str | Path,   # image file
 ):                      # PIL image, RGB
-    "Read an image as RGB; `DataError` names a file that is missing or no image."
-    from PIL import Image
-    try:
-        with Image.open(path) as image: return image.convert("RGB")
-    except FileNotFoundError: raise DataError(f"{path}: the image is gone") from None
-    # Pillow raises many kinds for damaged files, SyntaxError among them
-    except Exception as error:
-        raise DataError(f"{path} can't be read as an image ({type(error).__name__}): get it "
-                        "again, or remove it and its label") from None
+    "Read an image as RGB with 8 bits; `DataError` names a file that is missing or no image."
+    return read_image(path)
 
 # %% ../../nbs/30_ensembles/35b_imagenet.ipynb #ef4ab06a
 def choose_rows(

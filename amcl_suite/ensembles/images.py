@@ -4,7 +4,7 @@
 
 # %% ../../nbs/30_ensembles/35_images.ipynb #a0ba244f
 from __future__ import annotations
-import contextlib, difflib, hashlib, io, itertools, json, pickle, tarfile, time, zipfile
+import contextlib, difflib, gzip, hashlib, io, itertools, json, pickle, tarfile, time, zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from ..core.files import DataError
 from ..core.data import cache_dir, locate, resource
-from ..core.files import replacing
+from ..core.files import (open_hdf5, read_bytes, read_image, read_json, read_npy, read_npz,
+                                   replacing, write_json_atomic)
 
 # %% auto #0
 __all__ = ['CIFAR_MEAN', 'CIFAR_STD', 'MNIST_MEAN', 'MNIST_STD', 'IMAGE_SIZE', 'PRESETS', 'IMAGE_SETS', 'Warps', 'Augmentation',
@@ -344,19 +345,56 @@ class _Raw(NamedTuple):
     class_names: tuple[str, ...]                 # one per label
     note: str = ""                               # what to say beside every number
 
-class _Unpickler(pickle.Unpickler):
-    "Reads arrays and plain values, nothing else."
+# %% ../../nbs/30_ensembles/35_images.ipynb #1925b964
+class _Plain:
+    "A plain type or array while it is read: `make` turns the state that the file gives into it."
+    def __init__(self, make: Callable): self.make, self.value = make, None
+
+def _plain_dtype(name, *_) -> _Plain:
+    "Return a number type; its state may only tell the byte order."
+    kinds = {"b1": "?"} | {k: k for k in "u1 i1 i2 i4 i8 u2 u4 u8 f4 f8".split()}
+    def make(state):
+        if state[2:5] != (None, None, None): raise ValueError("a type with parts")
+        return np.dtype(kinds[name]).newbyteorder({"|": "="}.get(state[1], state[1]))
+    found = _Plain(make)
+    found.value = np.dtype(kinds[name])
+    return found
+
+def _plain_array(*_) -> _Plain:
+    "Return an array that waits for its state: version, shape, type, order, bytes."
+    def make(state):
+        _, shape, kind, fortran, content = state
+        if not isinstance(kind.value, np.dtype): raise ValueError("an array without a type")
+        if isinstance(content, str): content = content.encode("latin1")
+        values = np.frombuffer(content, kind.value)          # refuses a wrong number of bytes
+        return values.reshape([int(n) for n in shape], order="F" if fortran else "C")
+    return _Plain(make)
+
+# %% ../../nbs/30_ensembles/35_images.ipynb #46e37216
+_KNOWN = {("numpy", "dtype"): _plain_dtype,
+          ("_codecs", "encode"): lambda text, _: text.encode("latin1"),
+          ("numpy.core.multiarray", "_reconstruct"): _plain_array,
+          ("numpy._core.multiarray", "_reconstruct"): _plain_array, ("numpy", "ndarray"): None}
+_STEPS = (b"\x80\x95.(})]aesutldIJKMLFG\x8a\x8bN\x88\x89UTSVX\x8c\x8dBC\x8epqrghj\x94\x85\x86\x87"
+          b"c\x93Rb")
+
+class _Unpickler(pickle._Unpickler):
+    "Reads plain values and arrays of numbers; calls nothing that a file names."
+    dispatch = {step: pickle._Unpickler.dispatch[step] for step in _STEPS}
+
     def find_class(self, module: str, name: str):
-        module = module.replace("numpy.core", "numpy._core")
-        if (module, name) == ("numpy._core.multiarray", "_reconstruct"):
-            return np._core.multiarray._reconstruct
-        allowed = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
-        if (module, name) in allowed: return allowed[module, name]
-        if (module, name) == ("_codecs", "encode"): return __import__("_codecs").encode
+        if (module, name) in _KNOWN: return module, name
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no image file needs")
+    def load_reduce(self):
+        arguments, name = self.stack.pop(), self.stack.pop()
+        self.append(_KNOWN[name](*arguments))
+    def load_build(self):
+        state, target = self.stack.pop(), self.stack[-1]
+        target.value = target.make(state)
+    dispatch |= {pickle.REDUCE[0]: load_reduce, pickle.BUILD[0]: load_build}
 
 # %% ../../nbs/30_ensembles/35_images.ipynb #83706878
-# folder, archive, names with md5 of training and test files, file and key of class names, labels
+# folder, archive, names with md5 of training, test and class name files, keys of names and labels
 _CIFAR = {
     "cifar10": ("cifar-10-batches-py", "cifar-10-python.tar.gz",
         {"data_batch_1": "c99cafc152244af753f735de768cd75f",
@@ -364,11 +402,12 @@ _CIFAR = {
          "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
          "data_batch_4": "634d18415352ddfa80567beed471001a",
          "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb"},
-        {"test_batch": "40351d587109b95175f43aff81a1287e"}, "batches.meta", "label_names",
-        "labels"),
+        {"test_batch": "40351d587109b95175f43aff81a1287e"},
+        {"batches.meta": "5ff9c542aee3614f3951f8cda6e48888"}, "label_names", "labels"),
     "cifar100": ("cifar-100-python", "cifar-100-python.tar.gz",
         {"train": "16019d7e3df5f24257cddd939b257f8d"},
-        {"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}, "meta", "fine_label_names", "fine_labels"),
+        {"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+        {"meta": "7973b15100ade9c7d40fb424638fde48"}, "fine_label_names", "fine_labels"),
 }
 _SVHN = {"train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
          "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3"}
@@ -390,126 +429,161 @@ def _folder(name: str, path: str | Path, below: Sequence[str], first: str) -> Pa
     raise _missing(name, path, f"{first} (nor {' nor '.join(b for b in below if b)})")
 
 # %% ../../nbs/30_ensembles/35_images.ipynb #aa72f062
-def _cifar_files(name: str, path: str | Path) -> tuple[dict[str, bytes], bool]:
-    "Return the files of a CIFAR set, and whether they are the published ones."
-    folder, archive, train, test, meta, *_ = _CIFAR[name]
-    place, sums = _folder(name, path, (folder, archive), meta), train | test
-    names, files = (*sums, meta), {}
-    if place.is_dir():
-        for file in names:
-            if not (place / file).is_file(): raise _missing(name, place, file)
-            files[file] = (place / file).read_bytes()
-    else:
-        try:
-            with tarfile.open(place) as tar:
+def _tar_files(place: Path, names: Sequence[str]) -> dict[str, bytes]:
+    "Return some files of an archive, which is read to its end, where gzip keeps its check sum."
+    files, content = {}, io.BytesIO(read_bytes(place))
+    try:
+        packed = content.read(2) == b"\x1f\x8b"
+        content.seek(0)
+        with gzip.GzipFile(fileobj=content) if packed else content as stream:
+            with tarfile.open(fileobj=stream, mode="r|") as tar:
                 for item in tar:
                     file = item.name.rsplit("/", 1)[-1]
-                    if item.isfile() and file in names: files[file] = tar.extractfile(item).read()
-        except (tarfile.TarError, EOFError, OSError, zipfile.BadZipFile) as error:
-            raise DataError(f"{place} is damaged ({error}): delete it and get it again") from None
-        for file in names:
-            if file not in files: raise _missing(name, place, file)
-    return files, all(hashlib.md5(files[f]).hexdigest() == sums[f] for f in sums)
+                    if item.isfile() and file in names and item.size < 2**28:
+                        files[file] = tar.extractfile(item).read()
+            while stream.read(1 << 20): pass
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
+        raise DataError(f"{place} is damaged ({error}): delete it and get it again") from None
+    return files
+
+def _check_published(where: str | Path, content: bytes, md5: str, name: str) -> None:
+    "Raise `DataError` unless a file is the published one."
+    if (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5:
+        raise DataError(f"{where}: not the published file of {name} (md5 {found}, expected {md5}): "
+                        "it is damaged or packed anew. Get it again, or read files of your own "
+                        "with verify=False")
+
+# %% ../../nbs/30_ensembles/35_images.ipynb #1137344c
+def _cifar_files(name: str, path: str | Path, verify: bool) -> dict[str, bytes]:
+    "Return the files of a CIFAR set; `DataError` unless they are the published ones."
+    folder, archive, train, test, meta, *_ = _CIFAR[name]
+    place = _folder(name, path, (folder, archive), next(iter(meta)))
+    sums = train | test | meta
+    files = ({} if place.is_dir() else _tar_files(place, sums))
+    for file, md5 in sums.items():
+        if (place / file).is_file(): files[file] = read_bytes(place / file, 2**28)
+        if file not in files: raise _missing(name, place, file)
+        if verify: _check_published(place / file, files[file], md5, name)
+    return files
 
 def _unpickled(content: bytes, where: str) -> dict:
-    "Return the dictionary in a pickle; `DataError` for anything that isn't one."
+    "Return the dictionary in a pickle, arrays included; `DataError` for anything that isn't one."
     try: value = _Unpickler(io.BytesIO(content), encoding="latin1").load()
     except Exception as error:    # a damaged pickle can raise anything
         raise DataError(f"{where} can't be read ({type(error).__name__}: {error}): get it again"
                         ) from None
-    if isinstance(value, dict): return value
+    if isinstance(value, dict):
+        return {k: v.value if isinstance(v, _Plain) else v for k, v in value.items()}
     raise DataError(f"{where}: expected a dictionary, got {type(value).__name__}; get it again")
 
 # %% ../../nbs/30_ensembles/35_images.ipynb #69d20d7b
-def _read_cifar(name: str, path: str | Path) -> _Raw:
+def _cifar_batch(content: bytes, where: str, labels_key: str) -> tuple[np.ndarray, list]:
+    "Return images and labels of one file; `DataError` where they aren't what CIFAR's are."
+    batch = _unpickled(content, where)
+    for key in ("data", labels_key):
+        if key not in batch: raise DataError(f"{where} has no {key!r}")
+    data, labels = batch["data"], batch[labels_key]
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
+        raise DataError(f"{where}: expected images of 3,072 bytes (32 x 32 x 3), got "
+                        f"{getattr(data, 'dtype', type(data).__name__)} of shape {np.shape(data)}")
+    if not isinstance(labels, list) or any(type(v) is not int or abs(v) >= 2**31 for v in labels):
+        raise DataError(f"{where}: expected a list of whole numbers as {labels_key}; get it again")
+    if len(labels) != len(data):
+        raise DataError(f"{where} has {len(labels)} labels for {len(data)} images: get it again")
+    return data, labels
+
+def _read_cifar(name: str, path: str | Path, verify: bool) -> _Raw:
     "Read CIFAR-10 or CIFAR-100 from their Python files."
-    files, published = _cifar_files(name, path)
+    files = _cifar_files(name, path, verify)
     _, _, train, test, meta, names_key, labels_key = _CIFAR[name]
     pixels, labels = [], []
     for part in (train, test):
-        batches = [_unpickled(files[file], f"{name}: {file}") for file in part]
-        for file, batch in zip(part, batches):
-            for key in ("data", labels_key):
-                if key not in batch: raise DataError(f"{name}: {file} has no {key!r}")
-            if np.ndim(batch["data"]) != 2 or np.shape(batch["data"])[1] != 3072:
-                raise DataError(f"{name}: {file}: expected images of 3,072 bytes (32 x 32 x 3), "
-                                f"got an array of shape {np.shape(batch['data'])}")
-            if len(batch[labels_key]) != len(batch["data"]):
-                raise DataError(f"{name}: {file} has {len(batch[labels_key])} labels for "
-                                f"{len(batch['data'])} images: get it again")
-        data = [np.asarray(b["data"], dtype=np.uint8) for b in batches]
+        data, numbers = zip(*(_cifar_batch(files[f], f"{name}: {f}", labels_key) for f in part))
         pixels.append(np.concatenate(data).reshape(-1, 3, 32, 32))
-        labels.append(torch.tensor([label for b in batches for label in b[labels_key]]).long())
-    names = _unpickled(files[meta], f"{name}: {meta}").get(names_key, ())
-    note = "CIFAR-" + name.removeprefix("cifar") + ", not the published files" * (not published)
+        labels.append(torch.tensor(sum(numbers, []), dtype=torch.long))
+    file = next(iter(meta))
+    names = _unpickled(files[file], f"{name}: {file}").get(names_key)
+    if not isinstance(names, list): raise DataError(f"{name}: {file} has no {names_key!r}")
+    note = "CIFAR-" + name.removeprefix("cifar") + ", not the published files" * (not verify)
     return _Raw(tuple(labels), lambda part, rows: pixels[part][rows.numpy()],
                 tuple(map(str, names)), note)
 
 # %% ../../nbs/30_ensembles/35_images.ipynb #30b673eb
-def _read_svhn(name: str, path: str | Path) -> _Raw:
-    "Read SVHN from its two MATLAB files."
+def _read_mat(file: Path, md5: str, verify: bool) -> tuple[np.ndarray, Tensor]:
+    "Return images `(n, 3, 32, 32)` and labels of one of SVHN's files."
     from scipy.io import loadmat
+    bytes_ = read_bytes(file)
+    if verify: _check_published(file, bytes_, md5, "svhn")
+    try: content = loadmat(io.BytesIO(bytes_), variable_names=("X", "y"))
+    except Exception as error:    # scipy raises many kinds for a damaged file
+        raise DataError(f"{file} can't be read ({error}): get it again") from None
+    x, y = content.get("X"), content.get("y")
+    if x is None or y is None or x.ndim != 4 or x.shape[:3] != (32, 32, 3) \
+            or x.shape[3] != y.size or x.dtype != np.uint8 or y.dtype.kind not in "iu":
+        raise DataError(f"{file}: expected X uint8 (32, 32, 3, n) and y (n, 1), got "
+                        f"{np.shape(x)} and {np.shape(y)}")
+    digits = torch.from_numpy(y.reshape(-1).astype(np.int64))
+    return x.transpose(3, 2, 0, 1), torch.where(digits == 10, 0, digits)
+
+def _read_svhn(name: str, path: str | Path, verify: bool) -> _Raw:
+    "Read SVHN from its two MATLAB files."
     place = _folder(name, path or locate(name, download=False).path, ("svhn",), "train_32x32.mat")
-    pixels, labels, published = [], [], True
-    for file, md5 in _SVHN.items():
+    for file in _SVHN:
         if not (place / file).is_file(): raise _missing(name, place, file)
-        with open(place / file, "rb") as content:
-            published &= hashlib.file_digest(content, "md5").hexdigest() == md5
-        try: content = loadmat(place / file, variable_names=("X", "y"))
-        except Exception as error:    # scipy raises many kinds for a damaged file
-            raise DataError(f"{place / file} can't be read ({error}): get it again") from None
-        x, y = content.get("X"), content.get("y")
-        if x is None or y is None or x.ndim != 4 or x.shape[:3] != (32, 32, 3) \
-                or x.shape[3] != y.size or x.dtype != np.uint8:
-            raise DataError(f"{place / file}: expected X uint8 (32, 32, 3, n) and y (n, 1), got "
-                            f"{np.shape(x)} and {np.shape(y)}")
-        pixels.append(x.transpose(3, 2, 0, 1))
-        digits = torch.from_numpy(y.reshape(-1).astype(np.int64))
-        labels.append(torch.where(digits == 10, 0, digits))
-    note = "SVHN" + ", not the published files" * (not published)
-    return _Raw(tuple(labels), lambda part, rows: pixels[part][rows.numpy()],
-                tuple(map(str, range(10))), note)
+    pixels, labels = zip(*(_read_mat(place / file, md5, verify) for file, md5 in _SVHN.items()))
+    note = "SVHN" + ", not the published files" * (not verify)
+    return _Raw(labels, lambda part, rows: pixels[part][rows.numpy()], tuple(map(str, range(10))),
+                note)
 
 # %% ../../nbs/30_ensembles/35_images.ipynb #79e3bbdf
 def _decode_jpeg(file, part: str, rows: np.ndarray) -> np.ndarray:
     "Return decoded images of one part, uint8 `(n, 3, 32, 32)`."
-    from PIL import Image
     group, out = file[part], np.empty((len(rows), 3, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-    content, offset = group["jpeg"][:].tobytes(), group["offset"][:]
+    content, offset = group["jpeg"][:].tobytes(), group["offset"][:].tolist()
     for i, row in enumerate(rows):
-        image = Image.open(io.BytesIO(content[offset[row]:offset[row + 1]])).convert("RGB")
+        where = f"cifar10_jpeg: {part} image {row}"
+        image = read_image(content[offset[row]:offset[row + 1]], where)
         if image.size != (IMAGE_SIZE, IMAGE_SIZE):
-            raise DataError(f"cifar10_jpeg: {part} image {row} is {image.size}, expected 32 x 32")
+            raise DataError(f"{where} is {image.size}, expected 32 x 32")
         out[i] = np.asarray(image).transpose(2, 0, 1)
     return out
 
-def _cached(path: Path, n: int) -> np.ndarray | None:
-    "Return decoded images from the cache, as far as they are whole."
-    with contextlib.suppress(OSError, ValueError, EOFError):
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
-        if images.shape == (n, 3, IMAGE_SIZE, IMAGE_SIZE) and images.dtype == np.uint8:
-            return images
+def _known_by(checksum: str, images: np.ndarray) -> dict:
+    "Return the checksums of a source and of the pixels that were decoded from it."
+    pixels = hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
+    return dict(source=checksum, pixels=pixels)
+
+def _cached(path: Path, checksum: str, n: int) -> np.ndarray | None:
+    "Return decoded images from the cache, or None unless they are the ones that were put there."
+    with contextlib.suppress(DataError):
+        known, images = read_json(path.with_suffix(".json")), read_npy(path, mmap=True)
+        if known == _known_by(checksum, images) and images.shape == (n, 3, IMAGE_SIZE, IMAGE_SIZE) \
+                and images.dtype == np.uint8: return images
     return None
 
+def _keep(path: Path, checksum: str, images: np.ndarray) -> None:
+    "Put decoded images into the cache, with the checksums to know them by."
+    with contextlib.suppress(Exception):         # a full or closed disk
+        with replacing(path) as temporary, open(temporary, "wb") as out: np.save(out, images)
+        write_json_atomic(path.with_suffix(".json"), _known_by(checksum, images))
+
+# %% ../../nbs/30_ensembles/35_images.ipynb #21f5066b
 def _jpeg_pixels(source: Path, checksum: str, part: str, n: int, rows: np.ndarray) -> np.ndarray:
     "Return some images: from the cache, decoded one by one, or all decoded and cached."
-    import h5py
     path = cache_dir() / "decoded" / f"cifar10_jpeg-{part}-{checksum[:16]}.npy"
-    if (images := _cached(path, n)) is not None: return np.array(images[rows])
-    with h5py.File(source) as file:
+    if (images := _cached(path, checksum, n)) is not None: return np.array(images[rows])
+    with open_hdf5(source) as file:
         if 2 * len(rows) < n: return _decode_jpeg(file, part, rows)
         images = _decode_jpeg(file, part, np.arange(n))
-    with contextlib.suppress(Exception), replacing(path) as temporary:   # a full or closed disk
-        with open(temporary, "wb") as out: np.save(out, images)
+    _keep(path, checksum, images)
     return images[rows]
 
 # %% ../../nbs/30_ensembles/35_images.ipynb #ac4d8106
-def _read_jpeg(name: str, path: str | Path) -> _Raw:
+def _read_jpeg(name: str, path: str | Path, verify: bool) -> _Raw:
     "Read the JPEG version of CIFAR-10 from its HDF5 file."
-    import h5py
     path = Path(path).expanduser() if path else None
     found = locate(name, path.parent if path and path.is_file() else path, download=False)
-    with h5py.File(found.path) as file:
+    with open_hdf5(found.path) as file:
         labels = tuple(torch.from_numpy(file[part]["label"][:].astype(np.int64))
                        for part in ("train", "test"))
         class_names = tuple(json.loads(file.attrs["class_names"]))
@@ -524,13 +598,7 @@ def _read_jpeg(name: str, path: str | Path) -> _Raw:
 def _read_npz(path: str | Path) -> tuple[Tensor, Tensor, np.ndarray | None, tuple[str, ...]]:
     "Return images, labels, parts and class names of a `.npz` file; `DataError` if it is no such."
     path = Path(path).expanduser()
-    if not path.is_file(): raise DataError(f"path: there is no file {path}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            content = {k: file[k] for k in ("x", "y", "part", "class_names") if k in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} can't be read ({error}): expected a .npz file of plain arrays "
-                        "x, uint8 (n, 32, 32, 3), and y, whole numbers (n,)") from None
+    content = read_npz(path)
     x, y, part = content.get("x"), content.get("y"), content.get("part")
     if x is None or x.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3) or x.dtype != np.uint8:
         raise DataError(f"{path}: x: expected uint8 (n, 32, 32, 3), got "
@@ -595,6 +663,7 @@ def read_images(
     seed: int = 0,                 # of the stratified splits, and of the stand-in
     n_val: int = 0,                # images of the validation split; 0: all
     n_test: int = 0,               # images of the test split; 0: all
+    verify: bool = True,           # False: also files that aren't the published ones
 ) -> ImageSet:                     # split and checked
     "Read a set of 32 x 32 images; `DataError` for missing or damaged files, `ValueError` else."
     name, limits = str(name), (n_train, n_val, n_test)
@@ -608,7 +677,7 @@ def read_images(
         note, name = f"Images from {Path(name).name}", Path(name).stem
     else:
         reader = {"svhn": _read_svhn, "cifar10_jpeg": _read_jpeg}.get(name, _read_cifar)
-        raw = reader(name, path)
+        raw = reader(name, path, verify)
         for labels in raw.labels: _check_labels(labels, name, len(raw.class_names))
         rows = split_rows(name, raw.labels, preset, limits, seed)
         splits = [Split(torch.from_numpy(raw.pixels(part, r)), raw.labels[part][r])

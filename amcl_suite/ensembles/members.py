@@ -13,6 +13,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from ..core.files import DataError, read_weights
 from ..core.training import save_atomic
 from .learners import LEARNERS, _hint, build_learner
 from .objectives import dropout_weights
@@ -405,15 +406,15 @@ def save_ensemble(
     return Path(path)
 
 def _read(path: str | Path) -> dict:
-    "Return the content of a saved ensemble; `ValueError` if it is something else."
-    if not Path(path).is_file():
-        raise ValueError(f"path: expected a file of save_ensemble, found none at {path}")
-    try: content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"path: {path} can't be read ({type(error).__name__}); it is damaged or "
-                         "no file of save_ensemble") from None
+    "Return the content of a saved ensemble; `DataError` if it is damaged or something else."
+    content = read_weights(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"path: {path} is no file of save_ensemble (expected {FORMAT!r})")
+        raise DataError(f"{path}: no file of save_ensemble (expected {FORMAT!r}); name another one")
+    kinds = dict(recipe=dict, settings=dict, members=list, metadata=dict)
+    wrong = [name for name, kind in kinds.items() if not isinstance(content.get(name), kind)]
+    if wrong or not content["members"]:
+        raise DataError(f"{path}: {', '.join(wrong) or 'members'} missing or of a wrong kind; save "
+                        "the ensemble again")
     return content
 
 # %% ../../nbs/30_ensembles/34_members.ipynb #8c6042dc
@@ -423,7 +424,7 @@ def load_ensemble(
     builder: Callable[[], nn.Module] | None = None,    # makes a member, if none of `LEARNERS` does
     device: str | torch.device = "cpu",                # where to put it
 ) -> Ensemble:                                         # in evaluation mode; `.metadata` as saved
-    "Read an ensemble; `ValueError` on a missing, damaged or foreign file."
+    "Read an ensemble; `DataError` on a missing, damaged or foreign file."
     content = _read(path)
     recipe, settings = content["recipe"], dict(content["settings"])
     if backend: settings |= dict(backend=backend)
@@ -432,13 +433,19 @@ def load_ensemble(
         raise ValueError(f"builder: {path} was made with a function of yours; pass it again")
     build = builder or (lambda: build_learner(recipe["name"], recipe["n_classes"],
                                               **recipe["options"]))
-    with torch.device("meta"): member = build()
-    members = [copy.deepcopy(member) for _ in content["members"]]
-    for member, state in zip(members, content["members"]):
-        member.load_state_dict(state, assign=True)
-    ensemble = Ensemble(members, **settings)
+    try: ensemble = _built(build, content["members"], settings)
+    except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise DataError(f"{path}: its weights or its recipe don't fit the network "
+                        f"({str(error).strip().splitlines()[0]}); save it again") from None
     ensemble.recipe, ensemble.metadata = recipe, content["metadata"]
     return ensemble.to(device).eval()
+
+def _built(build: Callable, states: Sequence[dict], settings: dict) -> Ensemble:
+    "Return an ensemble of members with the given states."
+    with torch.device("meta"): member = build()
+    members = [copy.deepcopy(member) for _ in states]
+    for member, state in zip(members, states): member.load_state_dict(state, assign=True)
+    return Ensemble(members, **settings)
 
 # %% ../../nbs/30_ensembles/34_members.ipynb #a2fd2e44
 @contextlib.contextmanager

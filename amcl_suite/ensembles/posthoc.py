@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import NamedTuple
 import torch
 from torch import Tensor, nn
+from ..core.training import with_gradients
 from .diagnostics import KINDS, member_subsets, subset_losses
 from .metrics import check_classification, check_regression
 from .objectives import member_losses, pooled_log_probabilities
@@ -64,6 +65,7 @@ def _minimise(loss, n_members: int) -> Tensor:
     return w if bool(loss(w) <= loss(start)) else start
 
 # %% ../../nbs/30_ensembles/36b_posthoc.ipynb #85992841
+@with_gradients
 def pooling_weights(
     outputs,                               # validation predictions `(..., n, M)`, or logits
     targets,                               # `(..., n)` or `(n,)`: numbers, or labels
@@ -184,6 +186,7 @@ def _check_distil(inputs, teacher, labels, temperature: float, label_share: floa
                          f"{'missing' if labels is None else 'given'} and share {label_share}")
 
 # %% ../../nbs/30_ensembles/36b_posthoc.ipynb #28098912
+@with_gradients
 def distill(
     student: nn.Module,               # `(batch, ...)` -> logits or numbers, trained in place
     inputs: Tensor,                   # `(n, ...)`, labelled or not

@@ -16,7 +16,8 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.stacked import StackedPerceptron, unstack
-from ..core.training import SeededBatches, TrainingSettings, chunk_runs, fit
+from ..core.training import (SeededBatches, TrainingSettings, chunk_runs, fit,
+                                      with_gradients)
 from .diagnostics import seed_interval
 from .family import family_weights, pooled_loss
 from .members import _keep_memory
@@ -508,6 +509,7 @@ def _result(config: SweepConfig, sets: list[TabularSet], pieces: list[dict]) -> 
         join(lambda p: p["best_epoch"]), np.array([s.y_std for s in sets]))
 
 # %% ../../nbs/30_ensembles/37_sweep.ipynb #c3e7a94e
+@with_gradients
 def run_sweep(
     config: SweepConfig,                     # what to train
     folder: str | Path | None = None,        # for checkpoints; an interrupted sweep is continued
@@ -620,6 +622,7 @@ def _plain_run(config: SweepConfig, data: TabularSet, seed: int, setting: dict, 
                 for part, (x, _) in parts.items()}
 
 # %% ../../nbs/30_ensembles/37_sweep.ipynb #0428e42c
+@with_gradients
 def plain_loop(
     config: SweepConfig,      # as for `run_sweep`, without cures, on the processor
     data: Sequence[TabularSet] | None = None,  # one set per seed; None: `read_tabular`

@@ -4,14 +4,16 @@
 
 # %% ../../nbs/30_ensembles/35a_tabular.ipynb #0148ed95
 from __future__ import annotations
-import difflib, functools
+import csv, difflib, functools, io, re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from ..core.files import DataError
+from ..core.files import DataError, read_text
 from ..core.data import data_folders
+from ..core.scaling import training_scale
 from ..mcl.uci import UCI_NAMES, read_uci
 
 # %% auto #0
@@ -56,12 +58,6 @@ def split_rows(
                 test=order[:n_test])
 
 # %% ../../nbs/30_ensembles/35a_tabular.ipynb #f25f1b42
-def _standardise(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "Return mean and deviation of the training rows; deviation 1 where a column is constant."
-    mean, std = train.mean(0), train.std(0)
-    constant = (train == train[:1]).all(0)
-    return mean, np.where(constant | (std == 0), 1., std)
-
 def _checked(name: str, x, y) -> tuple[np.ndarray, np.ndarray]:
     "Return float64 arrays `(rows, features)` and `(rows,)`; `ValueError` on shapes, NaN, infinity."
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
@@ -92,10 +88,10 @@ def make_tabular(
         raise ValueError(f'task: expected "regression" or "classification", got {task!r}')
     x, y = _checked(name, x, y)
     rows = split_rows(len(x), seed) if rows is None else rows
-    mean, std = centre or _standardise(x[rows["train"]])
+    mean, std = centre or training_scale(x[rows["train"]])
     y_mean, y_std, n_outputs = 0., 1., 1
     if task == "classification": n_outputs = _check_classes(name, y, rows, seed)
-    elif scale_y: y_mean, y_std = map(float, _standardise(y[rows["train"]]))
+    elif scale_y: y_mean, y_std = map(float, training_scale(y[rows["train"]]))
     dtype = torch.long if task == "classification" else torch.float32
     parts = {part: (torch.tensor((x[index] - mean) / std, dtype=torch.float32),
                     torch.tensor((y[index] - y_mean) / y_std, dtype=dtype))
@@ -136,53 +132,142 @@ def sine_curve(
                         note="generated, y = sin(3 x) + noise")
 
 # %% ../../nbs/30_ensembles/35a_tabular.ipynb #f63883d6
-def _read_frame(file: Path):
-    "Return a CSV file as a data frame, whatever its separator; `DataError` if it is no table."
-    import pandas as pd
-    try: table = pd.read_csv(file, sep=None, engine="python", skipinitialspace=True)
-    except Exception as error:
-        raise DataError(f"{file} is not a table of separated values "
-                        f"({type(error).__name__}: {error}); save it as CSV") from None
-    heads = pd.to_numeric(pd.Series([str(c) for c in table.columns]), errors="coerce")
-    if heads.notna().any():          # the first row holds numbers: there is no header
-        table = pd.read_csv(file, sep=None, engine="python", header=None, skipinitialspace=True)
-        table.columns = [f"column_{i}" for i in range(table.shape[1])]
-    if table.shape[1] < 2 or not len(table):
-        raise DataError(f"{file}: expected at least two columns and one row, got "
-                        f"{table.shape[1]} and {len(table)}")
-    return table
+def _rows(text: str, separator: str) -> list[tuple[int, list[str]]]:
+    "Return number and cells of all lines that aren't empty."
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True,
+                        strict=True)
+    rows, line = [], 1
+    for cells in reader:
+        cells = [cell.strip() for cell in cells]
+        if any(cells): rows.append((line, cells))
+        line = reader.line_num + 1
+    return rows
 
-def _encode(file: Path, table):
-    "Return a data frame of numbers; text columns become one column per value."
-    import pandas as pd
-    text = [c for c in table if not pd.api.types.is_numeric_dtype(table[c])]
-    if rich := [c for c in text if table[c].nunique() > 20]:
-        raise DataError(f"{file}: column {rich[0]!r} holds {table[rich[0]].nunique()} different "
-                        "texts; remove it or turn it into numbers")
-    if (gaps := table.isna().sum()).any():
-        raise DataError(f"{file}: column {gaps.idxmax()!r} has {gaps.max()} empty cells (NaN); "
-                        "remove or fill them first")
-    return pd.get_dummies(table, columns=text, dtype=float)
+def _split(file: Path, text: str) -> tuple[list, str]:
+    "Return the rows of a table and their separator; `DataError` where lines differ in length."
+    best, fault = (0, [], ""), "one column"
+    for separator in "\t;|, ":
+        lines = "\n".join(map(str.strip, text.splitlines())) if separator == " " else text
+        try: rows = _rows(lines, separator)
+        except csv.Error as error: fault = str(error); continue
+        alike = sum(len(cells) == len(rows[0][1]) for _, cells in rows)
+        if rows and len(rows[0][1]) > 1 and alike > best[0]: best = alike, rows, separator
+        if rows and len(rows[0][1]) > 1 and alike == len(rows): return rows, separator
+    if best[0] < 2:
+        raise DataError(f"{file}: expected a header and rows of at least two columns, got {fault}; "
+                        "save the table as CSV")
+    width = len(best[1][0][1])
+    line, cells = next((n, cells) for n, cells in best[1] if len(cells) != width)
+    raise DataError(f"{file}, line {line}: {len(cells)} cells, and the first line has {width}; "
+                    "correct the line, or quote cells that hold a separator")
+
+# %% ../../nbs/30_ensembles/35a_tabular.ipynb #b1e9b1fa
+_PLAIN = {mark: re.compile(rf"[+-]?(?:\d+(?:{re.escape(mark)}\d*)?|{re.escape(mark)}\d+)"
+                           r"(?:[eE][+-]?\d+)?", re.ASCII) for mark in ".,"}
+_LIKE = re.compile(r"[<>≤≥~≈=±]*\s*\(?\s*[+\-−–]?\s*[$€£¥]?\s*[+\-−]?[.,]?\d[\d.,'’_\s]*"
+                   r"(?:[eE][+\-−]?\d+)?\s*[-%‰°$€£¥)*†+]*|[+-]?inf(?:inity)?", re.IGNORECASE)
+_MEASURE = re.compile(r"[+\-−]?\d[\d.,]*\s*[^\W\d_/²³°]{1,4}[/²³]?\w?")     # "5 kg", "12ms"
+_GAPS = {"", "na", "n/a", "nan", "null", "none", "#n/a", "<na>"}
+_MARKS = _GAPS | {"?", "??", "-", "--", "---", "–", "—", ".", "..", "...", "*", "x", "n.a.", "nil",
+                  "n.d.", "nd", "missing", "unknown", "-nan", "#na", "#div/0!", "#value!", "#ref!",
+                  "#num!", "#name?", "#null!", "1.#ind", "1.#qnan", "-1.#ind", "-1.#qnan"}
+
+def _decimal_mark(columns: list[list[str]], separator: str) -> str:
+    "Return the decimal mark of a table: a comma only where there is no doubt."
+    cells = [cell for column in columns for cell in column]
+    commas = [c for c in cells if "," in c and _PLAIN[","].fullmatch(c)]
+    if separator == "," or any("." in c and _PLAIN["."].fullmatch(c) for c in cells): return "."
+    thousands = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
+    return "." if all(map(thousands.fullmatch, commas)) else ","
+
+# %% ../../nbs/30_ensembles/35a_tabular.ipynb #6131fc7a
+def _means_numbers(cells: list[str]) -> bool:
+    "Tell whether a column with cells that aren't numbers was meant to hold numbers."
+    known = [c for c in cells if c.lower() not in _MARKS]
+    like = [c for c in known if _LIKE.fullmatch(c)]
+    measured = {c for c in known if _MEASURE.fullmatch(c)}
+    return not known or 2 * len(like) >= len(known) or len(measured.union(like)) >= 5
+
+def _refuse(where: str, cell: str, target: bool) -> None:
+    "Raise `DataError` for a cell that isn't a number, with the remedy."
+    what, last = f"{cell!r} is no finite number", "name another `target`" if target else (
+        "write text in every cell of the column")
+    remedy = f"write one such as 1200.5, or {last}"
+    if cell.lower() in _MARKS:
+        remedy = f"fill the cell in, or {last if target else 'remove the row'}"
+    elif "," in cell: remedy = "write decimals with a point, and thousands without a separator"
+    raise DataError(f"{where}: {what if cell else 'the cell is empty'}; {remedy}")
+
+# %% ../../nbs/30_ensembles/35a_tabular.ipynb #25d7c541
+def _numbers(cells: list[str], mark: str) -> tuple[np.ndarray | None, int]:
+    "Return the numbers of a column, or None and the place of the first cell that is none."
+    if {cell.lower() for cell in cells} <= {"true", "false"}:
+        return np.array([float(cell.lower() == "true") for cell in cells]), -1
+    for i, cell in enumerate(cells):
+        if not _PLAIN[mark].fullmatch(cell): return None, i
+    values = np.array([float(cell.replace(mark, ".")) for cell in cells])
+    finite = np.isfinite(values)
+    return (values, -1) if finite.all() else (None, int(finite.argmin()))
+
+def _indicators(where: Callable[[int], str], cells: list[str]) -> np.ndarray:
+    "Return a text column as one column of zeros and ones per value, `(rows, values)`."
+    for i, cell in enumerate(cells):
+        if cell.lower() in _GAPS:
+            raise DataError(f"{where(i)}: the cell is empty ({cell!r}); fill it in, or remove the "
+                            "row")
+    values = sorted(set(cells))
+    if len(values) > 20:
+        raise DataError(f"{where(0)}: the column holds {len(values)} different texts; remove it or "
+                        "turn it into numbers")
+    return np.array([[float(cell == value) for value in values] for cell in cells])
+
+# %% ../../nbs/30_ensembles/35a_tabular.ipynb #05373dbb
+def _header(file: Path, rows: list) -> tuple[list[str], list]:
+    "Return the names of the columns and the rows below them; `DataError` where they are unclear."
+    (line, first), below = rows[0], rows[1:]
+    numbers = [cell for cell in first if _LIKE.fullmatch(cell)]
+    if numbers:
+        odd = [cell for j, cell in enumerate(first) if cell not in numbers
+               and cell.lower() not in _MARKS and all(cells[j] != cell for _, cells in below)]
+        if odd:
+            raise DataError(f"{file}, line {line}: names such as {odd[0]!r} beside numbers such as "
+                            f"{numbers[0]!r}; give every column a name that is no number")
+        return [f"column_{j}" for j in range(len(first))], rows
+    for j, name in enumerate(first):
+        if not name or name in first[:j]:
+            raise DataError(f"{file}, line {line}: column {j + 1} has "
+                            + (f"the name {name!r} of another" if name else "no name")
+                            + "; name it, or remove it if it only counts the rows")
+    if not below: raise DataError(f"{file}: expected at least one row below the header, got none")
+    return first, below
 
 # %% ../../nbs/30_ensembles/35a_tabular.ipynb #65b37c30
 def read_csv_table(
     path: str | Path,     # CSV file, with or without a header row
     target: str = "",     # column to predict; empty: the last one
 ) -> tuple[np.ndarray, np.ndarray]:  # x `(rows, features)`, y `(rows,)`, float64
-    "Read a regression table; `DataError` if it is missing or damaged, `ValueError` on `target`."
+    "Read a regression table; `DataError` names a cell that can't be used, `ValueError` `target`."
     file = Path(path).expanduser()
     if not file.is_file(): raise DataError(f"path: expected a CSV file, found none at {file}")
-    table = _read_frame(file)
-    target = target or table.columns[-1]
-    if target not in table.columns:
-        near = difflib.get_close_matches(target, [str(c) for c in table.columns], 1)
+    rows, separator = _split(file, read_text(file))
+    names, rows = _header(file, rows)
+    target = target or names[-1]
+    if target not in names:
+        near = difflib.get_close_matches(target, names, 1)
         raise ValueError(f"target: {file.name} has no column {target!r}"
                          + (f", did you mean {near[0]!r}?" if near else ""))
-    y = table.pop(target)
-    if y.dtype == object or y.isna().any():
-        raise DataError(f"{file}: the target column {target!r} holds text or empty cells; "
-                        "name another `target`")
-    return _encode(file, table).to_numpy(np.float64), y.to_numpy(np.float64)
+    columns = dict(zip(names, map(list, zip(*(cells for _, cells in rows)))))
+    mark = _decimal_mark(list(columns.values()), separator)
+    numbers, texts = {}, {}
+    for name, cells in columns.items():
+        def where(i, name=name): return f"{file}, line {rows[i][0]}, column {name!r}"
+        numbers[name], bad = _numbers(cells, mark)
+        if numbers[name] is not None: continue
+        if name == target or _means_numbers(cells):
+            _refuse(where(bad), cells[bad], name == target)
+        del numbers[name]; texts[name] = _indicators(where, cells)
+    y = numbers.pop(target)
+    return np.column_stack([*numbers.values(), *texts.values()]), y
 
 # %% ../../nbs/30_ensembles/35a_tabular.ipynb #9592842b
 BUNDLED = {"diabetes": "regression", "digits": "classification", "breast_cancer": "classification",

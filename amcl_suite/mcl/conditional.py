@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 import torch
 from torch import Tensor
-from ..core.training import TrainingSettings, fit
+from ..core.training import TrainingSettings, fit, with_gradients
 from .assignment import annealed, relaxed, winner_takes_all
 from .losses import stacked_objective
 from .metrics import distortion, usage_perplexity
@@ -207,6 +207,7 @@ class SyntheticRun:
         return torch.tensor([self.config.temperature_at(epoch - 1) for epoch in self.epochs])
 
 # %% ../../nbs/10_mcl/19b_conditional.ipynb #b8e8c396
+@with_gradients
 def train_synthetic(
     config: SyntheticConfig,                                         # family, methods, training
     checkpoints: str | Path | None = None,                           # their folder; None: none

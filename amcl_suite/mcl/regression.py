@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 import torch
 from torch import Tensor
-from ..core.training import Fit, ShuffledBatches, TrainingSettings, chunk_runs, fit
+from ..core.training import (Fit, ShuffledBatches, TrainingSettings, chunk_runs, fit,
+                                      with_gradients)
 from .assignment import annealed, relaxed, winner_takes_all
 from .losses import stacked_objective
 from .metrics import (best_bandwidth, dead_fraction, distortion, kernel_nll, usage,
@@ -293,6 +294,7 @@ def _rows(chunk: _Chunk, states: dict[str, list[Tensor]], epochs: dict[str, Tens
     return rows
 
 # %% ../../nbs/10_mcl/19a_regression.ipynb #394975b4
+@with_gradients
 def run_uci(
     config: UCIConfig,                                               # data set, methods, training
     checkpoints: str | Path | None = None,                           # their folder; None: none
@@ -331,6 +333,7 @@ def _chunk_size(name: str, device: str) -> int:
     return max(1, 20 // method(name).members) if torch.device(device).type == "cpu" else 0
 
 # %% ../../nbs/10_mcl/19a_regression.ipynb #4f014d95
+@with_gradients
 def plain_loop(
     config: UCIConfig,   # as for `run_uci`; "published" and "clean" rules are not applied
     name: str,           # key of a multiple choice method

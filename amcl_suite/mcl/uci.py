@@ -8,8 +8,9 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-from ..core.files import DataError, open_hdf5
+from ..core.files import DataError, open_hdf5, read_bytes, walk_files
 from ..core.data import Found, catalogue, data_folders, locate
+from ..core.scaling import single_or_double, training_scale
 
 # %% auto #0
 __all__ = ['UCI_NAMES', 'published_splits', 'UCIData', 'hidden_units', 'read_uci', 'bimodal_regression', 'Prepared', 'prepare']
@@ -32,8 +33,8 @@ def published_splits(
 class UCIData:
     "A regression data set with its splits, in original units."
     name: str                                      # key, such as "yacht"
-    x: np.ndarray                                  # `(rows, features)` float32
-    y: np.ndarray                                  # `(rows,)` float32
+    x: np.ndarray                                  # `(rows, features)`, see `single_or_double`
+    y: np.ndarray                                  # `(rows,)`, likewise
     splits: list[tuple[np.ndarray, np.ndarray]]    # (train rows, test rows)
     origin: str                                    # where it was read from, in words
 
@@ -77,11 +78,12 @@ def _parse_table(content: bytes, where: str) -> np.ndarray:
 
 def _columns(content: bytes, where: str, n_columns: int) -> np.ndarray:
     "Return column numbers read from an index file; `DataError` if out of range."
-    index = _parse_table(content, where).astype(int).ravel()
-    if index.min() < 0 or index.max() >= n_columns:
-        raise DataError(f"{where}: expected column numbers 0..{n_columns - 1}, "
-                        f"got {index.tolist()}")
-    return index
+    index = _parse_table(content, where).ravel()
+    wrong = index[(index < 0) | (index >= n_columns) | (index % 1 != 0)]
+    if len(wrong):
+        raise DataError(f"{where}: expected whole numbers 0..{n_columns - 1}, got {wrong[0]:g}; "
+                        "correct the file or fetch it again")
+    return index.astype(int)
 
 # %% ../../nbs/10_mcl/18_uci.ipynb #bdf6b673
 def _from_found(found: Found) -> tuple[np.ndarray, np.ndarray, list]:
@@ -109,11 +111,12 @@ def _from_folder(folder: Path) -> tuple[np.ndarray, np.ndarray, list]:
         if not (folder / name).is_file():
             raise DataError(f"{folder} lacks {name}; expected data.txt, index_features.txt and "
                             "index_target.txt")
-        return (folder / name).read_bytes()
+        return read_bytes(folder / name)
     table = _parse_table(read("data.txt"), f"{folder}/data.txt")
     features, target = (_columns(read(f"index_{part}.txt"), f"{folder}/index_{part}.txt",
                                  table.shape[1]) for part in ("features", "target"))
-    count = len(list(folder.glob("index_train_*.txt")))
+    names = {file.name for file in walk_files(folder, (".txt",)) if file.parent == folder}
+    count = sum(name.startswith("index_train_") for name in names)
     if not count: return table[:, features], table[:, target[0]], published_splits(len(table), 20)
     splits = [tuple(_columns(read(f"index_{part}_{k}.txt"), f"{folder}/index_{part}_{k}.txt",
                              len(table)) for part in ("train", "test")) for k in range(count)]
@@ -133,9 +136,13 @@ def _year(path: str) -> tuple[np.ndarray, np.ndarray, list]:
         raise DataError(f"year: no YearPredictionMSD.txt in {', '.join(map(str, places))}. "
                         f"{catalogue()['year'].help}")
     try: table = pd.read_csv(file, header=None, dtype=np.float32).to_numpy()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise DataError(f"{file} is not a table of comma-separated numbers ({error}); "
                         "copy it again") from None
+    if not np.isfinite(table).all():
+        row, column = np.argwhere(~np.isfinite(table))[0] + 1
+        raise DataError(f"{file}, line {row}, column {column}: expected a finite number, got none; "
+                        "copy it again")
     if table.shape[1] != 91:
         raise DataError(f"{file}: expected 91 columns (year, 90 features), got {table.shape[1]}; "
                         "copy it again")
@@ -152,7 +159,7 @@ def _diabetes() -> tuple[np.ndarray, np.ndarray, list]:
 def read_uci(
     name: str,            # a UCI set, "year", "diabetes" (bundled, real) or "bimodal" (generated)
     data_path: str = "",  # a published layout, a data folder, or the file of "year"
-) -> UCIData:             # values in float32, as in the paper's code
+) -> UCIData:             # values in float32, as in the paper's code, where that keeps a column
     "Read a data set with its splits; `DataError` if missing or damaged, `ValueError` if unknown."
     folder = Path(data_path).expanduser() if data_path else None
     if name == "diabetes":
@@ -166,8 +173,7 @@ def read_uci(
     else:
         found = locate(name, folder)
         x, y, splits = _from_found(found); origin = f"{found.resource.source} ({found.kind})"
-    return UCIData(name, np.ascontiguousarray(x, np.float32), np.ascontiguousarray(y, np.float32),
-                   splits, origin)
+    return UCIData(name, single_or_double(x), single_or_double(y), splits, origin)
 
 # %% ../../nbs/10_mcl/18_uci.ipynb #eeb1ff69
 def bimodal_regression(
@@ -202,12 +208,6 @@ class Prepared:
     y_mean: np.ndarray           # `(splits,)` float64, original units
     y_std: np.ndarray            # `(splits,)` float64, original units
 
-def _scale(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "Return mean and population standard deviation over rows, 1 where a column is constant."
-    mean, std = train.mean(0), train.std(0)
-    constant = (train == train[:1]).all(0)
-    return mean, np.where(constant | (std == 0), 1., std)
-
 # %% ../../nbs/10_mcl/18_uci.ipynb #655b4144
 def prepare(
     data: UCIData,               # data set
@@ -228,7 +228,8 @@ def prepare(
         kept = int(0.8 * len(train)) if protocol == "clean" else len(train)
         if kept < 1: raise ValueError(f"splits: split {k} of {data.name} leaves no training row")
         x, y = data.x.astype(np.float64), data.y.astype(np.float64)
-        (x_mean, x_std), (y_mean, y_std) = _scale(x[train[:kept]]), _scale(y[train[:kept], None])
+        x_mean, x_std = training_scale(x[train[:kept]])
+        y_mean, y_std = training_scale(y[train[:kept], None])
         for part, rows in dict(train=train[:kept], valid=train[kept:], test=test).items():
             parts["x_" + part].append(((x[rows] - x_mean) / x_std).astype(np.float32))
             parts["y_" + part].append(((y[rows, None] - y_mean) / y_std).astype(np.float32))
