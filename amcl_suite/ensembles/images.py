@@ -394,23 +394,20 @@ class _Unpickler(pickle._Unpickler):
     dispatch |= {pickle.REDUCE[0]: load_reduce, pickle.BUILD[0]: load_build}
 
 # %% ../../nbs/30_ensembles/35_images.ipynb #83706878
-# folder, archive, names with md5 of training, test and class name files, keys of names and labels
+# folder, archive, files of training, test and class names, keys of class names and labels
 _CIFAR = {
     "cifar10": ("cifar-10-batches-py", "cifar-10-python.tar.gz",
-        {"data_batch_1": "c99cafc152244af753f735de768cd75f",
-         "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-         "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-         "data_batch_4": "634d18415352ddfa80567beed471001a",
-         "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb"},
-        {"test_batch": "40351d587109b95175f43aff81a1287e"},
-        {"batches.meta": "5ff9c542aee3614f3951f8cda6e48888"}, "label_names", "labels"),
-    "cifar100": ("cifar-100-python", "cifar-100-python.tar.gz",
-        {"train": "16019d7e3df5f24257cddd939b257f8d"},
-        {"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
-        {"meta": "7973b15100ade9c7d40fb424638fde48"}, "fine_label_names", "fine_labels"),
+                tuple(f"data_batch_{i}" for i in range(1, 6)), ("test_batch",), "batches.meta",
+                "label_names", "labels"),
+    "cifar100": ("cifar-100-python", "cifar-100-python.tar.gz", ("train",), ("test",), "meta",
+                 "fine_label_names", "fine_labels"),
 }
 _SVHN = {"train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
          "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3"}
+
+def _sums(name: str) -> dict[str, str]:
+    "Return the md5 of each published file of a CIFAR set."
+    return {part.pattern: part.md5 for part in resource(name).layouts[0]}
 
 def _missing(name: str, path: Path, what: str) -> DataError:
     "Return the error for a folder that lacks a file: what is missing, and where to get it."
@@ -456,9 +453,8 @@ def _check_published(where: str | Path, content: bytes, md5: str, name: str) -> 
 # %% ../../nbs/30_ensembles/35_images.ipynb #1137344c
 def _cifar_files(name: str, path: str | Path, verify: bool) -> dict[str, bytes]:
     "Return the files of a CIFAR set; `DataError` unless they are the published ones."
-    folder, archive, train, test, meta, *_ = _CIFAR[name]
-    place = _folder(name, path, (folder, archive), next(iter(meta)))
-    sums = train | test | meta
+    folder, archive, _, _, meta, *_ = _CIFAR[name]
+    place, sums = _folder(name, path, (folder, archive), meta), _sums(name)
     files = ({} if place.is_dir() else _tar_files(place, sums))
     for file, md5 in sums.items():
         if (place / file).is_file(): files[file] = read_bytes(place / file, 2**28)
@@ -501,9 +497,8 @@ def _read_cifar(name: str, path: str | Path, verify: bool) -> _Raw:
         data, numbers = zip(*(_cifar_batch(files[f], f"{name}: {f}", labels_key) for f in part))
         pixels.append(np.concatenate(data).reshape(-1, 3, 32, 32))
         labels.append(torch.tensor(sum(numbers, []), dtype=torch.long))
-    file = next(iter(meta))
-    names = _unpickled(files[file], f"{name}: {file}").get(names_key)
-    if not isinstance(names, list): raise DataError(f"{name}: {file} has no {names_key!r}")
+    names = _unpickled(files[meta], f"{name}: {meta}").get(names_key)
+    if not isinstance(names, list): raise DataError(f"{name}: {meta} has no {names_key!r}")
     note = "CIFAR-" + name.removeprefix("cifar") + ", not the published files" * (not verify)
     return _Raw(tuple(labels), lambda part, rows: pixels[part][rows.numpy()],
                 tuple(map(str, names)), note)

@@ -4,13 +4,13 @@
 
 # %% ../../nbs/80_reproduce/89c_testing.ipynb #6b1c1b38
 from __future__ import annotations
-import argparse, contextlib, importlib, json, multiprocessing, os, shutil, sys, tempfile, time
+import argparse, contextlib, importlib, multiprocessing, os, shutil, sys, tempfile, time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from ..core.data import cache_dir
-from ..core.files import write_json_atomic
+from ..core.files import DataError, read_json, write_json_atomic
 from ..core.settings import project_root
 from .docs import notebooks, read_cells
 
@@ -47,10 +47,9 @@ def _memory() -> Path:
 
 def remembered() -> dict[str, float]:   # notebook, relative to its project -> seconds
     "Return the seconds that notebooks took last time; nothing where nothing is known."
-    try: found = json.loads(_memory().read_text(encoding="utf-8"))
-    except (OSError, ValueError): return {}
-    return {k: float(v) for k, v in found.items() if isinstance(v, (int, float))} if isinstance(
-        found, dict) else {}
+    try: found = read_json(_memory())
+    except DataError: return {}
+    return {k: float(v) for k, v in found.items() if isinstance(v, (int, float))}
 
 def expected_seconds(
     path: Path,                # a notebook
