@@ -19,7 +19,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 from .files import (DataError, read_json, read_weights, sweep_temporaries,
                                    write_json_atomic, write_text_atomic, write_weights)
 from .settings import setting
-from .training import with_gradients
+from .training import check_bfloat16, with_gradients
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'TrainerSettings', 'seed_epoch', 'EpochLoader', 'Means', 'System', 'read_checkpoint', 'load_weights',
@@ -541,7 +541,9 @@ def _accelerator(settings: TrainerSettings) -> str:
     if settings.accelerator == "gpu" and not found:
         raise ValueError('accelerator: there is no GPU that PyTorch can use; set it to "cpu" or '
                          '"auto"')
-    return "gpu" if found and settings.accelerator != "cpu" else "cpu"
+    accelerator = "gpu" if found and settings.accelerator != "cpu" else "cpu"
+    if settings.precision == "bf16": check_bfloat16("cuda" if accelerator == "gpu" else "cpu")
+    return accelerator
 
 def _n_devices(settings: TrainerSettings, accelerator: str) -> int:
     "Return the number of processes; `ValueError` if there are not as many GPUs."

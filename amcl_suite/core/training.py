@@ -14,8 +14,8 @@ from .files import DataError, read_weights, sweep_temporaries, write_weights
 from .stacked import StackedPerceptron
 
 # %% auto #0
-__all__ = ['TrainingSettings', 'SeededBatches', 'ShuffledBatches', 'Fit', 'save_atomic', 'load_checked', 'with_gradients', 'fit',
-           'chunk_runs']
+__all__ = ['TrainingSettings', 'bfloat16_works', 'check_bfloat16', 'SeededBatches', 'ShuffledBatches', 'Fit', 'save_atomic',
+           'load_checked', 'with_gradients', 'fit', 'chunk_runs']
 
 # %% ../../nbs/00_core/04_training.ipynb #700f5c28
 # optimisers that work element by element, so that stacked runs can't influence each other
@@ -47,6 +47,23 @@ class TrainingSettings:
         "Return the optimiser over stacked parameters, fused where PyTorch has it."
         fused = {"fused": True} if self.optimiser in ("Adam", "AdamW", "SGD") else {}
         return getattr(torch.optim, self.optimiser)(parameters, lr=self.learning_rate, **fused)
+
+# %% ../../nbs/00_core/04_training.ipynb #8b05f812
+def bfloat16_works(
+    device: str | torch.device = "cpu",   # where to train
+) -> bool:                                # False on a processor without AVX-512 or the like
+    "Tell whether torch's kernels for bfloat16 can be trusted on a device."
+    if torch.device(device).type == "cuda": return torch.cuda.is_bf16_supported()
+    try: return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError): return False       # a build of torch without oneDNN
+
+def check_bfloat16(
+    device: str | torch.device = "cpu",   # where to train
+) -> None:
+    "Raise `ValueError` if training in bfloat16 can't be trusted on a device."
+    if bfloat16_works(device): return
+    raise ValueError(f"precision: \"bf16\" isn't safe on this {device} (it has no bfloat16, and "
+                     "torch's kernels may crash): use \"32\", or another machine")
 
 # %% ../../nbs/00_core/04_training.ipynb #2118e8e0
 class SeededBatches:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 from ..core.records import environment
+from ..core.training import bfloat16_works, check_bfloat16
 from .learners import LEARNERS
 from .members import Ensemble, make_ensemble
 
@@ -118,7 +119,8 @@ def precision_ratio(
     channels_last: bool = True,  # memory format, of both
     **options,                   # of the learner
 ) -> dict:                       # like `backend_ratios`, and whether bfloat16 is native
-    "Return how many times faster a training step is with bfloat16 autocast than in float32."
+    "Return how many times faster a training step is in bfloat16; `ValueError` where it isn't safe."
+    check_bfloat16(device)
     steps = {name: _stepper(make_ensemble(learner, n_members, channels_last=channels_last,
                                           **options), batch_size, device, autocast)
              for name, autocast in (("float32", False), ("bfloat16", True))}
@@ -197,7 +199,8 @@ def run_benchmarks(
     backends = [backend_ratios(rounds=rounds, device=device),
                 backend_ratios("ResNet18", 3, batch_size=8, rounds=3, device=device)]
     return dict(environment=environment(), backends=backends,
-                precision=[precision_ratio(device=device)], sweeps=_sweeps(),
+                precision=[precision_ratio(device=device)] if bfloat16_works(device) else [],
+                sweeps=_sweeps(),
                 codependence=codependence_times())
 
 def _sweeps() -> list[dict]:
