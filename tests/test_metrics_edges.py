@@ -110,7 +110,7 @@ def test_s2_regression_and_diagnostics():
                      lambda f, y: posthoc.pooling_weights(f, y, "squared_error")):
             with pytest.raises(ValueError, match="predictions"): work(broken, targets)
     assert diagnostics.debiased_share(predictions * 1e200).isnan()
-    found = diagnostics._warnings({"offsets": NAN}, diagnostics.Thresholds())
+    found = diagnostics._warnings({"offsets": NAN}, diagnostics.Thresholds(), "squared_error")
     assert "offsets" in found["non_finite"]                       # never "nothing suspicious"
 
 

@@ -222,7 +222,7 @@ def test_search_by_keyboard_alone(visit):
 def test_search_says_when_nothing_is_found(visit):
     page = visit("10_mcl/assignment.html").page
     page.get_by_role("button", name="Search").click()
-    page.keyboard.type("no such word here")
+    page.keyboard.type("no such wordzzz here")
     page.wait_for_function("document.getElementById('site-found').textContent === 'No sections'")
     page.keyboard.press("Escape")
     assert not page.get_by_role("dialog").is_visible()

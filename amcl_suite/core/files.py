@@ -357,10 +357,11 @@ def write_weights(
 ) -> Path:              # the path
     "Write tensors with `torch.save`, whole or not at all; `OutputError` names the folder."
     import torch
-    with replacing(path) as temporary, open(temporary, "wb") as file:   # same content, same bytes
-        try: torch.save(content, file)
+    with replacing(path) as temporary:
+        try: torch.save(content, temporary)
         except RuntimeError as error:      # so torch reports a full disk
-            raise (error.__context__ if isinstance(error.__context__, OSError) else error)
+            if not re.search("writ|inline_container", str(error)): raise
+            raise OSError(errno.ENOSPC, "no space left") from error
     return Path(path)
 
 def read_weights(
