@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh
+unset PYTHONDONTWRITEBYTECODE   # or every run compiles its libraries anew
 export PATH=$PWD/.venv/bin:$PATH
 status=0
 amcl run headline "$@" || status=$?

@@ -18,6 +18,7 @@ while (( $# )); do
 done
 [[ -z "$base" || -n "$changed" ]] || usage
 bash scripts/setup.sh || exit 1
+unset PYTHONDONTWRITEBYTECODE   # or each of hundreds of processes compiles torch anew, 15 s at a time
 export PATH=$PWD/.venv/bin:$PATH OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} MPLBACKEND=agg PYTHONUNBUFFERED=1
 log=$(mktemp); trap 'rm -f "$log"' EXIT
 
