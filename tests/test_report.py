@@ -13,6 +13,8 @@ from amcl_suite.reproduce import report, report_page
 from amcl_suite.reproduce.report import collect, result_groups, tidy_rows, warning_lines
 from amcl_suite.reproduce.report_page import write_report
 
+WATCHES = ("nbs/90_results/records",)     # for scripts/test.sh --changed
+
 HOSTILE = '<script>alert("&1")</script><img src=x onerror=alert(2)>|](javascript:alert(3))'
 
 

@@ -8,6 +8,8 @@ from amcl_suite.core.records import read_record
 from amcl_suite.core.settings import project_root
 from amcl_suite.core.tables import corrected_t_test, format_value, holm, pivot, verdict
 
+WATCHES = ("nbs",)     # for scripts/test.sh --changed
+
 bounded = settings(deadline=None, derandomize=True, max_examples=60)
 number = st.floats(-1e6, 1e6)
 p_value = st.floats(0, 1)

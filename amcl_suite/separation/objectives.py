@@ -4,7 +4,7 @@
 
 # %% ../../nbs/20_separation/22_objectives.ipynb #a13b7586
 from __future__ import annotations
-import difflib, math
+import difflib, math, warnings
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 import torch
@@ -131,7 +131,16 @@ def _sinkhorn(costs, row_mass, column_mass, temperature, n_rounds, tolerance=1e-
                 moved = torch.where(row_mass > 0, (f - potential).abs(), 0.)
                 if not moved.numel() or float(moved.max()) <= tolerance * level: break
     plan = ((f[..., None] + g[:, None] - costs) / temperature).exp()
+    _warn_if_short(plan, column_mass, n_rounds)
     return plan, f, g
+
+def _warn_if_short(plan: Tensor, column_mass: Tensor, n_rounds: int) -> None:
+    "Warn if hypotheses miss their mass by more than a hundredth of the largest mass."
+    if not plan.numel(): return
+    short = float((plan.sum(-2) - column_mass).abs().amax() / column_mass.amax())
+    if short <= .01: return
+    warnings.warn(f"transport: after {n_rounds} rounds a hypothesis misses {short:.1%} of its mass; "
+                  "raise the temperature or n_rounds", stacklevel=3)
 
 # %% ../../nbs/20_separation/22_objectives.ipynb #f76b365c
 def sinkhorn_permutation(
