@@ -139,8 +139,8 @@ def _warn_if_short(plan: Tensor, column_mass: Tensor, n_rounds: int) -> None:
     if not plan.numel(): return
     short = float((plan.sum(-2) - column_mass).abs().amax() / column_mass.amax())
     if short <= .01: return
-    warnings.warn(f"transport: after {n_rounds} rounds a hypothesis misses {short:.1%} of its mass; "
-                  "raise the temperature or n_rounds", stacklevel=3)
+    warnings.warn(f"transport: after {n_rounds} rounds a hypothesis misses {short:.1%} of its "
+                  "mass; raise the temperature or n_rounds", stacklevel=3)
 
 # %% ../../nbs/20_separation/22_objectives.ipynb #f76b365c
 def sinkhorn_permutation(
