@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All tests, in three rings: rules for the notebooks, checks inside the notebooks, pytest.
 # Every ring runs even if an earlier one fails.   usage: bash scripts/test.sh [--fast] [--changed [--base REVISION]]
-#   --fast      leaves out tests marked slow, pages of experiments and notebooks that take over five seconds
+#   --fast      leaves out tests marked slow, pages of experiments and notebooks that take over three seconds
 #   --changed   runs what differs from the main branch, or from REVISION, by content, imports or data
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -37,9 +37,9 @@ pick() {  # pick KIND: read into `picked` what --changed runs of "notebooks" or 
   while IFS= read -r line; do [[ -z "$line" ]] || picked+=("$line"); done <<< "$names"
 }
 
-run_pytest() {  # one worker more than cores, as some tests wait; tests/conftest.py says who gets what
+run_pytest() {  # two workers more than cores, as some tests wait; tests/conftest.py says who gets what
   local cores; cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
-  python -m pytest -q -n $(( (cores < 4 ? cores : 4) + 1 )) --color=no --durations=5 ${marks[@]+"${marks[@]}"} "$@" | tee "$log"
+  python -m pytest -q -n $(( (cores < 4 ? cores : 4) + 2 )) --color=no --durations=5 ${marks[@]+"${marks[@]}"} "$@" | tee "$log"
   local status=${PIPESTATUS[0]}
   if (( status == 5 )) && [[ -n "$changed" && ${#marks[@]} -gt 0 ]]; then status=0; fi   # all that changed is slow
   return "$status"
@@ -57,5 +57,5 @@ else results+=("pytest     nothing changed"); fi
 printf '\n[test] summary\n'
 printf '[test]   %s\n' "${results[@]}"
 [[ ! -s "$log" ]] || printf '[test]   pytest: %s\n' "$(tail -n 1 "$log")"
-(( ! ${#fast[@]} )) || printf '[test]   left out by --fast: tests marked slow, pages of experiments, notebooks over five seconds\n'
+(( ! ${#fast[@]} )) || printf '[test]   left out by --fast: tests marked slow, pages of experiments, notebooks over three seconds\n'
 exit "$failed"

@@ -80,6 +80,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_ranks_of_a_process_group_share_an_epoch_without_overlap(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     ranks = [subprocess.Popen([sys.executable, "-c", RANKS, str(tmp_path / "store"), str(rank)],

@@ -111,6 +111,7 @@ def test_c10_a_killed_download_is_swept_up(server, tmp_path):
     assert not left.exists()
 
 
+@pytest.mark.slow
 @needs_archive
 def test_c3_one_flipped_bit_in_an_archive_is_named(tmp_path, monkeypatch, capsys):
     content = bytearray(ARCHIVE.read_bytes())

@@ -58,6 +58,7 @@ def small_project(folder: Path, *chapters: str) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_what_is_broken_is_found_and_the_other_pages_are_built(tmp_path):
     names = ("01_settings", "05_records", "06_tables")
     settings, records, tables = chapters = [f"00_core/{name}.ipynb" for name in names]

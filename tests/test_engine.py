@@ -88,6 +88,7 @@ def test_failures_stop_nothing_else(project):
     assert status == 0 and "0 finished, 0 failed, 1 skipped" in text
 
 
+@pytest.mark.slow
 def test_only_changes_that_matter_run_again(project):
     counting = "with open(out_dir + '/../count.txt', 'a') as file: file.write('x')\n"
     project.notebook(counting + RESULT)
@@ -111,6 +112,7 @@ def family(process):
     return [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
 
 
+@pytest.mark.slow
 def test_interrupted_and_killed_runs_resume_to_the_same_result(project):
     project.notebook(WALK)
     project.job("- {notebook: nbs/10_toy.ipynb, name: walk, parameters: {n: 120}}")
@@ -158,6 +160,7 @@ def test_interrupted_and_killed_runs_resume_to_the_same_result(project):
     assert project.records()["walk"]["attempts"] == 4
 
 
+@pytest.mark.slow
 def test_a_killed_engine_is_started_again_beside_its_workers(project):
     logging = ("import time\nwith open(out_dir + '/../log.txt', 'a') as file: file.write(f'{n} ')\n"
                "time.sleep(3)\n")
@@ -193,6 +196,7 @@ def test_a_job_that_slurm_has_forgotten_keeps_nobody_waiting(project, monkeypatc
     assert [o.state for o in engine.Engine([run]).run()] == ["finished"]
 
 
+@pytest.mark.slow
 def test_two_engines_run_nothing_twice(project):
     logging = "import time\nwith open(out_dir + '/../log.txt', 'a') as file: file.write(f'{n} ')\ntime.sleep(1)\n"
     project.notebook(logging + RESULT)
@@ -215,6 +219,7 @@ if n == 2: raise RuntimeError("an error of the notebook")
 """
 
 
+@pytest.mark.slow
 def test_crashes_are_retried_and_errors_are_not(project):
     project.notebook(CRASH + RESULT)
     project.job(TOY % "1, 2")
@@ -231,6 +236,7 @@ def test_crashes_are_retried_and_errors_are_not(project):
     assert record["attempts"] == 3 and record["seconds_all"] > record["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_a_run_that_never_ends_is_ended_and_can_be_resumed(project):
     project.notebook(WALK)
     project.job("- {notebook: nbs/10_toy.ipynb, name: walk, parameters: {n: 200}}")
@@ -296,6 +302,7 @@ def test_merge_keys_of_yaml_work(project):
     assert [(r.parameters["n"], r.minutes) for r in load_job("toy").runs] == [(3, 2.0), (4, 2.0)]
 
 
+@pytest.mark.slow
 def test_runs_without_gpus_overtake_one_that_waits_for_them(project):
     project.env["CUDA_VISIBLE_DEVICES"] = "0,1"
     project.notebook("import time\nbegin = time.time()\ntime.sleep(1.5)\n"
@@ -317,6 +324,7 @@ def test_a_notebook_that_prints_without_end(project):
     assert executed.stat().st_size < 6_000_000 and "output cut after" in executed.read_text()
 
 
+@pytest.mark.slow
 def test_gpus_are_dealt_and_no_two_runs_share_their_own(project):
     project.env["CUDA_VISIBLE_DEVICES"] = "0,1,GPU-ab"
     seeing = ("import json, os, time\nbegin = time.time()\ntime.sleep(0.5)\n"
@@ -371,6 +379,7 @@ def test_many_tiny_runs_leave_nothing_behind(project):
     assert not (project.runs / ".submitit").exists() and len(project.records()) == n_runs
 
 
+@pytest.mark.slow
 def test_full_disk_loses_nothing(project, small_disk):
     disk, resize = small_disk
     project.runs = disk

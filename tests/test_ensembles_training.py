@@ -3,6 +3,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 COMMON = """
 import json, os, signal, sys, time, warnings
 from pathlib import Path
@@ -80,6 +82,7 @@ print(json.loads(through[0])["beta"])
 """
 
 
+@pytest.mark.slow
 def test_sigkill_and_resume_give_the_identical_weights(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(KILL)

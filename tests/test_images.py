@@ -51,6 +51,7 @@ print(pixels[:, 0, 4, 4].tolist())
 """
 
 
+@pytest.mark.slow
 def test_a_killed_reader_leaves_no_half_cache(tmp_path):
     import io
     import h5py

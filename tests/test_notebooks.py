@@ -119,6 +119,7 @@ def test_check_sees_a_job_with_an_unknown_parameter(copy):
     assert any("no_such_parameter" in f.message for f in CHECKS["jobs"](copy))
 
 
+@pytest.mark.slow
 def test_checks_leave_the_project_as_it_is(copy):
     read = lambda: {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()
                     and "__pycache__" not in p.parts}

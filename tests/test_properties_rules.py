@@ -255,6 +255,7 @@ def test_s7_separation_rules(shape, temperature):
     assert transport_cost(costs)[0].isfinite().all()
 
 
+@pytest.mark.slow
 def test_s7_long_trainings_cool_through_the_end_of_float32():
     config = SyntheticConfig(n_epochs=1100, methods=("amcl",), n_seeds=1, n_hyps=3, hidden=(4,),
                              n_steps=1, batch_size=8, evaluate_every=1100, n_probe=5, n_test=50)

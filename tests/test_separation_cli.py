@@ -192,6 +192,7 @@ def test_bad_recordings_dont_stop_the_others(amcl, recordings, tmp_path, separat
     assert result["count"] == 2 and result["sample_rate"] == 8000 and len(result["scores"]) == 2
 
 
+@pytest.mark.slow
 def test_killed_while_separating_goes_on(amcl, recordings, tmp_path, separator):
     for k in range(3, 40): shutil.copy(recordings / "r0.wav", recordings / f"r{k}.wav")
     words = ["separate", str(recordings), "--checkpoint", str(separator), "--out", str(tmp_path / "out")]
@@ -209,6 +210,7 @@ def test_killed_while_separating_goes_on(amcl, recordings, tmp_path, separator):
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items())
 
 
+@pytest.mark.slow
 def test_interrupt_ends_with_130(recordings, tmp_path, separator):
     for k in range(3, 60): shutil.copy(recordings / "r0.wav", recordings / f"r{k}.wav")
     words = ["separate", str(recordings), "--checkpoint", str(separator), "--out", str(tmp_path / "out")]

@@ -65,6 +65,7 @@ def test_old_python_is_refused_with_a_remedy(tmp_path):
     assert not (root / ".venv").exists()
 
 
+@pytest.mark.slow
 def test_no_network_is_named_with_a_remedy(tmp_path):
     root = small_checkout(tmp_path)
     env = tools(tmp_path / "bin", python3=f'exec {Path(sys.base_prefix) / "bin" / "python3"} "$@"',

@@ -130,6 +130,7 @@ def runner(project, monkeypatch):
     return project
 
 
+@pytest.mark.slow
 def test_a_failing_notebook_fails_the_run_and_stops_nothing_else(runner, capfd):
     (runner / "nbs/10_a/12_page.ipynb").write_text(book("y = 7", "assert y == 8, 'seven'"))
     (runner / "nbs/10_a/13_job.ipynb").write_text(book("import os, signal\nos.kill(os.getpid(), 9)"))
@@ -156,6 +157,7 @@ def test_flags_and_skipped_notebooks_are_as_in_nbdev_test(runner, capfd):
     assert [path.stem for path in choose(runner)] == ["index"]
 
 
+@pytest.mark.slow
 def test_notebooks_are_alone_and_leave_nothing(runner, tmp_path):
     code = ("import os, sys, tempfile\nassert 'left' not in sys.modules\nsys.modules['left'] = sys\n"
             "assert os.getcwd() == {!r}\nprint(tempfile.mkdtemp(), file=sys.__stderr__)\n"
@@ -169,6 +171,7 @@ def test_notebooks_are_alone_and_leave_nothing(runner, tmp_path):
     assert len(set(folders)) == 4 and not any(map(os.path.exists, folders))
 
 
+@pytest.mark.slow
 def test_the_longest_of_last_time_starts_first(runner, capfd):
     (runner / "nbs/10_a/13_job.ipynb").write_text(book("import time\ntime.sleep(1.5)"))
     assert run(runner, capfd)[0] == 0
@@ -237,6 +240,7 @@ def test_options_reach_the_rings(checkout):
     assert checkout(broken="python", status="5")[0] == 1       # no test found is a failure otherwise
 
 
+@pytest.mark.slow
 def test_a_group_of_tests_stays_with_one_worker(tmp_path):
     """With pytest 9.2 and xdist 3.8 `--dist loadgroup` takes groups apart, and says nothing."""
     (tmp_path / "tests").mkdir()

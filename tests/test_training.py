@@ -32,6 +32,7 @@ def start(folder, result):
                             stdout=subprocess.PIPE, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_sigkill_and_resume_give_the_identical_result(tmp_path):
     through = start(tmp_path / "a", tmp_path / "a.pkl")
     epochs_through = sum(1 for _ in through.stdout)

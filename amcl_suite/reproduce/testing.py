@@ -132,7 +132,7 @@ def run_notebooks(
     return outcomes
 
 # %% ../../nbs/80_reproduce/89c_testing.ipynb #85b7a77f
-FAST = 5.0   # seconds; what takes longer is left out by `--fast`
+FAST = 3.0   # seconds; what takes longer is left out by `--fast`
 
 def _parser() -> argparse.ArgumentParser:
     "Return the parser of the command line."
