@@ -54,7 +54,7 @@ def test_neither_a_worker_nor_a_server_that_dies_disturbs_the_others(project):
     assert servers[0] == servers[1] == servers[2] != servers[3]         # killed during the third run
     assert "the worker was killed" in project.records()["toy-1"]["error"]["line"]
     draws = [draw for line in project.log() for draw in line["draws"]]
-    assert len(set(draws)) == 8                                         # no two runs are twins
+    assert len(set(draws)) == len(draws) == 8, [line["n"] for line in project.log()]            # no two runs are twins
     assert not (project.runs / ".submitit").exists()
     assert not set(psutil.Process().children(recursive=True)) - before
 

@@ -401,6 +401,7 @@ def _settle(self: Engine) -> None:
         ours = (found.record or {}).get("token") == live.token
         told = ours and found.record["state"] != RunState.running
         lag = LAG if self.executor.keeps_running else 0.0
+        if found.state == "running": lag = max(lag, 1.0)   # a lock outlives a killed worker briefly
         if not told and time.monotonic() - live.ended < lag: continue
         self.live.remove(live)
         live.log = keep_log(live.run.folder, live.handle)
