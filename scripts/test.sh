@@ -37,9 +37,9 @@ pick() {  # pick KIND: read into `picked` what --changed runs of "notebooks" or 
   while IFS= read -r line; do [[ -z "$line" ]] || picked+=("$line"); done <<< "$names"
 }
 
-run_pytest() {  # two workers more than cores, as some tests wait; tests/conftest.py says who gets what
+run_pytest() {  # one worker more than cores, as some tests wait; tests/conftest.py says who gets what
   local cores; cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
-  python -m pytest -q -n $(( (cores < 4 ? cores : 4) + 2 )) --color=no --durations=5 ${marks[@]+"${marks[@]}"} "$@" | tee "$log"
+  python -m pytest -q -n $(( (cores < 4 ? cores : 4) + 1 )) --color=no --durations=5 ${marks[@]+"${marks[@]}"} "$@" | tee "$log"
   local status=${PIPESTATUS[0]}
   if (( status == 5 )) && [[ -n "$changed" && ${#marks[@]} -gt 0 ]]; then status=0; fi   # all that changed is slow
   return "$status"
