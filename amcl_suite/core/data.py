@@ -128,6 +128,7 @@ def catalogue() -> dict[str, Resource]:  # data sets by name
              "and pass its path as `data_path`, or put it into the data folder.")
     return {key: _uci_resource(key) for key in _UCI} | {"year": year} | _speech() | _images()
 
+# %% ../../nbs/00_core/02_data.ipynb #a1a7ce27
 def _speech() -> dict[str, Resource]:
     "Return the speech sets, each one archive that is used as it is."
     clips = Resource("librispeech", "LibriSpeech, 351 utterances of 261 speakers, 16 kHz",
@@ -219,6 +220,7 @@ def _cifar() -> dict[str, Resource]:
                  f"(its unpacked folder {folder} will do as well)")
     return sets
 
+# %% ../../nbs/00_core/02_data.ipynb #9d769203
 def _imagenet() -> Resource:
     "Return ImageNet, whose terms forbid to pass it on."
     top = "ILSVRC/Data/CLS-LOC"

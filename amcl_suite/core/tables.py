@@ -271,6 +271,7 @@ def _one_n(rows: list[dict]) -> int | None:
     counts = {None if _missing(row["n"]) else int(row["n"]) for row in rows}
     return counts.pop() if len(counts) == 1 else None
 
+# %% ../../nbs/00_core/06_tables.ipynb #31a45106
 def _cell(row: dict | None, show: str, spread: str, show_n: bool) -> str:
     "Return the text of one cell of a grid."
     if row is None: return "–"

@@ -370,6 +370,7 @@ def _leave_one_out(outputs, targets, aggregation: str) -> Tensor:
     losses = subset_losses(outputs, targets, subsets, aggregation)
     return (losses[..., :-1] - losses[..., -1:]).amax(-1)
 
+# %% ../../nbs/30_ensembles/36a_diagnostics.ipynb #91114640
 def _ratios(ens: Tensor, div: Tensor, share: Tensor, rise: Tensor,
             train_div: Tensor | None) -> dict[str, float]:
     "Return the number behind each warning, mean over runs."
@@ -395,7 +396,6 @@ def _undecided(ratios: dict[str, float], aggregation: str) -> dict[str, str]:
     if aggregation == "squared_error" or not ratios["offsets"] < 0: return {}
     return {"offsets": f"without the members' offsets the diversity grows by "
                        f"{-ratios['offsets']:.0%}, which says nothing about them"}
-
 
 # %% ../../nbs/30_ensembles/36a_diagnostics.ipynb #9b700aa0
 @dataclass(frozen=True)

@@ -122,6 +122,7 @@ def _list_train(root: Path, synsets: Sequence[str]) -> tuple[list[str], list[int
         labels += [k] * len(found)
     return files, labels
 
+# %% ../../nbs/30_ensembles/35b_imagenet.ipynb #c1671c6b
 def _list_val(root: Path, synsets: Sequence[str]) -> tuple[list[str], list[int]]:
     "Return the validation images, sorted by name, and their labels."
     given = {Path(name).stem.lower(): synset for name, synset in _read_json(root, VAL_FILE).items()}

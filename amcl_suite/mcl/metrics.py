@@ -127,6 +127,7 @@ def _measures(hypotheses: Tensor, samples: Tensor, probabilities: Tensor) -> lis
                          f"{probabilities.tolist()[:8]}")
     return [value.double().cpu().numpy() for value in named.values()]
 
+# %% ../../nbs/10_mcl/19_metrics.ipynb #a1066df7
 def kernel_nll(
     hypotheses: Tensor,     # `(..., examples, n_hyps, dim)`
     probabilities: Tensor,  # `(..., examples, n_hyps)`, sum to 1

@@ -534,6 +534,7 @@ def stale_logs() -> list[Path]:  # folders below `runs/.submitit`
     found = sorted((runs_dir() / ".submitit").glob("*-*-*-*"))
     return [f for f in found if f.is_dir() and not link_on_the_way(f) and not _in_use(f)]
 
+# %% ../../nbs/80_reproduce/85_engine.ipynb #0da86227
 def _in_use(folder: Path) -> bool:
     "Tell whether an engine or a worker still needs its folder; in doubt yes."
     where, pid = folder.name.split("-")[0], folder.name.split("-")[-2]

@@ -105,6 +105,7 @@ def _ended(path: Path, process, start: float, folder: Path) -> Outcome:
     if process.exitcode not in (0, 1): text += f"\nthe process ended with status {process.exitcode}"
     return Outcome(path, process.exitcode == 0, time.monotonic() - start, text)
 
+# %% ../../nbs/80_reproduce/89c_testing.ipynb #26efe2be
 def run_notebooks(
     paths: list[Path],                       # notebooks, in the order to start them
     root: Path,                              # their project

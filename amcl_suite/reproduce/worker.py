@@ -283,6 +283,7 @@ def _import_papermill():
 _TERMINATED = threading.Event()
 _ENDED = "cancelled or preempted on the cluster; start the job again to resume"
 
+# %% ../../nbs/80_reproduce/82_worker.ipynb #61d67e5d
 def _handle_signals(task: Task) -> None:
     "Take the first SIGINT as the end and pass over more; on a cluster, remember SIGTERM."
     def interrupt(*_):

@@ -57,6 +57,7 @@ Sizes = Annotated[str, typer.Option(help="Mixtures for training, validation, tes
 # %% ../../nbs/20_separation/29c_command_line.ipynb #a0feae87
 KINDS = ("synthetic", "espeak", "librispeech", "clips", "wsj0")
 
+# %% ../../nbs/20_separation/29c_command_line.ipynb #6730fd04
 @app.command("make-corpus")
 def make(
     kind: Annotated[str, typer.Argument(metavar="KIND", help=f"One of {', '.join(KINDS)}.")],
@@ -280,6 +281,7 @@ def _test_rows(console, model, corpus: str, split: str, speakers, sizes: str, li
     rows = read_corpus(prepared.root, split, n_src, sample_rate=model.config.sample_rate)
     return rows.take(limit) if limit else rows
 
+# %% ../../nbs/20_separation/29c_command_line.ipynb #22117033
 def _show(console, frame, by: str | None) -> None:
     "Print means with intervals, then counting and signs of collapse."
     from amcl_suite.separation.metrics import (METRICS, UNITS, collapse, counting, per_speaker,

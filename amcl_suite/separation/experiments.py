@@ -222,6 +222,7 @@ def prepare_corpus(
 
 _FOLDERS = ("wsj0-mix", "librimix")
 
+# %% ../../nbs/20_separation/29b_experiments.ipynb #df855a83
 def _made(name: str, root: Path, remark: str = "") -> Prepared:
     "Return a corpus that one of our generators made."
     manifest = (root / "corpus.json").read_bytes()

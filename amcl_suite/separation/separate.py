@@ -312,6 +312,7 @@ def separate_files(
         if progress: progress(len(results), len(files), results[-1])
     return results
 
+# %% ../../nbs/20_separation/29a_separate.ipynb #a1320683
 def separate_folder(
     folder: str | Path,          # recordings, also in folders below
     out: str | Path,             # results go to `out/NAME/s1.wav`, ...
