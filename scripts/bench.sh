@@ -7,5 +7,5 @@ bash scripts/setup.sh
 export PATH=$PWD/.venv/bin:$PATH OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 mkdir -p nbs/90_results/records runs/bench
 printf '[bench] measuring; close other programs, this takes a few minutes\n'
-papermill nbs/90_results/92_speed.ipynb runs/bench/92_speed.ipynb -p measure True --cwd nbs/90_results --log-level ERROR --no-progress-bar
+papermill nbs/90_results/990_speed.ipynb runs/bench/990_speed.ipynb -p measure True --cwd nbs/90_results --log-level ERROR --no-progress-bar
 printf '[bench] stored nbs/90_results/records/speed.json\n'

@@ -37,7 +37,7 @@ def test_equations_become_mathml():
     for source in CHAPTERS:
         cells = docs.read_cells(ROOT / "nbs" / source)
         if not any("$$" in docs.prose(c.source) for c in cells if c.kind == "markdown"): continue
-        name = re.sub(r"^\d+[a-z]?_", "", Path(source).stem) + ".html"
+        name = re.sub(r"^\d+_", "", Path(source).stem) + ".html"
         assert "<math display=\"block\"" in text(folder / Path(source).parent / name), source
 
 
@@ -60,12 +60,12 @@ def small_project(folder: Path, *chapters: str) -> Path:
 
 @pytest.mark.slow
 def test_what_is_broken_is_found_and_the_other_pages_are_built(tmp_path):
-    names = ("01_settings", "05_records", "06_tables")
-    settings, records, tables = chapters = [f"00_core/{name}.ipynb" for name in names]
+    names = ("702_settings", "724_records", "730_tables")
+    settings, records, tables = chapters = [f"70_core/{name}.ipynb" for name in names]
     root = small_project(tmp_path, *chapters)
     append(root / "nbs" / settings, "As @nobody1900none says.")
     append(root / "nbs" / records, "$$\\frac{1$$")
-    append(root / "nbs" / tables, "See @fig-core-nowhere, [this](05_records.ipynb#nothing-here), "
+    append(root / "nbs" / tables, "See @fig-core-nowhere, [this](724_records.ipynb#nothing-here), "
            "[that](gone.ipynb). ![](https://x.org/a.png)")
     faults = site.build(root, say=lambda line: None)
     text = "\n".join(f"{page}: {fault}" for page, fault in faults)
@@ -75,14 +75,14 @@ def test_what_is_broken_is_found_and_the_other_pages_are_built(tmp_path):
                            ("tables", "no such anchor records.html#nothing-here"),
                            ("tables", "dead link gone.ipynb"), ("tables", "loads from elsewhere"),
                            ("tables", "1 pictures without alternative text")):
-        matching = [f for p, f in faults if p == f"00_core/{page}.html" and expected in f]
+        matching = [f for p, f in faults if p == f"70_core/{page}.html" and expected in f]
         assert matching, f"{expected}\n{text}"
-    assert "<h1>Tables</h1>" in (root / "_docs/00_core/tables.html").read_text()
+    assert "<h1>Tables</h1>" in (root / "_docs/70_core/tables.html").read_text()
 
 
 def test_a_failing_export_names_its_notebook(tmp_path):
-    root = small_project(tmp_path, "00_core/01_settings.ipynb")
-    path = root / "nbs/00_core/01_settings.ipynb"
+    root = small_project(tmp_path, "70_core/702_settings.ipynb")
+    path = root / "nbs/70_core/702_settings.ipynb"
     book = json.loads(path.read_text())
     book["cells"].append(dict(cell_type="code", id="eeeeeeee", metadata={}, outputs=[],
                               source="#| export\nno_such_name", execution_count=None))

@@ -11,7 +11,7 @@ WATCHES = ("amcl_suite",)
 # part -> parts it may import from, besides itself (DESIGN, section 2)
 ALLOWED = {
     "core": set(), "mcl": {"core"}, "separation": {"core", "mcl"}, "ensembles": {"core", "mcl"},
-    "objects": {"core"}, "interactive": {"core"}, "audition": {"core", "mcl", "separation"},
+    "objects": {"core", "mcl"}, "interactive": {"core", "mcl"}, "audition": {"core", "mcl", "separation"},
     "reproduce": {"core"},
 }
 AUDIO = {"torchaudio", "librosa", "soundfile", "asteroid", "speechbrain", "pyroomacoustics"}

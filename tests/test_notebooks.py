@@ -39,7 +39,7 @@ def copy(tmp_path):
     return tmp_path
 
 
-CHAPTER = "nbs/10_mcl/11_assignment.ipynb"
+CHAPTER = "nbs/10_mcl/110_assignment.ipynb"
 
 
 def spoil(root: Path, change, name: str = CHAPTER):
@@ -91,8 +91,8 @@ def test_check_sees_a_spoilt_notebook(copy, name):
 
 
 def test_check_sees_a_notebook_that_is_not_listed(copy):
-    shutil.copy(copy / CHAPTER, copy / "nbs/10_mcl/18z_other.ipynb")
-    assert any("18z_other.ipynb is not in the sidebar" in f.message
+    shutil.copy(copy / CHAPTER, copy / "nbs/10_mcl/112_other.ipynb")
+    assert any("112_other.ipynb is not in the sidebar" in f.message
                for f in CHECKS["sidebar"](copy))
 
 

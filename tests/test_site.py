@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.slow,
               pytest.mark.skipif(not CHROMIUM, reason="no Chromium here (bash scripts/system.sh)")]
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
            "--disable-component-update", "--disable-sync"]
-READ = ("index.html", "10_mcl/assignment.html", "10_mcl/quick_start.html", "api.html",
+READ = ("index.html", "10_mcl/assignment.html", "00_start/quick_start.html", "api.html",
         "90_results/paper_vs_ours.html")
 
 
@@ -77,7 +77,7 @@ def test_every_page_is_complete_and_asks_nobody(visit, folder):
 
 
 def test_the_slider_of_the_quick_start_moves_the_figure(visit):
-    page = visit("10_mcl/quick_start.html").page
+    page = visit("00_start/quick_start.html").page
     figure = page.locator("figure.amcl-frames")
     pictures = figure.locator("img").all()
     shown = lambda: [image.get_attribute("alt") for image in pictures if image.is_visible()]
@@ -147,7 +147,7 @@ def test_text_is_readable(visit, scheme):
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 384) == (scheme == "dark")
     assert not weak, weak[:10]
-    tab.open("10_mcl/quick_start.html")
+    tab.open("00_start/quick_start.html")
     ground = "images => images.map(image => getComputedStyle(image).backgroundColor)"
     found = page.locator("main img").evaluate_all(ground)
     assert set(found) == {"rgb(255, 255, 255)"}              # dark ink keeps its light ground

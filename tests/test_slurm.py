@@ -12,7 +12,7 @@ from slurm_cluster import ask, cluster, why_not
 from toys import RESULT, WALK, Project, wait_until, walk_end
 
 ROOT = Path(__file__).resolve().parents[1]
-WATCHES = ("nbs/80_reproduce/89a_batches.ipynb",)
+WATCHES = ("nbs/80_reproduce/850_batches.ipynb",)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")]
 TOY = "- {notebook: nbs/10_toy.ipynb, grid: {n: [%s]}%s}"
 
@@ -197,7 +197,7 @@ def test_ctrl_c_leaves_jobs_and_cancel_ends_them(project, slurm):
 
 def test_the_page_on_batches_is_executed(slurm):
     """Its cells for a cluster run only here; nbdev_test passes over them elsewhere."""
-    page = ROOT / "nbs" / "80_reproduce" / "89a_batches.ipynb"
+    page = ROOT / "nbs" / "80_reproduce" / "850_batches.ipynb"
     done = subprocess.run(["nbdev_test", "--path", page, "--flags", "slurm", "--n_workers", "0"],
                           env=slurm[0], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
