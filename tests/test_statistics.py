@@ -6,7 +6,8 @@ from hypothesis import given, settings, strategies as st
 from scipy.stats import ttest_1samp
 from amcl_suite.core.records import read_record
 from amcl_suite.core.settings import project_root
-from amcl_suite.core.tables import corrected_t_test, format_value, holm, pivot, verdict
+from amcl_suite.core.statistics import corrected_t_test, holm, verdict
+from amcl_suite.core.tables import format_value, pivot
 
 WATCHES = ("nbs",)     # for scripts/test.sh --changed
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from fastcore.basics import patch
 
 # %% auto #0
-__all__ = ['MIN_REPETITIONS', 'Table', 'plain_markdown', 'format_value', 'published', 'format_seconds', 'paper_vs_ours', 'pivot',
-           'verdict', 'corrected_t_test', 'holm']
+__all__ = ['Table', 'plain_markdown', 'format_value', 'published', 'format_seconds', 'paper_vs_ours', 'pivot']
 
 # %% ../../nbs/70_core/730_tables.ipynb #838b2dfa
 @dataclass(frozen=True)
@@ -295,47 +294,3 @@ def _best(grid: dict, lines: Sequence[str], heads: Sequence[str]):
 def _finite(value) -> bool:
     "Tell whether a value is a finite number: nothing else can be the best of a line."
     return not _missing(value) and not isinstance(value, str) and math.isfinite(value)
-
-# %% ../../nbs/70_core/730_tables.ipynb #1481864d
-MIN_REPETITIONS = 5
-
-def verdict(
-    low: float,   # lower end of the difference's 95 % interval
-    high: float,  # its upper end
-    n: int,       # independent repetitions behind it
-) -> str:         # "significant", "not significant" or "undecided at n = ..."
-    "Say whether an interval excludes zero; undecided below five repetitions or without a number."
-    if low > high: raise ValueError(f"low: expected at most high = {high}, got {low}")
-    if n < MIN_REPETITIONS or math.isnan(low) or math.isnan(high): return f"undecided at n = {n}"
-    return "significant" if low > 0 or high < 0 else "not significant"
-
-# %% ../../nbs/70_core/730_tables.ipynb #03c9d4cc
-def corrected_t_test(
-    differences: Sequence[float],  # ours minus theirs, one number per split
-    test_share: float,             # test rows over training rows of a split; 0: independent
-) -> float:                        # two-sided p-value; NaN below five splits
-    "Return the p-value of the corrected resampled t-test (Nadeau and Bengio 2003)."
-    from scipy.stats import t as student
-    values = [float(value) for value in differences]
-    n = len(values)
-    if not (test_share >= 0 and math.isfinite(test_share)):
-        raise ValueError(f"test_share: expected a finite number >= 0, got {test_share}")
-    if not all(map(math.isfinite, values)):
-        raise ValueError("differences: expected finite numbers, got NaN or infinity")
-    if n < MIN_REPETITIONS: return math.nan
-    mean = sum(values) / n
-    variance = sum((value - mean) ** 2 for value in values) / (n - 1) * (1 / n + test_share)
-    if variance == 0: return 1. if mean == 0 else 0.
-    return float(2 * student.sf(abs(mean) / math.sqrt(variance), n - 1))
-
-def holm(
-    p_values: Sequence[float],  # p-values of one family of tests; NaN: not tested
-) -> list[float]:               # adjusted, in the same order; NaN stays
-    "Return p-values adjusted for several tests (Holm 1979); reject where at most the level."
-    if wrong := [p for p in p_values if not (math.isnan(p) or 0 <= p <= 1)]:
-        raise ValueError(f"p_values: expected numbers in [0, 1], got {wrong[0]}")
-    order = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
-    adjusted, highest = [math.nan] * len(p_values), 0.
-    for rank, (p, i) in enumerate(order):
-        highest = adjusted[i] = max(highest, min(1., (len(order) - rank) * p))
-    return adjusted

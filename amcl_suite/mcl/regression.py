@@ -373,7 +373,7 @@ def summarise_uci(
 ):                                            # data frame, `n` and `p_value` included
     "Summarise per-split results by method, selection rule and metric, with paired p-values."
     import numpy as np, pandas as pd
-    from amcl_suite.core.tables import corrected_t_test
+    from amcl_suite.core.statistics import corrected_t_test
     from amcl_suite.mcl.metrics import summarise
     rows = []
     for (dataset, rule), part in results.groupby(["dataset", "rule"], sort=False):

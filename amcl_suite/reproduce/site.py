@@ -4,7 +4,8 @@
 
 # %% ../../nbs/80_reproduce/840_site.ipynb #0593d573
 from __future__ import annotations
-import base64, configparser, html, itertools, json, os, posixpath, re, shutil, string, subprocess, sys
+import base64, configparser, html, itertools, json, os, posixpath
+import re, shutil, string, subprocess, sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
