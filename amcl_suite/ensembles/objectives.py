@@ -8,7 +8,7 @@ import difflib, math
 from typing import NamedTuple
 import torch
 from torch import Tensor
-from ..mcl.assignment import _wide
+from ..mcl.assignment import wide
 
 # %% auto #0
 __all__ = ['AGGREGATIONS', 'Decomposition', 'member_losses', 'decompose', 'decompose_squared_error', 'augmented_loss',
@@ -39,7 +39,7 @@ def _check_logits(logits: Tensor, targets: Tensor, aggregation: str) -> Tensor:
                          f"{targets.dtype} of shape {tuple(targets.shape)}")
     if logits.numel() == 0: raise ValueError("logits: expected at least one example, got none")
     inside = (targets >= 0) & (targets < logits.shape[-1])
-    if bool(inside.all() & logits.isfinite().all()): return _wide(logits)
+    if bool(inside.all() & logits.isfinite().all()): return wide(logits)
     if not bool(inside.all()):
         raise ValueError(f"targets: expected labels 0 .. {logits.shape[-1] - 1}, got "
                          f"{targets[~inside].unique().tolist()[:5]}")
@@ -141,7 +141,7 @@ def decompose_squared_error(
     if predictions.numel() == 0: raise ValueError("predictions: expected at least one example")
     if not bool(predictions.isfinite().all() & targets.isfinite().all()):
         raise ValueError("predictions, targets: expected finite numbers, got NaN or infinity")
-    predictions, targets = _wide(predictions), _wide(targets)
+    predictions, targets = wide(predictions), wide(targets)
     weights, kept = _full_weights(weights, predictions[..., 0])
     losses = (predictions - targets[..., None, :]).square().sum(-1)
     pooled = (weights[..., None] * predictions).sum(-2)
@@ -174,7 +174,7 @@ def output_gradient(
     "Return the gradient of the batch mean of the augmented loss, uniform weights, in closed form."
     batch, dtype = targets.shape[-1], outputs.dtype
     if aggregation == "squared_error":
-        outputs, targets = _wide(outputs), _wide(targets)
+        outputs, targets = wide(outputs), wide(targets)
         n_members, error = outputs.shape[-1], outputs - targets[..., None]
         mean = error.mean(-1, keepdim=True)
         return (2 / (n_members * batch) * ((1 - beta) * error + beta * mean)).to(dtype)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from ..core.training import TrainingSettings, fit, with_gradients
 from .assignment import annealed, relaxed, winner_takes_all
-from .losses import stacked_objective
 from .metrics import distortion, usage_perplexity
 from .networks import MultiHypothesisNetwork
 from .schedules import exponential, linear
+from .stacked import stacked_objective
 from .synthetic import Family, FreshBatches, family
 from .theory import rate, soft_distortion
 

@@ -5,37 +5,24 @@
 # %% ../../nbs/10_mcl/116_losses.ipynb #234fa588
 from __future__ import annotations
 import math
-from collections.abc import Callable
 import torch
 from torch import Tensor
-from .assignment import (annealed, winner_takes_all, _check_temperature, _energies,
-                                       _wide)
+from ..core.expect import between, like, one_of, shaped
+from .assignment import annealed, log_shares, wide, winner_takes_all
 
 # %% auto #0
 __all__ = ['squared_distance', 'euclidean_distance', 'absolute_distance', 'assigned_loss', 'free_energy', 'score_targets',
-           'score_loss', 'stacked_objective']
+           'score_loss']
 
 # %% ../../nbs/10_mcl/116_losses.ipynb #1d01e105
 def _differences(hypotheses: Tensor, targets: Tensor, target_mask: Tensor | None) -> Tensor:
     "Return `(..., n_targets, n_hyps, dim)` differences, single precision; absent targets are 0."
-    for name, value in dict(hypotheses=hypotheses, targets=targets).items():
-        if value.ndim < 2:
-            raise ValueError(f"{name}: expected shape (..., count, dim), got {tuple(value.shape)}")
-    if hypotheses.shape[-2] < 1:
-        raise ValueError(f"hypotheses: expected at least one, got shape {tuple(hypotheses.shape)}")
-    if hypotheses.shape[-1] != targets.shape[-1] or hypotheses.shape[:-2] != targets.shape[:-2]:
-        raise ValueError("targets: expected (..., n_targets, dim) matching hypotheses "
-                         f"{tuple(hypotheses.shape)}, got {tuple(targets.shape)}")
+    shaped("hypotheses", hypotheses, "...", "n_hyps+", "dim")
+    shaped("targets", targets, *hypotheses.shape[:-2], "n_targets", hypotheses.shape[-1])
     if target_mask is not None:
-        if target_mask.dtype != torch.bool or target_mask.shape != targets.shape[:-1]:
-            raise ValueError(f"target_mask: expected bool of shape {tuple(targets.shape[:-1])}, "
-                             f"got {target_mask.dtype} {tuple(target_mask.shape)}")
+        like("target_mask", target_mask, targets.shape[:-1], "one per target", kind="bool")
         targets = torch.where(target_mask[..., None], targets, torch.zeros_like(targets))
-    return _wide(hypotheses).unsqueeze(-3) - _wide(targets).unsqueeze(-2)
-
-def _dtype(*tensors: Tensor) -> torch.dtype:
-    "Return the type that a result of these tensors has."
-    return torch.result_type(*tensors)
+    return wide(hypotheses).unsqueeze(-3) - wide(targets).unsqueeze(-2)
 
 # %% ../../nbs/10_mcl/116_losses.ipynb #d2f541cd
 def squared_distance(
@@ -45,7 +32,7 @@ def squared_distance(
 ) -> Tensor:                            # `(..., n_targets, n_hyps)`, target units squared
     "Return squared Euclidean distances, summed over `dim` (Sec. 3.1); `ValueError` on bad shapes."
     square = _differences(hypotheses, targets, target_mask).square().sum(-1)
-    return square.to(_dtype(hypotheses, targets))
+    return square.to(torch.result_type(hypotheses, targets))
 
 def euclidean_distance(
     hypotheses: Tensor,                 # `(..., n_hyps, dim)`, in target units
@@ -58,7 +45,7 @@ def euclidean_distance(
     square = (difference / unit).square().sum(-1)
     apart = square > 0
     root = torch.where(apart, torch.where(apart, square, 1.).sqrt(), 0. * square)
-    return (root * unit.squeeze(-1)).to(_dtype(hypotheses, targets))
+    return (root * unit.squeeze(-1)).to(torch.result_type(hypotheses, targets))
 
 def _power_of_two(values: Tensor) -> Tensor:
     "Return the power of two just above the largest size along the last axis, which is kept; or 1."
@@ -76,7 +63,7 @@ def absolute_distance(
 ) -> Tensor:                            # `(..., n_targets, n_hyps)`, target units
     "Return absolute (L1) distances, summed over `dim`: hypotheses become conditional medians."
     distance = _differences(hypotheses, targets, target_mask).abs().sum(-1)
-    return distance.to(_dtype(hypotheses, targets))
+    return distance.to(torch.result_type(hypotheses, targets))
 
 # %% ../../nbs/10_mcl/116_losses.ipynb #02800678
 def assigned_loss(
@@ -86,12 +73,9 @@ def assigned_loss(
     reduction: str = "mean",            # "mean" over real targets, or "none"
 ) -> Tensor:                            # scalar, or `(..., n_targets)` with 0 for absent targets
     "Return the weighted cost of hypotheses (aMCL paper, Eq. 7); `ValueError` if not finite."
-    if costs.shape != weights.shape:
-        raise ValueError(f"weights: expected shape {tuple(costs.shape)} of costs, got "
-                         f"{tuple(weights.shape)}")
-    if reduction not in ("mean", "none"):
-        raise ValueError(f'reduction: expected "mean" or "none", got {reduction!r}')
-    loss = (_wide(weights) * _wide(costs)).sum(-1)
+    like("weights", weights, costs.shape, "costs")
+    one_of("reduction", reduction, ("mean", "none"))
+    loss = (wide(weights) * wide(costs)).sum(-1)
     if target_mask is not None: loss = torch.where(target_mask, loss, torch.zeros_like(loss))
     bad = ~loss.to(costs.dtype).isfinite()
     if bool(bad.any()):
@@ -109,14 +93,10 @@ def free_energy(
     temperature: float,   # > 0 and finite, in cost units
 ) -> Tensor:              # `(...)`, cost units
     "Return the free energy, `-T logsumexp(-costs / T)` (Prop. 1); `ValueError` at its limits."
-    _check_temperature(temperature)
-    if temperature in (0, math.inf):
-        raise ValueError("temperature: expected a number > 0; at 0 the free energy is the smallest "
-                         f"cost, and it falls without bound; got {temperature}")
-    wide = _wide(costs)
-    now = wide.detach()
-    excess = temperature * _energies(now, temperature).logsumexp(-1)
-    follow = (annealed(now, temperature) * (wide - now)).sum(-1)     # 0, with the exact gradient
+    between("temperature", temperature, 0, ends="()", unit="cost units")
+    live, now = wide(costs), wide(costs.detach())
+    excess = temperature * log_shares(now, temperature).logsumexp(-1)
+    follow = (annealed(now, temperature) * (live - now)).sum(-1)   # 0, with the exact gradient
     return (now.amin(-1) - excess + follow).to(costs.dtype)
 
 # %% ../../nbs/10_mcl/116_losses.ipynb #e143b21a
@@ -132,57 +112,8 @@ def score_loss(
     score_targets: Tensor,  # `(..., n_hyps)` in [0, 1]
 ) -> Tensor:                # scalar, nats, mean over batch and hypotheses
     "Return the binary cross-entropy of the scores (aMCL paper, Eq. 4), averaged as in its code."
-    if score_logits.shape != score_targets.shape:
-        raise ValueError(f"score_targets: expected shape {tuple(score_logits.shape)} of "
-                         f"score_logits, got {tuple(score_targets.shape)}")
+    like("score_targets", score_targets, score_logits.shape, "score_logits")
     if score_logits.numel() == 0: return score_logits.sum()
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(_wide(score_logits),
-                                                                _wide(score_targets))
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(wide(score_logits),
+                                                                wide(score_targets))
     return loss.to(score_logits.dtype)
-
-# %% ../../nbs/10_mcl/116_losses.ipynb #a4751f21
-class _StackedObjective(torch.autograd.Function):
-    "Value of loss + score_weight * score loss per run, with its closed-form gradient."
-    @staticmethod
-    def forward(ctx, outputs, targets, n_hyps, assign, score_weight):
-        dtype, outputs, targets = outputs.dtype, _wide(outputs), _wide(targets)
-        runs, _, batch = outputs.shape
-        dim = targets.shape[1]
-        diff = outputs[:, :n_hyps * dim].view(runs, n_hyps, dim, batch) - targets[:, None]
-        # (runs, batch, n_hyps), batch fastest
-        costs = (diff.square().sum(2) if dim > 1 else diff[:, :, 0].square()).mT
-        weights = assign(costs)
-        value = torch.linalg.vecdot(weights.mT, costs.mT).sum(-1) / batch
-        gradient = torch.empty_like(outputs)
-        torch.mul(diff, weights.mT.unsqueeze(2), out=gradient[:, :n_hyps * dim].view(diff.shape))
-        gradient[:, :n_hyps * dim].mul_(2 / batch)
-        logits, winners = outputs[:, n_hyps * dim:], winner_takes_all(costs).mT
-        if score_weight:
-            loss = (torch.nn.functional.softplus(logits).sum((1, 2))
-                    - torch.linalg.vecdot(winners, logits).sum(-1))
-            value = value + loss * (score_weight / (batch * n_hyps))
-        share = torch.sigmoid(logits, out=gradient[:, n_hyps * dim:])
-        share.sub_(winners).mul_(score_weight / (batch * n_hyps))
-        ctx.save_for_backward(gradient.to(dtype))
-        return value.to(dtype)
-    @staticmethod
-    def backward(ctx, upstream):
-        return ctx.saved_tensors[0] * upstream[:, None, None], None, None, None, None
-
-# %% ../../nbs/10_mcl/116_losses.ipynb #6c33453c
-def stacked_objective(
-    outputs: Tensor,           # `(runs, n_hyps * dim + n_hyps, batch)`: hypotheses, then logits
-    targets: Tensor,           # `(runs, dim, batch)`, one real target per example
-    n_hyps: int,               # number of hypotheses
-    assign: Callable,          # rule `(runs, batch, n_hyps) -> weights`, as `assignment` returns
-    score_weight: float = 1.,  # beta, weight of the score loss
-) -> Tensor:                   # `(runs,)`, total loss of each run
-    "Return loss plus weighted score loss of every run, with a closed-form gradient."
-    rows = n_hyps * targets.shape[1] + n_hyps
-    if (outputs.ndim != 3 or outputs.shape[1] != rows or outputs.shape[0] != targets.shape[0]
-            or outputs.shape[2] != targets.shape[2]):
-        raise ValueError(f"outputs: expected (runs, {rows}, batch) for targets "
-                         f"{tuple(targets.shape)} and n_hyps {n_hyps}, got {tuple(outputs.shape)}")
-    if outputs.shape[2] == 0:
-        raise ValueError("outputs: expected a batch of at least one example, got an empty one")
-    return _StackedObjective.apply(outputs, targets, n_hyps, assign, score_weight)

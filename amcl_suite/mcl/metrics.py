@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import torch
 from torch import Tensor
-from .assignment import _wide
+from .assignment import wide
 
 # %% auto #0
 __all__ = ['distortion', 'mean_prediction', 'rmse', 'usage', 'dead_fraction', 'usage_perplexity', 'wasserstein2', 'kernel_nll',
@@ -25,7 +25,7 @@ def _check(hypotheses: Tensor, targets: Tensor) -> None:
 def _squared(hypotheses: Tensor, targets: Tensor) -> Tensor:
     "Return squared distances `(..., examples, n_hyps)`, single precision at least."
     _check(hypotheses, targets)
-    return (_wide(hypotheses) - targets.unsqueeze(-2)).square().sum(-1)
+    return (wide(hypotheses) - targets.unsqueeze(-2)).square().sum(-1)
 
 def _eps(values: Tensor) -> float: return torch.finfo(values.dtype).eps
 
@@ -53,7 +53,7 @@ def mean_prediction(
 ) -> Tensor:              # `(..., examples, dim)`
     "Return the score-weighted mean of the hypotheses; equal weights where all scores are 0."
     _check_shares(scores, "scores", total=False)
-    scores = _wide(scores)
+    scores = wide(scores)
     total = scores.sum(-1, keepdim=True)
     weights = torch.where(total == 0, 1 / scores.shape[-1],
                           scores / torch.where(total == 0, 1., total))
@@ -87,7 +87,7 @@ def dead_fraction(
 ) -> Tensor:              # `(...)` in [0, 1), lower is better
     "Return the fraction of hypotheses that never win."
     _check_shares(shares, "shares")
-    dead = _wide(shares == 0).mean(-1)
+    dead = wide(shares == 0).mean(-1)
     return torch.where(shares.isnan().any(-1), torch.nan, dead)
 
 def usage_perplexity(
@@ -136,7 +136,7 @@ def kernel_nll(
 ) -> Tensor:                # `(...)`, nats per example, lower is better
     "Return the mean negative log-likelihood with Gaussian kernels; `ValueError` at bandwidth <= 0."
     _check_shares(probabilities, "probabilities")
-    squared, probabilities = _squared(hypotheses, targets), _wide(probabilities)
+    squared, probabilities = _squared(hypotheses, targets), wide(probabilities)
     width = torch.as_tensor(bandwidth, dtype=squared.dtype, device=hypotheses.device)
     if bool((width <= 0).any() | width.isinf().any()):
         raise ValueError(f"bandwidth: expected numbers > 0, got {bandwidth}")

@@ -14,11 +14,11 @@ from torch import Tensor
 from ..core.training import (Fit, ShuffledBatches, TrainingSettings, chunk_runs, fit,
                                       with_gradients)
 from .assignment import annealed, relaxed, winner_takes_all
-from .losses import stacked_objective
 from .metrics import (best_bandwidth, dead_fraction, distortion, kernel_nll, usage,
                                     usage_perplexity)
 from .networks import MultiHypothesisNetwork, split_outputs
 from .schedules import exponential, linear
+from .stacked import stacked_objective
 from .uci import Prepared, hidden_units, prepare, read_uci
 
 # %% auto #0

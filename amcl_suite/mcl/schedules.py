@@ -4,46 +4,57 @@
 
 # %% ../../nbs/10_mcl/114_schedules.ipynb #0a5072a0
 from __future__ import annotations
-import difflib, inspect
+import math
 from collections.abc import Callable
+from ..core.expect import between
 
 # %% auto #0
-__all__ = ['constant', 'linear', 'exponential', 'warmup_linear', 'schedule']
-
-# %% ../../nbs/10_mcl/114_schedules.ipynb #eac0f294
-def _check(name: str, value: float, low: float, high: float = float("inf")) -> float:
-    "Return `value` as float; `ValueError` outside [low, high]."
-    if not low <= value <= high:
-        raise ValueError(f"{name}: expected a number in [{low}, {high}], got {value}")
-    return float(value)
+__all__ = ['constant', 'ramp', 'linear', 'exponential', 'warmup_linear']
 
 # %% ../../nbs/10_mcl/114_schedules.ipynb #fdaf2479
 def constant(
-    value: float,              # >= 0, temperature in cost units
-) -> Callable[[int], float]:   # epoch -> temperature
+    value: float,              # >= 0, such as a temperature in cost units
+) -> Callable[[float], float]: # epoch -> value
     "Return a schedule that stays at `value`."
-    value = _check("value", value, 0)
-    return lambda epoch: value
+    between("value", value, 0)
+    return lambda epoch: float(value)
+
+def ramp(
+    initial: float,            # >= 0, value until `start`
+    final: float,              # >= 0, value from `end` on
+    start: float,              # >= 0, epoch
+    end: float,                # >= start, epoch
+) -> Callable[[float], float]: # epoch -> value
+    "Return a straight line from `initial` to `final` between two epochs."
+    between("initial", initial, 0); between("final", final, 0)
+    between("start", start, 0); between("end", end, start)
+    def schedule(epoch: float) -> float:
+        if not start < epoch < end: return float(final if epoch >= end else initial)
+        share = (epoch - start) / (end - start)
+        return initial * (1 - share) + final * share
+    return schedule
 
 def linear(
     initial: float,            # >= 0, temperature at epoch 0, in cost units
-    n_epochs: int,             # >= 1, epochs of the whole run
-) -> Callable[[int], float]:   # epoch -> temperature
-    "Return a schedule that falls linearly to `initial / n_epochs` (aMCL paper, Sec. 5)."
-    initial, n_epochs = _check("initial", initial, 0), _check("n_epochs", n_epochs, 1)
-    return lambda epoch: initial * max(0., 1 - epoch / n_epochs)
+    n_epochs: float,           # > 0, epochs of the whole run
+) -> Callable[[float], float]: # epoch -> temperature
+    "Return a schedule that falls linearly, to `initial / n_epochs` in the last epoch (Sec. 5)."
+    between("n_epochs", n_epochs, 1)
+    return ramp(initial, 0., 0., n_epochs)
 
 def exponential(
-    initial: float,            # >= 0, temperature at epoch 0, in cost units
+    initial: float,            # >= 0, temperature until `start`, in cost units
     decay: float,              # in [0, 1], factor per epoch
     switch_below: float = 0.,  # >= 0; temperatures below it become exactly 0: winner-takes-all
-) -> Callable[[int], float]:   # epoch -> temperature
+    start: float = 0.,         # >= 0, epoch in which the fall begins
+    end: float = math.inf,     # epoch from which the temperature is exactly 0
+) -> Callable[[float], float]: # epoch -> temperature
     "Return a schedule that shrinks by `decay` per epoch to `switch_below`, then is 0 (Sec. 5)."
-    initial, decay, limit = (_check("initial", initial, 0), _check("decay", decay, 0, 1),
-                             _check("switch_below", switch_below, 0))
-    def schedule(epoch: int) -> float:
-        temperature = initial * decay ** epoch
-        return 0. if temperature < limit else temperature
+    between("initial", initial, 0); between("decay", decay, 0, 1)
+    between("switch_below", switch_below, 0); between("start", start, 0)
+    def schedule(epoch: float) -> float:
+        temperature = initial * decay ** max(epoch - start, 0)
+        return 0. if temperature < switch_below or epoch >= end else temperature
     return schedule
 
 # %% ../../nbs/10_mcl/114_schedules.ipynb #6e4dea27
@@ -54,23 +65,6 @@ def warmup_linear(
     speed: float = 1.,          # > 0; 2 reaches zero after half the epochs
 ) -> Callable[[int], float]:    # epoch -> value
     "Return `initial` for `warmup` epochs, then `initial * (1 - speed * epoch / n_epochs)`, >= 0."
-    initial, n_epochs = _check("initial", initial, 0), _check("n_epochs", n_epochs, 1)
-    warmup, speed = _check("warmup", warmup, 0), _check("speed", speed, 1e-12)
-    return lambda epoch: (initial if epoch < warmup
-                          else initial * max(0., 1 - speed * epoch / n_epochs))
-
-# %% ../../nbs/10_mcl/114_schedules.ipynb #d58621bf
-def schedule(
-    name: str,                  # "constant", "linear", "exponential" or "warmup_linear"
-    **options,                  # options of that schedule, such as `initial=0.5`
-) -> Callable[[int], float]:    # epoch -> value
-    "Return a schedule by name; `ValueError` for an unknown name or option."
-    known = {f.__name__: f for f in (constant, linear, exponential, warmup_linear)}
-    if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        raise ValueError(f"name: unknown schedule {name!r}"
-                         + (f", did you mean {near[0]!r}?" if near else "")
-                         + f" Known: {', '.join(known)}")
-    if wrong := set(options) - set(inspect.signature(known[name]).parameters):
-        raise ValueError(f"options: {name} does not take {sorted(wrong)}")
-    return known[name](**options)
+    between("warmup", warmup, 0); between("speed", speed, 0, ends="(]")
+    fall = linear(initial, n_epochs)
+    return lambda epoch: float(initial) if epoch < warmup else fall(speed * epoch)

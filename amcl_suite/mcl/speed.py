@@ -6,13 +6,14 @@
 from __future__ import annotations
 import time
 from dataclasses import replace
+from functools import partial
 import torch
 from ..core.training import TrainingSettings, fit
-from .losses import stacked_objective
 from .conditional import SyntheticConfig
 from .networks import MultiHypothesisNetwork
 from .regression import UCIConfig, _Chunk, plain_loop
 from .schedules import exponential
+from .stacked import stacked_objective
 from .assignment import annealed
 from .synthetic import FreshBatches
 from .uci import prepare, read_uci
@@ -71,7 +72,7 @@ def sampling_share(
                      exponential(config.temperature, config.decay))
     def objective(outputs, targets, epoch):
         return stacked_objective(outputs, targets, config.n_hyps,
-                                 lambda c: annealed(c, cool(epoch)), config.score_weight)
+                                 partial(annealed, temperature=cool(epoch)), config.score_weight)
     def train(epochs):
         fit(model, batches, objective,
             TrainingSettings(epochs, config.learning_rate, config.optimiser))
