@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from amcl_suite.core.files import read_json, write_json_atomic
-from amcl_suite.core.records import is_locked
+from amcl_suite.core.locks import is_locked
 from amcl_suite.reproduce.cli import main
 from amcl_suite.reproduce.jobs import load_job
 from amcl_suite.reproduce.worker import standing

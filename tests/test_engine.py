@@ -11,7 +11,7 @@ import pytest
 from amcl_suite.reproduce.cli import main
 from amcl_suite.reproduce.jobs import load_job
 from amcl_suite.reproduce.report import collect
-from amcl_suite.core.records import is_locked
+from amcl_suite.core.locks import is_locked
 from amcl_suite.reproduce.worker import standing
 from toys import RESULT, WALK, Project, wait_until, walk_end
 

@@ -4,86 +4,20 @@
 
 # %% ../../nbs/70_core/724_records.ipynb #17d0dbf3
 from __future__ import annotations
-import contextlib, functools, importlib.metadata, math, os, platform, re, shutil
-import subprocess, sys, time, wave
+import contextlib, math, os, re, shutil, time, wave
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from fastcore.basics import patch
-from filelock import FileLock, Timeout
+from .environment import environment
+from .expect import integer, one_of
 from .files import (DataError, output_errors, read_json, read_npz, replacing,
                                    sweep_temporaries, write_json_atomic, write_text_atomic)
-from .settings import project_root
 
 # %% auto #0
-__all__ = ['PACKAGES', 'ROW_FIELDS', 'SOUND_FILES', 'SCHEMA_VERSION', 'LOCK_NAME', 'ERROR_KINDS', 'gpus', 'code_version',
-           'environment', 'row_faults', 'make_row', 'Run', 'open_run', 'is_locked', 'run_folders', 'link_on_the_way',
-           'RunState', 'RecordError', 'read_record', 'read_dict', 'read_arrays', 'Cost', 'cost']
-
-# %% ../../nbs/70_core/724_records.ipynb #96a42748
-PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "POT", "lightning", "pandas",
-            "papermill", "submitit", "matplotlib")
-
-def _versions() -> dict[str, str]:
-    "Return the installed versions of the packages that results depend on."
-    versions = {}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
-
-def _cpu_model() -> str:
-    "Return the processor's name."
-    with contextlib.suppress(OSError):
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-        if found: return found[1]
-    return platform.processor() or platform.machine()
-
-# %% ../../nbs/70_core/724_records.ipynb #e10b8266
-def _output_of(*command: str) -> str:
-    "Return the output of a short command, or \"\" if it is missing or fails."
-    try: done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.SubprocessError): return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-def gpus() -> list[str]:  # one line per GPU: model and memory
-    "Return the GPUs of this machine as `nvidia-smi` names them, without importing torch."
-    if not shutil.which("nvidia-smi"): return []
-    query = _output_of("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
-    return query.splitlines()
-
-def _device() -> str:
-    "Return the device a run can use: the GPU's name, or \"cpu\"."
-    if os.environ.get("CUDA_VISIBLE_DEVICES") == "": return "cpu"
-    if "torch" not in sys.modules: return next(iter(gpus()), "cpu")
-    torch = sys.modules["torch"]
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-
-def _cpu_capability() -> str:
-    "Return the vector instructions that torch's kernels use here (\"AVX2\", ...); \"\" without it."
-    if "torch" not in sys.modules: return ""
-    return sys.modules["torch"].backends.cpu.get_cpu_capability()
-
-# %% ../../nbs/70_core/724_records.ipynb #6e9ab0cd
-@functools.cache
-def code_version() -> dict[str, str]:  # `version` and `commit`, with "+changes" where files differ
-    "Return the version of the package and the commit of the checkout; \"\" where there is none."
-    from amcl_suite import __version__
-    try: root = str(project_root())
-    except FileNotFoundError: return {"version": __version__, "commit": ""}
-    commit = _output_of("git", "-C", root, "rev-parse", "HEAD")
-    status = ("git", "-C", root, "status", "--porcelain", "--untracked-files=no")
-    changed = commit and _output_of(*status)
-    return {"version": __version__, "commit": commit + ("+changes" if changed else "")}
-
-def environment() -> dict:  # python, platform, processor, cores, memory_gb, device, packages, ...
-    "Return what a reader needs to know about the machine and the code of a run."
-    import psutil
-    memory = round(psutil.virtual_memory().total / 2**30, 1)
-    return {"python": platform.python_version(), "platform": platform.platform(),
-            "processor": _cpu_model(), "cpu_capability": _cpu_capability(),
-            "cores": os.cpu_count(), "memory_gb": memory, "device": _device(),
-            "packages": _versions(), **code_version()}
+__all__ = ['ROW_FIELDS', 'FIGURE_FILES', 'SOUND_FILES', 'SCHEMA_VERSION', 'ERROR_KINDS', 'row_faults', 'make_row', 'Run',
+           'open_run', 'RunState', 'RecordError', 'read_record', 'read_dict', 'read_arrays', 'Cost', 'cost']
 
 # %% ../../nbs/70_core/724_records.ipynb #566c8fe3
 def _is_number(value: object) -> bool:
@@ -235,12 +169,29 @@ def note(
     if text not in self.notes: self.notes.append(text)
 
 # %% ../../nbs/70_core/724_records.ipynb #f43a47c4
-def _check_name(name: str) -> None:
-    "Raise `ValueError` unless `name` can be part of a file name on every system."
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name): return
-    raise ValueError(f"name: expected letters, digits, '.', '_' or '-', got {name!r}")
+def _kept(
+    run: Run, kind: str, name: str, content, endings: tuple, write: Callable, **about
+) -> Path | None:
+    "List a figure or a sound, copy or write its file; `ValueError` for a bad name or ending."
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
+        raise ValueError(f"name: expected letters, digits, '.', '_' or '-', got {name!r}")
+    source = Path(content) if isinstance(content, (str, os.PathLike)) else None
+    suffix = source.suffix.lower() if source else endings[0]
+    if source: one_of(f"{kind}: ending of {source}", suffix, endings)
+    file, listed = f"{kind}/{name}{suffix}", getattr(run, kind)
+    listed[:] = [item for item in listed if item["name"] != name]
+    listed.append({"name": name, "file": file, **about})
+    if run.folder is None: return None
+    path = run.folder / file
+    if source and source.resolve() == path: return path
+    with replacing(path) as temporary:
+        if source: shutil.copyfile(source, temporary)
+        else: write(temporary)
+    return path
 
 # %% ../../nbs/70_core/724_records.ipynb #7ecff42e
+FIGURE_FILES = (".png", ".gif", ".svg", ".jpg")
+
 @patch
 def figure(
     self: Run,
@@ -249,20 +200,8 @@ def figure(
     caption: str = "",   # sentence under the picture; also its text for readers who can't see it
 ) -> Path | None:        # saved file; None in memory
     "Keep a figure or an animation with its caption."
-    _check_name(name)
-    image = Path(figure) if isinstance(figure, (str, os.PathLike)) else None
-    suffix = image.suffix.lower() if image else ".png"
-    if suffix not in (".png", ".gif", ".svg", ".jpg"):
-        raise ValueError(f"figure: expected a png, gif, svg or jpg file, got {image}")
-    self.figures = [f for f in self.figures if f["name"] != name]
-    self.figures.append({"name": name, "file": f"figures/{name}{suffix}", "caption": caption})
-    if self.folder is None: return None
-    path = self.folder / "figures" / (name + suffix)
-    if image and image.resolve() == path: return path
-    with replacing(path) as temporary:
-        if image: shutil.copyfile(image, temporary)
-        else: figure.savefig(temporary, format="png", dpi=100, bbox_inches="tight")
-    return path
+    def write(path): figure.savefig(path, format="png", dpi=100, bbox_inches="tight")
+    return _kept(self, "figures", name, figure, FIGURE_FILES, write, caption=caption)
 
 # %% ../../nbs/70_core/724_records.ipynb #109290af
 @patch
@@ -293,24 +232,13 @@ def audio(
     caption: str = "",               # sentence beside the player
 ) -> Path | None:                    # saved file; None in memory
     "Keep a sound with its caption; floats are full scale at 1, louder ones are scaled down."
-    _check_name(name)
-    source = Path(sound) if isinstance(sound, (str, os.PathLike)) else None
-    suffix = source.suffix.lower() if source else ".wav"
-    if suffix not in SOUND_FILES:
-        raise ValueError(f"sound: expected a wav, ogg, mp3 or flac file, got {source}")
-    entry = {"name": name, "file": f"sounds/{name}{suffix}", "caption": caption}
-    if source is None:
-        rate = _sample_rate(sample_rate)
+    about = {"caption": caption}
+    if not isinstance(sound, (str, os.PathLike)):
+        rate = integer("sample_rate", sample_rate, 1, 768_000)
         samples, gain = _samples(sound)
-        entry |= {"sample_rate": rate, "seconds": samples.shape[1] / rate, "gain": gain}
-    self.sounds = [s for s in self.sounds if s["name"] != name] + [entry]
-    if self.folder is None: return None
-    path = self.folder / entry["file"]
-    if source and source.resolve() == path: return path
-    with replacing(path) as temporary:
-        if source: shutil.copyfile(source, temporary)
-        else: _write_wave(temporary, samples, rate)
-    return path
+        about |= {"sample_rate": rate, "seconds": samples.shape[1] / rate, "gain": gain}
+    def write(path): _write_wave(path, samples, rate)
+    return _kept(self, "sounds", name, sound, SOUND_FILES, write, **about)
 
 # %% ../../nbs/70_core/724_records.ipynb #9c520291
 def _samples(waveform) -> tuple:
@@ -327,12 +255,6 @@ def _samples(waveform) -> tuple:
                          + " with NaN or infinity" * (samples.dtype.kind == "f"))
     gain = 1 / max(1.0, float(np.abs(samples).max()))
     return np.round(samples.astype(np.float64) * gain * 32767).astype(np.int16), gain
-
-def _sample_rate(rate: object) -> int:
-    "Return a sample rate in Hz; `ValueError` for what is none."
-    if hasattr(rate, "__index__") and not isinstance(rate, bool) and 1 <= rate <= 768_000:
-        return int(rate)
-    raise ValueError(f"sample_rate: expected a whole number of Hz, such as 16000, got {rate!r}")
 
 def _write_wave(path: Path, samples, rate: int) -> None:
     "Write 16-bit samples `(channels, time)` as a WAV file."
@@ -379,47 +301,6 @@ def finish(
     write_json_atomic(self.folder / "results.json", results | {"environment": environment()})
     return results
 
-# %% ../../nbs/70_core/724_records.ipynb #1945c9a2
-LOCK_NAME = "run.lock"
-
-def is_locked(
-    folder: str | Path,  # folder of a run
-) -> bool:               # True while some process works in it
-    "Tell whether a process is at work on a run."
-    path = Path(folder) / LOCK_NAME
-    if not path.exists(): return False
-    lock = FileLock(path)
-    try: lock.acquire(timeout=0)
-    except Timeout: return True
-    except OSError: return False
-    lock.release()
-    return False
-
-# %% ../../nbs/70_core/724_records.ipynb #7b2bedd5
-def run_folders(
-    root: str | Path,      # folder of all runs: `root/job/run`
-    jobs=(),               # names of jobs; empty: all
-) -> tuple[list[Path], list[Path]]:  # folders of runs, sorted; links that were not followed
-    "Return the folders of runs; links and hidden folders are left out, and links are named."
-    links, found = [], []
-    for job in _subfolders(Path(root), links):
-        if not jobs or job.name in jobs: found += _subfolders(job, links)
-    return found, [p for p in links if not jobs or {p.name, p.parent.name} & set(jobs)]
-
-def _subfolders(folder: Path, links: list[Path]) -> list[Path]:
-    "Return the folders in a folder, and add its links to `links`; hidden ones are neither."
-    try: entries = sorted((e for e in os.scandir(folder) if not e.name.startswith(".")),
-                          key=lambda e: e.name)
-    except OSError: return []           # it isn't there, or it has just been removed
-    links += [Path(e) for e in entries if e.is_symlink() and not e.is_file()]
-    return [Path(e) for e in entries if e.is_dir(follow_symlinks=False)]
-
-def link_on_the_way(
-    folder: str | Path,   # folder of a run
-) -> Path | None:         # the link; None: there is none
-    "Return the link that a run's folder or its job's folder is."
-    return next((p for p in (Path(folder), Path(folder).parent) if p.is_symlink()), None)
-
 # %% ../../nbs/70_core/724_records.ipynb #6691a5cb
 class RunState(str, Enum):
     "State of a run in its record."
@@ -462,7 +343,7 @@ def _unprintable(value: object) -> str:
     return ""
 
 def record_faults(
-    record: dict,     # a record in the current version, or what a notebook left for one
+    record: dict,     # from `read_json`, or what a notebook left for one
 ):                    # iterator over (field, expected)
     "Yield the fields of a record that have the wrong type, those of its rows and files included."
     yield from _faults_of(_REQUIRED | _OPTIONAL, record, tuple(_REQUIRED))
@@ -476,55 +357,32 @@ def record_faults(
     if isinstance(error, dict) and error:
         yield from _faults_of({"line": "str", "kind": "str"}, error, ("line",), "error.")
 
-# %% ../../nbs/70_core/724_records.ipynb #7ba5e572
-def _from_1(record: dict) -> dict:
-    "Return a record of version 1 as one of version 2."
-    added = {"schema": 2, "where": "local", "gpus": [], "processes": 1,
-             "seconds_all": record.get("seconds") or 0.0}
-    error = record.get("error")
-    if isinstance(error, dict): added["error"] = {"kind": _kind_of_error(error)} | error
-    return record | added
-
-def _kind_of_error(error: dict) -> str:
-    "Return the kind of an error of version 1, which had only a line."
-    line = str(error.get("line", ""))
-    if line == "interrupted": return "interrupted"
-    killed = line.startswith("DeadKernelError") or "worker was killed" in line
-    return "crash" if killed else "error"
-
-_MIGRATIONS = {1: _from_1}
-
-def _migrated(record: dict, path: Path) -> dict:
-    "Return a record in the current version; `RecordError` where there is no way there."
-    first = record.get("schema")
-    if not isinstance(first, int) or isinstance(first, bool):
-        raise RecordError(f"{path}: not a record (no schema version); {_AGAIN}")
-    if first > SCHEMA_VERSION:
-        raise RecordError(f"{path}: written by a newer amcl_suite (schema {first}, this one "
-                          f"knows {SCHEMA_VERSION}); update amcl_suite")
-    while (schema := record["schema"]) < SCHEMA_VERSION:
-        if schema not in _MIGRATIONS:
-            raise RecordError(f"{path}: schema version {schema} can't be read by this "
-                              f"amcl_suite; read it with the version that wrote it, or {_AGAIN}")
-        record = _MIGRATIONS[schema](record)
-    return record if first == SCHEMA_VERSION else record | {"migrated_from": first}
-
 # %% ../../nbs/70_core/724_records.ipynb #bafc2f85
 def read_record(
     path: str | Path,  # `record.json`, or the folder that holds it
-) -> dict:             # the record in the current version, special numbers back as floats
-    "Return a run's record, migrated if older; `RecordError` if unreadable, wrong or newer."
+) -> dict:             # its content, special numbers back as floats
+    "Return a run's record; `RecordError` if it is unreadable, wrong, or of another version."
     path = Path(path)
     path = path / "record.json" if os.path.isdir(path) else path
     try: record = read_json(path)
     except DataError as error: raise RecordError(f"not a record: {error}; or {_AGAIN}") from None
     if why := _unprintable(record): raise RecordError(f"{path}: not a record ({why}); {_AGAIN}")
-    record = _migrated(record, path)
+    if why := _other_version(record.get("schema")): raise RecordError(f"{path}: {why}")
     for field, kind in record_faults(record):
         raise RecordError(f"{path}: {field} is missing or no {kind}; {_AGAIN}")
     if record["state"] not in RunState.__members__:
         raise RecordError(f"{path}: unknown state {record['state']!r}; {_AGAIN}")
     return record
+
+def _other_version(schema: object) -> str:
+    "Return why a record of another version can't be read, and what to do; \"\" for ours."
+    if isinstance(schema, bool) or not isinstance(schema, int):
+        return f"not a record (no schema version); {_AGAIN}"
+    if schema > SCHEMA_VERSION: return (f"written by a newer amcl_suite (schema {schema}, this "
+                                        f"one knows {SCHEMA_VERSION}); update amcl_suite")
+    if schema == SCHEMA_VERSION: return ""
+    return (f"schema version {schema} can't be read by this amcl_suite; read it with the version "
+            f"that wrote it, or {_AGAIN}")
 
 # %% ../../nbs/70_core/724_records.ipynb #09068d83
 def read_dict(

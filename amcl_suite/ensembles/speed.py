@@ -8,7 +8,7 @@ import contextlib, dataclasses, time
 from collections.abc import Callable
 import torch
 from torch.nn import functional as F
-from ..core.records import environment
+from ..core.environment import environment
 from ..core.training import bfloat16_works, check_bfloat16
 from .learners import LEARNERS
 from .members import Ensemble, make_ensemble

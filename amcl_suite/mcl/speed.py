@@ -89,7 +89,7 @@ def run_benchmarks(
 ) -> dict:                                                                  # ready for JSON
     "Run all benchmarks of this chapter on the data sets found here; return machine and results."
     from amcl_suite.core.data import checksum
-    from amcl_suite.core.records import environment
+    from amcl_suite.core.environment import environment
     here = [name for name in datasets if checksum(name)] or ["diabetes"]
     large = {"kin8nm": dict(n_epochs=4, n_plain=1, rounds=3)}
     engine = [engine_ratio(name, **large.get(name, {})) for name in here]

@@ -261,14 +261,14 @@ def _status(jobs: list[str] | None):
 # %% ../../nbs/80_reproduce/880_cli.ipynb #96f2fec8
 def _link_lines(jobs: list[str] | None) -> list[str]:
     "Return a line for each link among the runs of jobs."
-    from amcl_suite.core.records import run_folders
+    from amcl_suite.core.locks import run_folders
     from amcl_suite.core.settings import runs_dir
     return [f"left alone: {link} is a link, which is not followed"
             for link in run_folders(runs_dir(), tuple(jobs or ()))[1]]
 
 def _slurm_if_needed() -> dict | None:
     "Return what Slurm says of its jobs, if any run was submitted to it; None: it doesn't answer."
-    from amcl_suite.core.records import run_folders
+    from amcl_suite.core.locks import run_folders
     from amcl_suite.core.settings import runs_dir
     from amcl_suite.reproduce.engine import read_submission
     from amcl_suite.reproduce.executors import slurm_states
@@ -474,7 +474,7 @@ def _is_here(locate, name: str) -> bool:
 # %% ../../nbs/80_reproduce/880_cli.ipynb #90c5232e
 def _examine() -> list[tuple[str, str, str]]:
     "Return (what, finding, remedy) for all that a run needs; no remedy where all is well."
-    from amcl_suite.core.records import environment, gpus
+    from amcl_suite.core.environment import environment, gpus
     from amcl_suite.reproduce.executors import n_cores
     about = environment()
     code = f"{about['version']} {about['commit'][:20]}".strip()

@@ -10,8 +10,8 @@ from pathlib import Path
 from fastcore.basics import patch
 from filelock import FileLock
 from ..core.files import OutputError, output_errors, write_json_atomic, write_text_atomic
-from ..core.records import (LOCK_NAME, RunState, is_locked, link_on_the_way, read_dict,
-                                     run_folders)
+from ..core.locks import LOCK_NAME, is_locked, link_on_the_way, run_folders
+from ..core.records import RunState, read_dict
 from ..core.settings import project_root, runs_dir
 from ..core.tables import format_seconds
 from .jobs import JobError, PlannedRun, data_checksum

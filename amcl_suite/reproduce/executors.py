@@ -34,7 +34,7 @@ def n_cores() -> int:  # at least 1
 
 def visible_gpus() -> list[str]:  # indices or identifiers; empty without a GPU
     "Return the GPUs that runs may use: those of `CUDA_VISIBLE_DEVICES`, else all."
-    from amcl_suite.core.records import gpus
+    from amcl_suite.core.environment import gpus
     wish = os.environ.get("CUDA_VISIBLE_DEVICES")
     if wish is None: return [str(i) for i in range(len(gpus()))]
     return [g.strip() for g in wish.split(",") if g.strip() not in ("", "-1")]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from filelock import FileLock, Timeout
 from ..core.files import OutputError, output_errors
-from ..core.records import is_locked, link_on_the_way, run_folders
+from ..core.locks import is_locked, link_on_the_way, run_folders
 from ..core.settings import runs_dir
 from .jobs import JobError, PlannedRun
 from .worker import standing, temporary_files

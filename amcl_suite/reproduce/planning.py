@@ -6,7 +6,8 @@
 from __future__ import annotations
 import contextlib, json
 from dataclasses import dataclass
-from ..core.records import RecordError, RunState, read_record, run_folders
+from ..core.locks import run_folders
+from ..core.records import RecordError, RunState, read_record
 from ..core.settings import runs_dir
 from ..core.tables import format_seconds
 from .jobs import PlannedRun, data_checksum

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from ..core.files import encode, replacing
-from ..core.records import (SCHEMA_VERSION, RecordError, cost, is_locked, read_record,
-                                     run_folders)
+from ..core.locks import is_locked, run_folders
+from ..core.records import SCHEMA_VERSION, RecordError, cost, read_record
 from ..core.settings import runs_dir
 from ..core.tables import Table, format_seconds, paper_vs_ours, pivot
 from .worker import seconds_spent

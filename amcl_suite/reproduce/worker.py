@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from filelock import FileLock, Timeout
 from ..core.files import output_errors, read_json, write_json_atomic
-from ..core.records import (SCHEMA_VERSION, RecordError, RunState, environment, is_locked,
-                                     link_on_the_way, read_dict, read_record, record_faults)
+from ..core.environment import environment
+from ..core.locks import is_locked, link_on_the_way
+from ..core.records import (SCHEMA_VERSION, RecordError, RunState, read_dict, read_record,
+                                     record_faults)
 
 # %% auto #0
 __all__ = ['MAX_CELL_OUTPUT', 'MAX_LINE', 'Standing', 'standing', 'Task', 'execute', 'temporary_files', 'sweep', 'Heartbeat',

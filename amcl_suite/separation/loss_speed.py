@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from ..core.records import environment
+from ..core.environment import environment
 from ..mcl.assignment import annealed, permutation, winner_takes_all
 from .distances import neg_si_sdr
 from .models import build_model, model_config

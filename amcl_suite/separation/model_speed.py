@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core.records import environment
+from ..core.environment import environment
 from .datasets import DynamicMixing, make_loader
 from .loss_speed import _median, _seconds
 from .models import (
