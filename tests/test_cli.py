@@ -9,6 +9,7 @@ import sys
 import pytest
 from amcl_suite.core.files import read_json, write_json_atomic
 from amcl_suite.core.locks import is_locked
+from amcl_suite.core.records import SCHEMA_VERSION
 from amcl_suite.reproduce.cli import main
 from amcl_suite.reproduce.jobs import load_job
 from amcl_suite.reproduce.worker import standing
@@ -38,8 +39,8 @@ def amcl(project, capsys):
 
 def leave_record(run, **changes):
     """Write a record as a worker would, with one figure and one animation."""
-    record = {"schema": 1, "job": run.job, "name": run.name, "notebook": run.notebook, "parameters": run.parameters,
-              "hash": run.hash, "state": "finished", "seconds": 60.0, "data": {"yacht": "ab" * 32, "year": ""},
+    record = {"schema": SCHEMA_VERSION, "job": run.job, "name": run.name, "notebook": run.notebook, "parameters": run.parameters,
+              "hash": run.hash, "state": "finished", "seconds": 60.0, "seconds_all": 60.0, "data": {"yacht": "ab" * 32, "year": ""},
               "started": "2026-01-01T00:00:00+0000", "environment": {"version": "1", "commit": "c0ffee"},
               "notes": ["no data folder: scikit-learn's diabetes set stands in"],
               "figures": [{"name": "dot", "file": "figures/dot.png", "caption": "A dot < a line"},
@@ -160,7 +161,7 @@ def test_help_is_light():
 def test_dry_run_estimates_and_starts_nothing(project, amcl):
     project.job("- {notebook: nbs/10_toy.ipynb, grid: {n: [1, 2, 3]}, minutes: 30, gpus: 0}")
     first = load_job("toy").runs[0]
-    leave_record(first, schema=2, seconds_all=120.0, hash="0" * 64)     # older code: a duration
+    leave_record(first, seconds_all=120.0, hash="0" * 64)     # older code: a duration
     (first.folder / "record.json").rename(project.runs / "record.json")
     older = project.runs / "toy" / "toy-1-00000000"
     older.mkdir()

@@ -58,31 +58,13 @@ def test_committed_records_stay_readable():
     assert paths
     for path in paths:
         written, read = json.loads(path.read_text()), read_record(path)
-        assert read["schema"] == SCHEMA_VERSION and len(read["rows"]) == len(written["rows"])
-        assert read.get("migrated_from", SCHEMA_VERSION) == written["schema"]
-
-
-@pytest.mark.parametrize("line, kind", [
-    ("interrupted", "interrupted"), ("ValueError: n: expected >= 1, got 0", "error"),
-    ("DeadKernelError: the notebook's process died: killed, out of memory, or a crash", "crash"),
-    ("the worker was killed, or out of memory; start the job again to resume", "crash")])
-def test_version_1_is_migrated_in_memory(runs, line, kind):
-    folder = leave(runs, "a", schema=1, state="failed", error={"line": line, "cell": 3})
-    old = json.loads((folder / "record.json").read_text())
-    for field in ("where", "gpus", "processes", "seconds_all"): del old[field]
-    write_json_atomic(folder / "record.json", old)
-    before, read = (folder / "record.json").read_bytes(), read_record(folder)
-    assert read["error"] == {"kind": kind, "line": line, "cell": 3} and read["migrated_from"] == 1
-    assert (read["where"], read["gpus"], read["processes"], read["seconds_all"]) == ("local", [], 1,
-                                                                                     60)
-    assert (folder / "record.json").read_bytes() == before
-    write_json_atomic(folder / "record.json", {k: v for k, v in old.items() if k != "seconds"})
-    assert read_record(folder)["seconds_all"] == 0          # killed before it could say
+        assert written["schema"] == SCHEMA_VERSION and len(read["rows"]) == len(written["rows"])
 
 
 @pytest.mark.parametrize("changes, told", [
     ({"schema": 99}, "newer amcl_suite (schema 99, this one knows 2); update"),
-    ({"schema": 0}, "schema version 0 can't be read"), ({"schema": None}, "no schema version"),
+    ({"schema": 0}, "schema version 0 can't be read"),
+    ({"schema": 1}, "schema version 1 can't be read"), ({"schema": None}, "no schema version"),
     ({"schema": True}, "no schema version"), ({"schema": "2"}, "no schema version"),
     ({"state": "bored"}, "unknown state 'bored'"), ({"hash": 5}, "hash is missing or no str"),
     ({"parameters": []}, "parameters is missing or no dict"),
@@ -92,8 +74,7 @@ def test_version_1_is_migrated_in_memory(runs, line, kind):
     ({"rows": [{"method": "a", "metric": "b", "value": None, "scale": "full", "better": ""}]},
      "rows[0].value is missing or no number"),
     ({"figures": [{"name": "a"}]}, "figures[0].file is missing"),
-    ({"error": "it broke"}, "no dict"),
-    ({"schema": 1, "error": "it broke"}, "error is missing or no dict")])
+    ({"error": "it broke"}, "error is missing or no dict")])
 def test_wrong_records_are_named_and_do_not_stop_the_report(runs, changes, told):
     folder = leave(runs, "bad", **changes)
     leave(runs, "good")
@@ -110,13 +91,6 @@ def test_unreadable_files(runs, content):
     folder = leave(runs, "bad")
     (folder / "record.json").write_bytes(content)
     with pytest.raises(RecordError, match="not a record"): read_record(folder)
-
-
-def test_missing_migration_step_names_the_version(runs, monkeypatch):
-    from amcl_suite.core import records
-    folder = leave(runs, "a", schema=1)
-    monkeypatch.setattr(records, "_MIGRATIONS", {})
-    with pytest.raises(RecordError, match="schema version 1 can't be read"): read_record(folder)
 
 
 def test_special_numbers_come_back(runs):
@@ -165,7 +139,6 @@ def test_superseded_records_are_named_and_not_used(runs):
 @pytest.mark.parametrize("first, second, wins", [
     ({"started": "2026-01-01T12:00:00+0200"}, {"started": "2026-01-01T11:00:00+0000"}, "22"),
     ({"started": "1970-01-01T00:00:00+0000", "environment": {"version": "0.10.0"}}, {}, "11"),
-    ({"started": "1970-01-01T00:00:00+0000"}, {"schema": 1}, "11"),
     ({"started": "soon"}, {}, "22"), ({"started": None, "attempts": 3}, {"started": None}, "11"),
     ({"state": "running"}, {"state": "failed", "started": "1970-01-01T00:00:00+0000"}, "11")])
 def test_which_record_counts(runs, first, second, wins):

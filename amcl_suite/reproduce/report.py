@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from ..core.files import encode, replacing
 from ..core.locks import is_locked, run_folders
-from ..core.records import SCHEMA_VERSION, RecordError, cost, read_record
+from ..core.records import RecordError, cost, read_record
 from ..core.settings import runs_dir
 from ..core.tables import Table, format_seconds, paper_vs_ours, pivot
 from .worker import seconds_spent
@@ -139,8 +139,7 @@ def _newest(records: list[dict]) -> tuple[list[dict], list[dict]]:
 def _age(record: dict) -> tuple:
     "Return a key that sorts records of one run; the last one counts."
     version = (record.get("environment") or {}).get("version", "")
-    return (record["state"] == "finished", record.get("migrated_from", record["schema"]),
-            [int(part) for part in re.findall(r"\d+", str(version))], _started(record),
+    return (record["state"] == "finished", [int(part) for part in re.findall(r"\d+", str(version))], _started(record),
             record.get("attempts") or 0, record["folder"].name)
 
 def _started(record: dict) -> float:
@@ -312,9 +311,6 @@ def warning_lines(
         lines.append(f"These runs come from several versions of the code: {_listing(codes, 8)}.")
     if any("+changes" in code for code in codes):
         lines.append("Some runs come from code with changes that were not committed.")
-    old = [r["migrated_from"] for r in found.records if "migrated_from" in r]
-    lines += [f"{old.count(v)} records of format version {v} were read as version "
-              f"{SCHEMA_VERSION}." for v in sorted(set(old))]
     if found.superseded:
         failures = sum(display_state(r) == "failed" for r in found.superseded)
         lines.append(f"{len(found.superseded)} older or unfinished records of the same runs "
