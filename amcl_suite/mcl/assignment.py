@@ -119,7 +119,7 @@ def sampled(
 # %% ../../nbs/10_mcl/110_assignment.ipynb #9ea58b61
 def matched(
     costs: Tensor,                      # `(..., n_targets, n_hyps)`, lower is better
-    match: Callable,                    # (float64 matrix in [-1, 1], its exponent of two) -> weights
+    match: Callable,                    # (matrix in [-1, 1], its exponent of two) -> weights
     target_mask: Tensor | None = None,  # bool `(..., n_targets)`, True for real targets
 ) -> Tensor:                            # like `costs`
     "Match the real targets of each example on their own; `ValueError` for costs not finite."
