@@ -9,11 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 import torch
 from ..core.expect import did_you_mean, only
-from ..core.parts import Style, method_key
+from ..core.parts import Style, method_key, style
 from .assignment import (annealed, permutation, relaxed, sampled, top_n, transport,
                                        uniform, winner_takes_all)
 from .matching import permutation_marginals, sinkhorn_permutation
-from .part import STYLES
 
 # %% auto #0
 __all__ = ['RULES', 'Rule', 'rule', 'assign_by']
@@ -28,7 +27,7 @@ class Rule:
     hard: str = ""             # the rule that it becomes when cold; "": itself
 
     @property
-    def style(self) -> Style: return STYLES[self.name]       # label, colour, marker, papers' names
+    def style(self) -> Style: return style(self.name)        # label, colour, marker, papers' names
 
     @property
     def options(self) -> tuple[str, ...]:    # such as ("temperature",)
