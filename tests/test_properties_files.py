@@ -21,7 +21,7 @@ from amcl_suite.core.files import (DataError, decode, encode, json_text, open_hd
                                    read_member, read_npy, read_npz, read_text, read_weights, replacing, shown,
                                    sweep_temporaries, walk_files, write_json_atomic, write_weights, zip_names)
 from amcl_suite.core.records import read_arrays, read_record
-from amcl_suite.core.training import load_checked, save_atomic
+from amcl_suite.core.training import load_checked
 
 quick = settings(max_examples=60, deadline=None, derandomize=True,
                  suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -77,6 +77,7 @@ def _zip(path):
 
 RECORD = dict(schema=2, state="finished", job="j", name="n", notebook="x", parameters={}, hash="q", rows=[])
 WEIGHTS = {"w": torch.arange(40.), "step": 3}
+AGREE = {"n": 1, "name": "a"}
 FORMATS = {   # name: writer, reader, whether a check sum covers its content
     "json": (lambda p: write_json_atomic(p, {"a": [1, 2.5, "x"]}), read_json, False),
     "record": (lambda p: write_json_atomic(p, RECORD), read_record, False),
@@ -84,7 +85,7 @@ FORMATS = {   # name: writer, reader, whether a check sum covers its content
     "npz": (lambda p: np.savez_compressed(open(p, "wb"), x=np.arange(30.)), lambda p: read_npz(p)["x"], True),
     "npy": (lambda p: np.save(open(p, "wb"), np.arange(30.)), read_npy, False),
     "weights": (lambda p: write_weights(p, WEIGHTS), lambda p: read_weights(p)["w"], True),
-    "checkpoint": (lambda p: save_atomic({"fingerprint": "f", **WEIGHTS}, p), lambda p: load_checked(p, "f")["w"], True),
+    "checkpoint": (lambda p: write_weights(p, {"agree": AGREE, **WEIGHTS}), lambda p: load_checked(p, AGREE)["w"], True),
     "image": (_image, lambda p: np.asarray(read_image(p)), False),   # a PNG's sums are Pillow's to check
     "hdf5": (_hdf5, _read_hdf5, False),
 }
@@ -106,7 +107,7 @@ def _damaged(name, path, good, content):
         assert path.name in str(error) and ("again" in str(error) or "delete" in str(error) or ";" in str(error))
         return
     except ValueError as error:      # a checkpoint that is whole, but of another training
-        assert name == "checkpoint" and "belongs to other settings" in str(error)
+        assert name == "checkpoint" and ("doesn't say which training" in str(error) or "now it is" in str(error))
         return
     except KeyError:                 # a whole archive of other names is another file, not a damaged one
         assert name in ("npz", "weights", "checkpoint", "hdf5")
@@ -148,17 +149,17 @@ def test_c9_no_file_a_folder_a_pipe_and_a_closed_file_are_named(tmp_path, name):
 
 def test_s8_the_listed_input(tmp_path):
     path, weights = tmp_path / "c.pt", torch.randn(500)
-    save_atomic({"fingerprint": "f", "w": weights}, path)
+    write_weights(path, {"agree": AGREE, "w": weights})
     content = bytearray(path.read_bytes())
     content[content.index(weights.numpy().tobytes()) + 3] ^= 64
     path.write_bytes(content)
-    with pytest.raises(DataError, match="check sum .* start again"): load_checked(path, "f")
+    with pytest.raises(DataError, match="check sum .* start again"): load_checked(path, AGREE)
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"w": 1}, {"fingerprint": ["f"]}, "text"])
+@pytest.mark.parametrize("content", [[1, 2], {"w": 1}, {"agree": ["f"]}, "text"])
 def test_c9_a_checkpoint_of_other_things_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "c.pt")
-    with pytest.raises(ValueError, match="belongs to other settings"): load_checked(tmp_path / "c.pt", "f")
+    with pytest.raises(ValueError, match="doesn't say which training"): load_checked(tmp_path / "c.pt", AGREE)
 
 
 def test_c9_a_header_that_promises_terabytes_is_refused(tmp_path):
@@ -262,7 +263,7 @@ def test_c10_a_planted_link_is_not_written_through(tmp_path):
     victim.write_text("mine")
     for name in (f".a.json.{os.getpid()}.tmp", f"a.json.{os.getpid()}.tmp"): (tmp_path / name).symlink_to(victim)
     write_json_atomic(tmp_path / "a.json", {})
-    save_atomic({"fingerprint": ""}, tmp_path / "a.json")
+    write_weights(tmp_path / "a.json", {"agree": AGREE})
     assert victim.read_text() == "mine"
 
 

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from amcl_suite.core.training import load_checked, save_atomic
+from amcl_suite.core.files import write_weights
+from amcl_suite.core.training import load_checked
 
 SCRIPT = """
 import sys, torch
@@ -59,10 +60,10 @@ def test_full_disk_keeps_the_former_checkpoint(tmp_path):
                       capture_output=True).returncode:
         pytest.skip("this machine does not allow mounting a tmpfs")
     try:
-        save_atomic({"fingerprint": "x", "kept": torch.ones(3)}, disk / "c.pt")
+        write_weights(disk / "c.pt", {"agree": {"n": 1}, "kept": torch.ones(3)})
         with pytest.raises(OSError, match="free some space"):
-            save_atomic({"fingerprint": "x", "large": torch.rand(200_000)}, disk / "c.pt")
-        assert torch.equal(load_checked(disk / "c.pt", "x")["kept"], torch.ones(3))
+            write_weights(disk / "c.pt", {"agree": {"n": 1}, "large": torch.rand(200_000)})
+        assert torch.equal(load_checked(disk / "c.pt", {"n": 1})["kept"], torch.ones(3))
         assert [p.name for p in disk.iterdir()] == ["c.pt"]   # no temporary file is left
     finally:
         subprocess.run(["umount", str(disk)], check=True)

@@ -4,18 +4,21 @@
 
 # %% ../../nbs/70_core/714_training.ipynb #90d09c53
 from __future__ import annotations
-import functools, hashlib, time
+import functools, math, time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 import torch
 from torch import Tensor, nn
+from .expect import counts, finite, integer, one_of, ranges, shaped
 from .files import DataError, read_weights, sweep_temporaries, write_weights
+from .identity import check_same, plain
 from .stacked import StackedPerceptron
 
 # %% auto #0
-__all__ = ['TrainingSettings', 'bfloat16_works', 'check_bfloat16', 'SeededBatches', 'ShuffledBatches', 'Fit', 'save_atomic',
-           'load_checked', 'with_gradients', 'fit', 'chunk_runs']
+__all__ = ['TrainingSettings', 'bfloat16_works', 'check_bfloat16', 'SeededBatches', 'ShuffledBatches', 'Fit', 'load_checked',
+           'with_gradients', 'fit', 'chunk_runs']
 
 # %% ../../nbs/70_core/714_training.ipynb #700f5c28
 # optimisers that work element by element, so that stacked runs can't influence each other
@@ -33,15 +36,10 @@ class TrainingSettings:
     checkpoint_seconds: float = 20.  # >= 0, s between checkpoints, where a file is given
 
     def __post_init__(self):
-        for name, low in dict(n_epochs=1, evaluate_every=1, patience=0,
-                              checkpoint_seconds=0).items():
-            if not getattr(self, name) >= low:
-                raise ValueError(f"{name}: expected at least {low}, got {getattr(self, name)}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate: expected a number > 0, got {self.learning_rate}")
-        if self.optimiser not in _OPTIMISERS:
-            raise ValueError(f"optimiser: expected one of {', '.join(_OPTIMISERS)}, got "
-                             f"{self.optimiser!r}")
+        counts(self, "n_epochs", "evaluate_every")
+        counts(self, "patience", low=0)
+        ranges(self, learning_rate=(0, math.inf, "()"), checkpoint_seconds=(0,),
+               optimiser=list(_OPTIMISERS))
 
     def make_optimiser(self, parameters) -> torch.optim.Optimizer:
         "Return the optimiser over stacked parameters, fused where PyTorch has it."
@@ -94,16 +92,11 @@ class ShuffledBatches(SeededBatches):
         batch_size: int,     # rows per step, at most all
         seeds,               # one seed per run: the order of its rows
     ):
-        if inputs.ndim != 3 or targets.ndim != 3 or inputs.shape[:2] != targets.shape[:2]:
-            raise ValueError("targets: expected (sets, rows, dim) matching inputs "
-                             f"{tuple(inputs.shape)}, got {tuple(targets.shape)}")
-        if inputs.shape[1] < 1:
-            raise ValueError("inputs: expected at least one row, got an empty data set")
-        if batch_size < 1: raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-        for name, value in dict(inputs=inputs, targets=targets).items():
-            if not bool(value.isfinite().all()):
-                raise ValueError(f"{name}: {int((~value.isfinite()).sum())} values are NaN or "
-                                 "infinite; clean the data first")
+        shaped("inputs", inputs, "sets", "rows+", "features")
+        shaped("targets", targets, *inputs.shape[:2], "dim")
+        integer("batch_size", batch_size, 1)
+        finite("inputs", inputs, "clean the data first")
+        finite("targets", targets, "clean the data first")
         if len(seeds) != len(set_index):
             raise ValueError(f"seeds: expected one per run ({len(set_index)}), got {len(seeds)}")
         self.rows, self.batch_size = inputs.shape[1], min(batch_size, inputs.shape[1])
@@ -146,9 +139,7 @@ def _record(fit: Fit, values: dict[str, Tensor], select: dict[str, str], paramet
         row = value.detach()[None].clone()
         fit.history[name] = torch.cat([fit.history[name], row]) if name in fit.history else row
     for rule, quantity in select.items():
-        if quantity not in values:
-            raise ValueError(f"select: rule {rule!r} needs {quantity!r}, but `evaluate` gives "
-                             f"{sorted(values)}")
+        one_of(f"select: rule {rule!r}", quantity, sorted(values))
         value = values[quantity].detach()
         if rule not in fit.states:
             fit.states[rule] = [p.detach().clone() for p in parameters]
@@ -160,37 +151,31 @@ def _record(fit: Fit, values: dict[str, Tensor], select: dict[str, str], paramet
         fit.best_epoch[rule] = torch.where(better.cpu(), epoch, fit.best_epoch[rule])
 
 # %% ../../nbs/70_core/714_training.ipynb #a9b3d587
-def save_atomic(
-    content: dict,       # tensors and plain values
-    path: str | Path,    # file to write; its folder is made if missing
-) -> None:
-    "Write a checkpoint whole or not at all; `OutputError` leaves the former file untouched."
-    write_weights(path, content)
-
 def load_checked(
-    path: str | Path,    # file written by `save_atomic`
-    fingerprint: str,    # what it must belong to
+    path: str | Path,    # file written by `write_weights`
+    agree: dict,         # what its entry "agree" must say
 ) -> dict | None:        # its content, or None where there is no file
-    "Read a checkpoint; `DataError` if it is damaged, `ValueError` if of other settings."
+    "Read a checkpoint; `DataError` if it is damaged, `ValueError` naming what differs."
     if not Path(path).exists(): return None
     try: content = read_weights(path)
     except DataError as error:
         raise DataError(f"the checkpoint can't be read: {error}, to start again") from None
-    if not isinstance(content, dict) or content.get("fingerprint") != fingerprint:
-        raise ValueError(f"checkpoint {path} belongs to other settings: delete it "
-                         "or use another folder")
+    then, fix = isinstance(content, dict) and content.get("agree"), "delete it or use another folder"
+    if not isinstance(then, dict):
+        raise ValueError(f"checkpoint {path} doesn't say which training it belongs to; {fix}")
+    check_same(then, agree, path, fix=fix)
     return content
 
 # %% ../../nbs/70_core/714_training.ipynb #7426565c
-def _fingerprint(model: nn.Module, settings: TrainingSettings, batches, tag: str) -> str:
-    "Return a hash of all that must agree for a resume."
+def _agreement(model: nn.Module, settings: TrainingSettings, batches, tag: Any) -> dict:
+    "Return all that must agree for a resume, first weights included."
     first = [float(p.detach().double().sum()) for p in model.parameters()]
-    return hashlib.sha256(repr((repr(model), getattr(model, "seeds", None), settings, len(batches),
-                                tag, first)).encode()).hexdigest()
+    return plain(dict(model=repr(model), seeds=getattr(model, "seeds", None), settings=settings,
+                      n_batches=len(batches), tag=tag, first=first))
 
-def _snapshot(fingerprint, epoch, model, optimiser, batches, fit, running, stale) -> dict:
+def _snapshot(agree, epoch, model, optimiser, batches, fit, running, stale) -> dict:
     "Return everything that decides the rest of the training."
-    return dict(fingerprint=fingerprint, epoch=epoch, model=model.state_dict(),
+    return dict(agree=agree, epoch=epoch, model=model.state_dict(),
                 optimiser=optimiser.state_dict(), batches=batches.state(),
                 noise=[g.get_state() for g in getattr(model, "generators", [])], fit=vars(fit),
                 running=running, stale=stale)
@@ -234,7 +219,7 @@ def fit(
     select: dict[str, str] | None = None,                       # rule -> name; the first one stops
     checkpoint: str | Path | None = None,                       # file; an existing one is continued
     progress: Callable[[int, int, float], None] | None = None,  # gets epochs done, all, mean loss
-    tag: str = "",                                              # what a resumed run must agree in
+    tag: Any = "",                                              # what a resumed run must agree in
 ) -> Fit:                                                       # weights by rule, history
     "Train a stack; `FloatingPointError` on non-finite loss, `ValueError` on a foreign checkpoint."
     parameters, select = list(model.parameters()), select or {}
@@ -242,9 +227,9 @@ def fit(
     start, result = 0, Fit()
     running, stale = (torch.ones(n_runs, dtype=torch.bool, device=parameters[0].device),
                       torch.zeros(n_runs, dtype=torch.long))
-    mark = _fingerprint(model, settings, batches, tag) if checkpoint else ""
+    agree = _agreement(model, settings, batches, tag) if checkpoint else {}
     if checkpoint: sweep_temporaries(Path(checkpoint).parent, below=False)
-    if checkpoint and (saved := load_checked(checkpoint, mark)):
+    if checkpoint and (saved := load_checked(checkpoint, agree)):
         start, result, running, stale = _restore(saved, model, optimiser, batches)
     last_save = time.monotonic()
     for epoch in range(start, settings.n_epochs):
@@ -261,8 +246,8 @@ def fit(
         if progress: progress(done, settings.n_epochs, float(losses.mean()))
         if checkpoint and (done == settings.n_epochs
                            or time.monotonic() - last_save >= settings.checkpoint_seconds):
-            save_atomic(_snapshot(mark, done, model, optimiser, batches, result, running, stale),
-                        checkpoint)
+            write_weights(checkpoint, _snapshot(agree, done, model, optimiser, batches, result,
+                                                running, stale))
             last_save = time.monotonic()
     result.states["last"] = [p.detach().clone() for p in parameters]
     return result
@@ -312,8 +297,7 @@ def chunk_runs(
     size: int = 0,              # runs per chunk; 0: choose (20 on a processor, all on a GPU)
 ) -> list[range]:               # chunks of run indices
     "Split runs into chunks of nearly equal size that are trained one after the other."
-    if n_runs < 1: raise ValueError(f"n_runs: expected at least 1, got {n_runs}")
     largest = size or (20 if torch.device(device).type == "cpu" else n_runs)
-    count = -(-n_runs // largest)
+    count = -(-integer("n_runs", n_runs, 1) // largest)
     edges = [round(i * n_runs / count) for i in range(count + 1)]
     return [range(a, b) for a, b in zip(edges[:-1], edges[1:])]
