@@ -4,12 +4,12 @@ It takes 20 s, so it is made once for a run of pytest, on first use, and removed
 import atexit, base64, functools, io, json, math, shutil, struct, tempfile, wave
 from pathlib import Path
 
-from amcl_suite.reproduce import docs, site
+from amcl_suite.reproduce import code, docs, site
 
 ROOT = Path(__file__).resolve().parents[1]
 WATCHES = ("nbs", "amcl_suite", "_quarto.yml")     # for scripts/test.sh --changed
 BESIDE = ("index.ipynb", "references.bib", "styles.css", "icon.svg", "theme.scss", "_quarto.yml")
-CHAPTERS = [path.relative_to(ROOT / "nbs").as_posix() for path in docs.notebooks(ROOT)]
+CHAPTERS = [path.relative_to(ROOT / "nbs").as_posix() for path in code.notebooks(ROOT)]
 MEDIA = "90_results/99_media.ipynb"
 
 

@@ -3,7 +3,7 @@ import json, re, shutil, subprocess, sys
 from pathlib import Path
 
 import pytest, yaml
-from amcl_suite.reproduce import api, docs, site
+from amcl_suite.reproduce import api, code, docs, site
 from site_fixture import CHAPTERS, ROOT, copy_project, markdown, whole_site, write_notebook
 
 WATCHES = ("README.md", ".github", "scripts")
@@ -35,7 +35,7 @@ def test_equations_become_mathml():
     folder, _ = whole_site()
     text = lambda path: path.read_text(encoding="utf-8")
     for source in CHAPTERS:
-        cells = docs.read_cells(ROOT / "nbs" / source)
+        cells = code.read_cells(ROOT / "nbs" / source)
         if not any("$$" in docs.prose(c.source) for c in cells if c.kind == "markdown"): continue
         name = re.sub(r"^\d+_", "", Path(source).stem) + ".html"
         assert "<math display=\"block\"" in text(folder / Path(source).parent / name), source
@@ -98,7 +98,7 @@ def test_readme_is_a_function_of_the_index(tmp_path):
     for expected in ("bash scripts/reproduce.sh", "bash scripts/test.sh", "```python"):
         assert expected in text
     assert pictures and all(p.startswith(b"\x89PNG") for p in pictures.values())
-    for target in docs.links([docs.Cell("markdown", text)]):
+    for target in docs.links([code.Cell("markdown", text)]):
         assert (ROOT / target.partition("#")[0]).exists(), target
 
 

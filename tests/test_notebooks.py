@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from amcl_suite.reproduce.checks import CHECKS, main, run_checks
-from amcl_suite.reproduce.docs import notebooks
+from amcl_suite.reproduce.code import notebooks
 from amcl_suite.reproduce.jobs import notebook_parameters
 from amcl_suite.reproduce.testing import is_experiment
 

@@ -69,9 +69,9 @@ def pick_device(
     try: device = torch.device(name)
     except RuntimeError: raise ValueError(f"device: expected 'auto', 'cpu' or 'cuda', got "
                                           f"{name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device: {name!r} was asked for, but torch finds no GPU; use 'cpu' or "
-                         "'auto'")
+    if device.type == "cuda" and (device.index or 0) >= (found := torch.cuda.device_count()):
+        raise ValueError(f"device: {name!r} was asked for, but torch finds {found or 'no'} GPU"
+                         f"{'s' * (found > 1)}; use 'cpu' or 'auto'")
     return name
 
 # %% ../../nbs/70_core/703_configuration.ipynb #e165aac6

@@ -319,7 +319,9 @@ class DataState:
     detail: str = ""           # what is missing or wrong, and the remedy
     path: Path | None = None   # where it is
 
-    def __str__(self): return self.word + f": {self.detail}" * bool(self.detail)
+    def __str__(self):
+        if self.word == "missing": return "not here"
+        return f"{self.word}: {self.detail or self.path}"
 
 def state(
     name: str,                       # key of `catalogue()`

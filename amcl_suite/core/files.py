@@ -20,7 +20,9 @@ def shown(
     path: str | Path,   # any path, also one whose bytes aren't UTF-8
 ) -> str:               # printable text
     "Return a path as text that can be printed and written; odd bytes become `\\xNN`."
-    return os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    text = os.fspath(path)
+    try: return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError: return text.encode("utf-8", "backslashreplace").decode()
 
 class DataError(ValueError):
     "A file or data set that is missing, damaged or unfit; the message names it and the remedy."

@@ -5,11 +5,11 @@
 # %% ../../nbs/70_core/780_terminal.ipynb #a9b89aaa
 from __future__ import annotations
 import math, os, sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from .files import shown
 
 # %% auto #0
-__all__ = ['open_console', 'print_line', 'print_table', 'Bar', 'epoch_lines', 'parse_assignment', 'best_device', 'run_app']
+__all__ = ['open_console', 'print_line', 'text_table', 'print_table', 'Bar', 'epoch_lines', 'parse_assignment', 'run_app']
 
 # %% ../../nbs/70_core/780_terminal.ipynb #6cc5c132
 def open_console():   # a `rich.console.Console`
@@ -26,18 +26,25 @@ def print_line(
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
         console.print(shown(text), markup=False, soft_wrap=True)
 
-def print_table(
-    console,              # from `open_console`
+def text_table(
     heads: Sequence,      # column heads
-    rows: Sequence,       # one sequence of cells per row; anything that `str` takes
-) -> None:
-    "Print a table of plain texts."
+    rows: Iterable,       # one sequence of cells per row; anything that `str` takes
+):                        # a `rich.table.Table`
+    "Return a table of plain texts."
     from rich.table import Table
     from rich.text import Text
     table = Table()
     for head in heads: table.add_column(str(head), overflow="fold")
     for row in rows: table.add_row(*(Text(shown(str(cell))) for cell in row))
-    console.print(table)
+    return table
+
+def print_table(
+    console,              # from `open_console`
+    heads: Sequence,      # column heads
+    rows: Iterable,       # one sequence of cells per row; anything that `str` takes
+) -> None:
+    "Print a table of plain texts."
+    console.print(text_table(heads, rows))
 
 # %% ../../nbs/70_core/780_terminal.ipynb #75d8f0b3
 class Bar:
@@ -104,18 +111,6 @@ def _python_list(text: str, key: str, option: str) -> list:
     except (ValueError, SyntaxError, TypeError):
         raise ValueError(f"{option}: {key}: expected a list such as [0, 0.5, 1], texts in quotes, "
                          f"got {text!r}") from None
-
-def best_device(
-    name: str = "auto",   # "auto", "cpu", "cuda", "cuda:1", "mps", ...
-) -> str:                 # name of a device that is there
-    "Return a device; \"auto\" takes a GPU where there is one. `ValueError` if it is missing."
-    import torch
-    if name == "auto": return "cuda" if torch.cuda.is_available() else "cpu"
-    try: torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise ValueError(f"--device: {name!r} can't be used here ({first})") from None
-    return name
 
 # %% ../../nbs/70_core/780_terminal.ipynb #6f31421f
 def run_app(

@@ -16,8 +16,10 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+from .expect import counts, ranges
 from .files import (DataError, read_json, read_weights, sweep_temporaries,
                                    write_json_atomic, write_text_atomic, write_weights)
+from .identity import check_same, plain
 from .settings import setting
 from .training import check_bfloat16, with_gradients
 
@@ -62,27 +64,14 @@ class TrainerSettings:
     tensorboard: bool = True       # write curves (and what the system adds) for TensorBoard
     deterministic: bool = False    # refuse operations whose result can vary on a GPU
 
-    def __post_init__(self): _check_settings(self)
-
-# %% ../../nbs/70_core/718_trainer.ipynb #30cc89bc
-def _check_settings(self: TrainerSettings) -> None:
-    "Check every field; `ValueError` names the field, what it should be and what came."
-    choices = dict(mode=("min", "max"), precision=tuple(PRECISIONS),
-                   accelerator=("auto", "cpu", "gpu"))
-    for name, allowed in choices.items():
-        if (value := getattr(self, name)) in allowed: continue
-        why = (" (16-bit floats overflow by design, which hides real divergence; use bf16)"
-               if name == "precision" and "16" in str(value) else "")
-        raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}{why}")
-    lowest = dict(n_epochs=1, patience=0, patience_from=0, keep_best=0, n_devices=0, seed=0,
-                  validate_every=1)
-    for name, low in lowest.items():
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise ValueError(f"{name}: expected a whole number of at least {low}, got {value!r}")
-    if not 0 <= self.gradient_clip < math.inf:
-        raise ValueError("gradient_clip: expected a norm > 0, or 0 for no clipping, got "
-                         f"{self.gradient_clip}")
+    def __post_init__(self):
+        counts(self, "n_epochs", "validate_every")
+        counts(self, "patience", "patience_from", "keep_best", "n_devices", "seed", low=0)
+        if "16" in str(self.precision) and self.precision not in PRECISIONS:
+            raise ValueError("precision: 16-bit floats overflow by design, which hides real "
+                             f"divergence; use bf16, not {self.precision!r}")
+        ranges(self, mode=["min", "max"], precision=list(PRECISIONS),
+               accelerator=["auto", "cpu", "gpu"], gradient_clip=(0, math.inf, "[)"))
 
 # %% ../../nbs/70_core/718_trainer.ipynb #c9813f46
 def seed_epoch(
@@ -610,7 +599,7 @@ def _agreement(system: System, settings: TrainerSettings, loader: DataLoader) ->
     "Return what two parts of one training must have in common."
     names = ("monitor", "mode", "gradient_clip", "precision", "seed", "validate_every")
     agree = {name: getattr(settings, name) for name in names}
-    return agree | {"n_batches": _n_batches(loader)} | system.fingerprint()
+    return plain(agree | {"n_batches": _n_batches(loader)} | system.fingerprint())
 
 def _n_batches(loader: DataLoader) -> int:
     "Return the number of batches of an epoch, -1 where the loader doesn't know."
@@ -624,11 +613,8 @@ def _former(folder: Path, agree: dict) -> dict | None:
     state = callbacks.get(_Engine.state_key) if isinstance(callbacks, dict) else None
     if not isinstance(state, dict) or not state.keys() >= {"agree", "rows", "best", "stopped"}:
         raise ValueError(f"checkpoint {path} was not written by `train`: use another folder")
-    for name in (*agree, *state["agree"]):
-        then, now = (side.get(name, "nothing") for side in (state["agree"], agree))
-        if then != now:
-            raise ValueError(f"{name}: {path} was trained with {then!r}, now it is {now!r}; use "
-                             "another folder, or resume=False to start again in this one")
+    check_same(state["agree"], agree, path,
+               fix="use another folder, or resume=False to start again in this one")
     return state
 
 # %% ../../nbs/70_core/718_trainer.ipynb #192631a4

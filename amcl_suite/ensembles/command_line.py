@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from ..core.terminal import (best_device, epoch_lines, open_console, parse_assignment,
+from ..core.configuration import pick_device
+from ..core.terminal import (epoch_lines, open_console, parse_assignment,
                                       print_line, print_table, run_app)
 
 # %% auto #0
@@ -110,7 +111,7 @@ def imagenet(
 # %% ../../nbs/30_ensembles/384_command_line.ipynb #a6cca72e
 def _device(name: str | None) -> str | None:
     "Return a device that is there, or None where none was asked for."
-    return None if name is None else best_device(name)
+    return None if name is None else pick_device(name)
 
 def _is_table(settings: dict) -> bool:
     "Tell whether a table is meant."

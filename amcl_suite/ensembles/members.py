@@ -13,8 +13,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core.files import DataError, read_weights
-from ..core.training import save_atomic
+from ..core.files import DataError, read_weights, write_weights
 from .learners import LEARNERS, _hint, build_learner
 from .objectives import dropout_weights
 
@@ -400,10 +399,9 @@ def save_ensemble(
                     channels_last=ensemble.channels_last)
     states = [{k: v.detach().cpu().clone() for k, v in state.items()}
               for state in ensemble.member_states()]
-    save_atomic(dict(format=FORMAT, recipe=_plain(ensemble.recipe, "recipe"), settings=settings,
-                     members=states, metadata=_plain(ensemble.metadata | metadata, "metadata")),
-                path)
-    return Path(path)
+    return write_weights(path, dict(
+        format=FORMAT, recipe=_plain(ensemble.recipe, "recipe"), settings=settings, members=states,
+        metadata=_plain(ensemble.metadata | metadata, "metadata")))
 
 def _read(path: str | Path) -> dict:
     "Return the content of a saved ensemble; `DataError` if it is damaged or something else."

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from ..core.files import read_json, write_text_atomic
 from ..core.settings import project_root
-from .docs import read_cells, read_title, sidebar
+from .code import read_cells
+from .docs import read_title, sidebar
 
 # %% auto #0
 __all__ = ['PublicName', 'public_names', 'Module', 'modules', 'api_markdown', 'store_api', 'api_is_current']

@@ -8,11 +8,10 @@ import ast, functools, re, subprocess, sys
 from dataclasses import dataclass
 from pathlib import Path
 from ..core.settings import project_root
-from .docs import notebooks, read_cells
+from .code import imported_names, notebooks, read_cells, syntax_tree
 
 # %% auto #0
-__all__ = ['EVERYTHING', 'main_branch', 'changed_files', 'imported_names', 'used_files', 'watched', 'reason', 'Selection',
-           'select', 'main']
+__all__ = ['EVERYTHING', 'main_branch', 'changed_files', 'used_files', 'watched', 'reason', 'Selection', 'select', 'main']
 
 # %% ../../nbs/80_reproduce/884_changes.ipynb #82ea6c63
 def _git(root: Path, *arguments: str) -> list[str]:
@@ -42,37 +41,19 @@ def changed_files(
 
 # %% ../../nbs/80_reproduce/884_changes.ipynb #0723a9fe
 @functools.cache
-def _tree(source: str) -> ast.Module:
-    "Return the syntax tree of code, magics left out; an empty one for other notations."
-    try: return ast.parse(re.sub(r"^([ \t]*)[%!].*$", r"\1pass", source, flags=re.M))
-    except SyntaxError: return ast.Module([], [])
+def _texts(source: str) -> tuple[str, ...]:
+    "Return the texts in code."
+    return tuple(node.value for node in ast.walk(syntax_tree(source) or ast.Module([], []))
+                 if isinstance(node, ast.Constant) and isinstance(node.value, str))
 
-@functools.cache
-def _imports(source: str) -> tuple[list[ast.stmt], list[str]]:
-    "Return the import statements of code, wherever they stand, and its texts."
-    nodes = list(ast.walk(_tree(source)))
-    texts = [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
-    return [n for n in nodes if isinstance(n, (ast.Import, ast.ImportFrom))], texts
-
-@functools.cache
-def imported_names(
-    source: str,         # Python code
-    package: str = "",   # dotted name of the package it lies in, for relative imports
-) -> frozenset[str]:     # dotted names, such as "amcl_suite.core.data" and "amcl_suite.core.data.x"
-    "Return the names that code imports, in functions and in programs that are text too."
-    found, (nodes, texts) = set(), _imports(source)
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-            continue
-        above = package.split(".")[:len(package.split(".")) - node.level + 1] if node.level else []
-        base = ".".join([*above, *filter(None, [node.module])])
-        found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
-    for text in texts:
+def _named(source: str, package: str = "") -> set[str]:
+    "Return the dotted names that code imports, in programs that are text too."
+    found = set(imported_names(source, package))
+    for text in _texts(source):
         found |= set(re.findall(r"\bamcl_suite(?:\.\w+)+", text))
         for base, names in re.findall(r"\bfrom\s+([\w.]+)\s+import\s+([\w, ]+)", text):
             found |= {f"{base}.{name.strip()}" for name in names.split(",")}
-    return frozenset(found)
+    return found
 
 # %% ../../nbs/80_reproduce/884_changes.ipynb #7f10f7bd
 def _code(path: Path) -> tuple[str, ...]:
@@ -97,7 +78,7 @@ def _candidates(name: str, beside: str) -> set[str]:
 def _next(pieces: tuple[str, ...], file: str) -> frozenset[str]:
     "Return the files that a file with this code may import."
     beside, names = Path(file).parent.as_posix(), set()
-    for piece in pieces: names |= imported_names(piece, beside.replace("/", "."))
+    for piece in pieces: names |= _named(piece, beside.replace("/", "."))
     if file.endswith(".ipynb"): names |= _exports(pieces)
     return frozenset().union(*(_candidates(name, beside) for name in names))
 
@@ -124,7 +105,7 @@ def watched(
     found = []
     for piece in pieces:
         for line in re.findall(r"^#\|\s*watches:\s*(.*)$", piece, re.M): found += line.split()
-        for node in _tree(piece).body:
+        for node in getattr(syntax_tree(piece), "body", ()):
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "WATCHES":
                 found += ast.literal_eval(node.value)
     return found
@@ -136,7 +117,7 @@ def _within(name: str, place: str) -> bool:
 @functools.cache
 def _words(pieces: tuple[str, ...]) -> frozenset[str]:
     "Return the parts of paths among the texts of code."
-    texts = (text for piece in pieces for text in _imports(piece)[1])
+    texts = (text for piece in pieces for text in _texts(piece))
     return frozenset(part for text in texts if not re.search(r"\s", text)
                      for part in text.split("/") if part)
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from urllib.parse import unquote
 from ..core.settings import project_root
 from .api import api_is_current
-from .docs import (PICTURES, Cell, citations, labels, links, notebooks,
-                                       read_cells, readme, references, sidebar)
+from .code import Cell, notebooks, read_cells, syntax_tree
+from .docs import (PICTURES, citations, labels, links, readme, references,
+                                       sidebar)
 from .jobs import JobError, job_names, load_job, notebook_parameters
 
 # %% auto #0

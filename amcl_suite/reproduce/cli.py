@@ -7,11 +7,10 @@ from __future__ import annotations
 import os, sys
 from typing import Annotated, Optional
 import typer
+from ..core.terminal import open_console, print_line, print_table, run_app, text_table
 
 # %% auto #0
-__all__ = ['app', 'data_app', 'Only', 'Jobs', 'AnyJobs', 'Gpus', 'Memory', 'Timeout', 'Text', 'MAX_LINES', 'Sets', 'list_jobs',
-           'show', 'run', 'status', 'report', 'cancel', 'clean', 'data_list', 'data_fetch', 'data_check', 'doctor',
-           'main']
+__all__ = []
 
 # %% ../../nbs/80_reproduce/880_cli.ipynb #aae39e20
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -20,47 +19,20 @@ data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None,
                        help="List, fetch and check data sets.")
 app.add_typer(data_app, name="data")
 
-# %% ../../nbs/80_reproduce/880_cli.ipynb #768b93be
-def _console():
-    "Return the console; wide where nobody's terminal limits it, so that logs are not broken up."
-    from rich.console import Console
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=140)
-
-def _line(console, text: str) -> None:
-    "Print a line as it is: no markup, no wrapping."
-    console.print(_unicode(text), markup=False, soft_wrap=True)
-
-def _unicode(text: object) -> str:
-    "Return a text that can be printed: names of files that are no Unicode are spelt out."
-    return str(text).encode("utf-8", "backslashreplace").decode()
-
-def _table(*heads: str, title: str = ""):
-    "Return an empty table."
-    from rich.table import Table
-    table = Table(title=title or None, title_justify="left")
-    for head in heads: table.add_column(head, overflow="fold")
-    return table
-
-def _add(table, *cells: str) -> None:
-    "Add a row of plain texts."
-    from rich.text import Text
-    table.add_row(*(Text(_unicode(cell)) for cell in cells))
-
 # %% ../../nbs/80_reproduce/880_cli.ipynb #252d8a58
 @app.command("list")
 def list_jobs() -> None:
     "List the jobs with the number of runs and the expected time."
     from amcl_suite.reproduce.jobs import JobError, job_names, jobs_dir, load_job
     from amcl_suite.core.tables import format_seconds
-    console, table = _console(), _table("job", "title", "runs", "expected, one worker")
+    console, rows = open_console(), []
     for name in job_names():
         try: job = load_job(name)
-        except JobError as error: _add(table, name, f"can't be run: {error}", "", ""); continue
+        except JobError as error: rows.append((name, f"can't be run: {error}", "", "")); continue
         minutes = sum(run.minutes for run in job.runs)
-        _add(table, name, job.title, len(job.runs), format_seconds(60 * minutes))
-    if not job_names(): return _line(console, f"no jobs: there are no files *.yaml in {jobs_dir()}")
-    console.print(table)
+        rows.append((name, job.title, len(job.runs), format_seconds(60 * minutes)))
+    if rows: print_table(console, ("job", "title", "runs", "expected, one worker"), rows)
+    else: print_line(console, f"no jobs: there are no files *.yaml in {jobs_dir()}")
 
 Only = Annotated[Optional[list[str]], typer.Option("--only", metavar="KEY=VALUE", help=(
     "Only runs whose parameter, name or notebook has this value; may be repeated."))]
@@ -72,10 +44,10 @@ AnyJobs = Annotated[Optional[list[str]], typer.Argument(metavar="[JOB...]",
 def show(jobs: Jobs, only: Only = None) -> None:
     "Show the runs of jobs: parameters, state, expected time and memory. Starts nothing."
     from amcl_suite.reproduce.jobs import load_job, select_runs
-    console = _console()
+    console = open_console()
     for job in (load_job(name) for name in jobs):
-        _line(console, f"{job.name}: {job.title}")
-        if job.description: _line(console, job.description.strip())
+        print_line(console, f"{job.name}: {job.title}")
+        if job.description: print_line(console, job.description.strip())
         _show_runs(console, select_runs(job.runs, tuple(only or ())))
 
 # %% ../../nbs/80_reproduce/880_cli.ipynb #b3ce5ddd
@@ -87,16 +59,15 @@ def _show_runs(console, runs: list, workers: str = "auto", where: str = "local",
     from amcl_suite.reproduce.engine import count_workers
     from amcl_suite.reproduce.planning import estimate, expected_minutes
     from amcl_suite.reproduce.worker import standing
-    table = _table("run", "parameters", "state", "expected", "needs", "data")
-    minutes = expected_minutes(runs)
-    for run in runs:
-        values = ", ".join(f"{k}={run.parameters[k]}" for k in (run.grid or run.parameters))
-        _add(table, run.name, values, standing(run.folder, run.hash).state,
-             format_seconds(60 * minutes[run.hash]), _needs(run.needs), ", ".join(run.data))
-    console.print(table)
+    minutes, heads = expected_minutes(runs), ("run", "parameters", "state", "expected", "needs", "data")
+    def values(run): return (f"{k}={run.parameters[k]}" for k in (run.grid or run.parameters))
+    print_table(console, heads, [
+        (run.name, ", ".join(values(run)), standing(run.folder, run.hash).state,
+         format_seconds(60 * minutes[run.hash]), _needs(run.needs), ", ".join(run.data))
+        for run in runs])
     count = count_workers(workers, runs, where, force)
     place = "on the cluster" if where == "slurm" else "here"
-    _line(console, f"{estimate(runs, count, force)} with {plural(count, 'worker')} {place}")
+    print_line(console, f"{estimate(runs, count, force)} with {plural(count, 'worker')} {place}")
 
 def _needs(needs) -> str:
     "Return what a run needs, the usual left out."
@@ -136,15 +107,16 @@ def run(
     "Run jobs: finished runs are skipped, interrupted ones resumed, failures don't stop the others."
     from amcl_suite.reproduce.display import plural
     from amcl_suite.reproduce.engine import count_workers, exit_status, run_all
-    console, slurm = _console(), {"partition": partition, "account": account, "qos": qos,
-                                  "constraint": constraint, "requeues": requeues}
+    from amcl_suite.core.settings import runs_dir
+    console, slurm = open_console(), {"partition": partition, "account": account, "qos": qos,
+                                      "constraint": constraint, "requeues": requeues}
     _check_place(where, detach, slurm)
     runs = _planned(console, jobs, only, dry_run, timeout_minutes=timeout, gpus=gpus,
                     memory_gb=memory)
     count_workers(workers, [], where)
     if dry_run: return _show_runs(console, runs, workers, where, force)
     what = f"{plural(len(runs), 'run')} of {', '.join(jobs)}"
-    _line(console, f"{what}; results go to {_runs_folder()}")
+    print_line(console, f"{what}; results go to {runs_dir()}")
     options = slurm if where == "slurm" else {}
     outcomes = run_all(runs, workers, console, where, force=force, retries=retries, detach=detach,
                        options=options)
@@ -155,30 +127,24 @@ def run(
 def _planned(console, jobs: list[str], only: list[str] | None, tell_data: bool = False,
              **needs) -> list:
     "Return the runs of jobs, with data fetched, stand-ins chosen and needs as asked for."
+    from amcl_suite.core.data import state
     from amcl_suite.reproduce.planning import prepare_data, with_fallbacks
     from amcl_suite.reproduce.jobs import load_job, select_runs, with_needs
     runs = [run for name in dict.fromkeys(jobs) for run in load_job(name).runs]
     runs = with_needs(select_runs(runs, tuple(only or ())), **needs)
-    def say(text): _line(console, text)
+    def say(text): print_line(console, text)
     missing = prepare_data(runs, say)
     for name in sorted({d for run in runs for d in run.data} if tell_data else ()):
-        say(f"data: {name}: {_data_text(*_data_state(name, verify=True))}")
+        say(f"data: {name}: {state(name)}")
     return with_fallbacks(runs, missing, say)
 
 def _check_place(where: str, detach: bool, slurm: dict) -> None:
-    "Raise `JobError` for an unknown place, or for Slurm's options elsewhere."
-    from amcl_suite.reproduce.jobs import JobError, nearest
-    if where not in ("local", "slurm"):
-        raise JobError(f"--where: expected \"local\" or \"slurm\", got {where!r}"
-                       f"{nearest(where, ('local', 'slurm'))}")
+    "Raise `ValueError` for an unknown place, or for Slurm's options elsewhere."
+    from amcl_suite.core.expect import one_of
+    one_of("--where", where, ("local", "slurm"))
     asked = [k for k in ("partition", "account", "qos", "constraint") if slurm[k]]
     asked += ["detach"] if detach else []
-    if where == "local" and asked: raise JobError(f"--{asked[0]}: only with --where slurm")
-
-def _runs_folder():
-    "Return the folder of all runs."
-    from amcl_suite.core.settings import runs_dir
-    return runs_dir()
+    if where == "local" and asked: raise ValueError(f"--{asked[0]}: only with --where slurm")
 
 # %% ../../nbs/80_reproduce/880_cli.ipynb #63433f1a
 MAX_LINES = 40   # more finished or skipped runs than this are only counted
@@ -186,23 +152,23 @@ MAX_LINES = 40   # more finished or skipped runs than this are only counted
 def _print_outcomes(console, outcomes: list) -> None:
     "Print the final table, then each failure with the notebook to look at, then the counts."
     from amcl_suite.core.tables import format_seconds
-    table, counts = _table("run", "state", "time", "remark"), {}
+    rows, counts = [], {}
     order = {"skipped": 0, "finished": 1, "submitted": 2, "left": 3, "interrupted": 4, "failed": 5}
     for o in outcomes: counts[o.state] = counts.get(o.state, 0) + 1
     for o in sorted(outcomes, key=lambda o: (order[o.state], o.run.job, o.run.name)):
         if o.state not in ("failed", "interrupted") and counts[o.state] > MAX_LINES: continue
         took, remark = format_seconds(o.seconds or None), o.error or o.remark
-        _add(table, f"{o.run.job}/{o.run.name}", o.state, took, remark)
-    if table.row_count: console.print(table)
+        rows.append((f"{o.run.job}/{o.run.name}", o.state, took, remark))
+    if rows: print_table(console, ("run", "state", "time", "remark"), rows)
     for o in outcomes:
         if o.state != "failed": continue
-        _line(console, f"failed: {o.run.job}/{o.run.name}: {o.error}")
+        print_line(console, f"failed: {o.run.job}/{o.run.name}: {o.error}")
         found = [o.run.folder / name for name in ("executed.ipynb", "worker.log")]
         for path in [path for path in found if path.exists()][:1]:
-            _line(console, f"        {'notebook' if path.suffix == '.ipynb' else 'log'}: {path}")
+            print_line(console, f"        {'notebook' if path.suffix == '.ipynb' else 'log'}: {path}")
     more = [name for name in ("submitted", "left", "interrupted") if name in counts]
     names = ["finished", "failed", "skipped", *more]
-    _line(console, ", ".join(f"{counts.get(name, 0)} {name}" for name in names))
+    print_line(console, ", ".join(f"{counts.get(name, 0)} {name}" for name in names))
 
 # %% ../../nbs/80_reproduce/880_cli.ipynb #ed8d2746
 @app.command()
@@ -214,29 +180,27 @@ def status(
 ) -> None:
     "Show which runs are finished, at work, queued, interrupted, failed, or not started."
     from amcl_suite.reproduce.engine import remove_stale_logs
-    console = _console()
+    console = open_console()
     remove_stale_logs()                # what killed engines have left; their workers have ended
     if not watch: return console.print(_status(jobs))
     import time
     from rich.live import Live
     with Live(_status(jobs), console=console, auto_refresh=False) as live:
-        while console.is_terminal or not _all_settled(live.get_renderable()):
+        # where nobody looks, watching ends when nothing is at work or queued any more
+        while console.is_terminal or live.get_renderable().at_work:
             time.sleep(every)
             live.update(_status(jobs), refresh=True)
-
-def _all_settled(shown) -> bool:
-    "Tell whether nothing is at work or queued any more: where nobody looks, watching ends then."
-    return not shown.at_work
 
 # %% ../../nbs/80_reproduce/880_cli.ipynb #f418afa8
 def _status(jobs: list[str] | None):
     "Return the standing of jobs, as something to print."
     from rich.console import Group
     from rich.text import Text
+    from amcl_suite.core.files import shown
     from amcl_suite.reproduce.engine import submission_fault
     from amcl_suite.reproduce.jobs import JobError, job_names
     states = ("finished", "running", "queued", "interrupted", "failed", "new")
-    table, details, slurm, at_work = _table("job", *states), [], _slurm_if_needed(), 0
+    rows, details, slurm, at_work = [], [], _slurm_if_needed(), 0
     if slurm is None: details.append("Slurm doesn't answer: queued runs count as new")
     details += _link_lines(jobs)
     for name in jobs or job_names():
@@ -247,16 +211,16 @@ def _status(jobs: list[str] | None):
             continue
         found = [(run, *_standing(run, slurm or {})) for run in runs]
         counts = [state for _, state, _ in found]
-        _add(table, name, *(counts.count(state) for state in states))
+        rows.append((name, *(counts.count(state) for state in states)))
         at_work += counts.count("running") + counts.count("queued")
         details += [f"{run.job}/{run.name}: {f.remark}" for run, state, f in found
                     if state in ("new", "newer") and f.remark]
         details += [f"{run.job}/{run.name}: {fault}" for run, *_ in found
                     if (fault := submission_fault(run.folder))]
         details += [_detail(*one) for one in found if one[1] in ("running", "queued", "failed")]
-    shown = Group(table, *(Text(_unicode(line)) for line in details))
-    shown.at_work = at_work
-    return shown
+    status = Group(text_table(("job", *states), rows), *(Text(shown(line)) for line in details))
+    status.at_work = at_work
+    return status
 
 # %% ../../nbs/80_reproduce/880_cli.ipynb #96f2fec8
 def _link_lines(jobs: list[str] | None) -> list[str]:
@@ -319,13 +283,13 @@ def report(
     "Write report.html, report.md and results.parquet, and print the tables: paper versus ours."
     from amcl_suite.reproduce.report import data_lines, warning_lines
     from amcl_suite.reproduce.report_page import write_report
-    console, made = _console(), write_report(tuple(jobs or ()), out, only=tuple(only or ()))
+    console, made = open_console(), write_report(tuple(jobs or ()), out, only=tuple(only or ()))
     for group in made.groups:
-        _line(console, f"\n{group.title}")
-        if group.warning: _line(console, group.warning)
+        print_line(console, f"\n{group.title}")
+        if group.warning: print_line(console, group.warning)
         for table in group.grids or (group.full,): console.print(table.to_rich())
-    for line in [*data_lines(made.found.records), *warning_lines(made.found)]: _line(console, line)
-    _line(console, f"report: {made.html}")
+    for line in [*data_lines(made.found.records), *warning_lines(made.found)]: print_line(console, line)
+    print_line(console, f"report: {made.html}")
 
 # %% ../../nbs/80_reproduce/880_cli.ipynb #10aec353
 @app.command()
@@ -333,11 +297,11 @@ def cancel(jobs: Jobs, only: Only = None) -> None:
     "End the queued and running runs of jobs; they keep their checkpoints."
     from amcl_suite.reproduce.housekeeping import cancel_runs
     from amcl_suite.reproduce.jobs import select_runs
-    console, runs = _console(), [r for name in dict.fromkeys(jobs)
+    console, runs = open_console(), [r for name in dict.fromkeys(jobs)
                                  for r in _without_missing_data(name)]
     ended = cancel_runs(select_runs(runs, tuple(only or ())))
-    for name, what in ended: _line(console, f"ended {name}: {what}")
-    if not ended: _line(console, "nothing is queued or at work")
+    for name, what in ended: print_line(console, f"ended {name}: {what}")
+    if not ended: print_line(console, "nothing is queued or at work")
 
 # %% ../../nbs/80_reproduce/880_cli.ipynb #123402c0
 @app.command()
@@ -354,40 +318,39 @@ def clean(
 ) -> None:
     "Remove failed runs and what killed engines left; results only with --yes."
     from amcl_suite.reproduce.housekeeping import chosen, leftovers
-    console, asked = _console(), []
+    console, asked = open_console(), []
     if interrupted or everything: asked.append("interrupted")
     if superseded or everything: asked.append("superseded")
     if unreadable or everything: asked.append("unreadable")
     if everything: asked.append("finished")
     planned, unknown = _all_planned()
     for name, why in unknown.items():
-        if superseded: _line(console, f"nothing of {name} counts as superseded: {why}")
+        if superseded: print_line(console, f"nothing of {name} counts as superseded: {why}")
     found = leftovers(_known_jobs(jobs), planned, tuple(unknown))
     gone = [l for l in chosen(found, tuple(asked), yes) if _removed(console, l)]
-    for l in gone: _line(console, f"removed {l.kind}: {l.path} ({l.size / 1e6:.2f} MB)")
-    for line in _link_lines(jobs): _line(console, line)
+    for l in gone: print_line(console, f"removed {l.kind}: {l.path} ({l.size / 1e6:.2f} MB)")
+    for line in _link_lines(jobs): print_line(console, line)
     kept = [l for l in chosen(found, tuple(asked), True) if l not in gone]
-    for l in kept: _line(console, f"kept {l.kind}: {l.path} ({l.size / 1e6:.2f} MB)"
-                         + ("; --yes removes it" if l.is_result and not yes else ""))
-    _line(console, f"{len(gone)} removed ({sum(l.size for l in gone) / 1e6:.2f} MB), "
-                   f"{len(kept)} kept that could go")
+    for l in kept: print_line(console, f"kept {l.kind}: {l.path} ({l.size / 1e6:.2f} MB)"
+                              + ("; --yes removes it" if l.is_result and not yes else ""))
+    print_line(console, f"{len(gone)} removed ({sum(l.size for l in gone) / 1e6:.2f} MB), "
+                        f"{len(kept)} kept that could go")
 
 # %% ../../nbs/80_reproduce/880_cli.ipynb #bcd06ddd
 def _removed(console, leftover) -> bool:
     "Remove what lies there; say why if that can't be done."
     from amcl_suite.reproduce.housekeeping import remove
     try: return remove(leftover)
-    except OSError as error: _line(console, str(error))
+    except OSError as error: print_line(console, str(error))
     return False
 
 def _known_jobs(jobs: list[str] | None) -> tuple[str, ...]:
-    "Return names of jobs; `JobError` for one that has neither a file nor runs."
+    "Return names of jobs; `ValueError` for one that has neither a file nor runs."
     from amcl_suite.core.settings import runs_dir
-    from amcl_suite.reproduce.jobs import JobError, job_names, nearest
+    from amcl_suite.core.expect import one_of
+    from amcl_suite.reproduce.jobs import job_names
     known = {*job_names(), *(p.name for p in runs_dir().glob("[!.]*") if p.is_dir())}
-    for name in jobs or ():
-        if name not in known: raise JobError(f"unknown job {name!r}{nearest(name, known)}")
-    return tuple(jobs or ())
+    return tuple(one_of("JOB", name, sorted(known), "job") for name in jobs or ())
 
 # %% ../../nbs/80_reproduce/880_cli.ipynb #53cd2eda
 def _all_planned() -> tuple[list, dict[str, str]]:
@@ -408,68 +371,52 @@ def _all_planned() -> tuple[list, dict[str, str]]:
 Sets = Annotated[Optional[list[str]], typer.Argument(metavar="[NAME...]",
                                                      help="Data sets; none: all that apply.")]
 
-def _data_state(name: str, verify: bool = False) -> tuple[str, str]:
-    "Return \"found\", \"verified\", \"incomplete\" or \"missing\", and the path or why."
-    from amcl_suite.core.data import state
-    known = state(name, thorough=verify)
-    return known.word, known.detail or str(known.path)
-
-def _data_text(word: str, detail: str) -> str:
-    "Return the state of a data set as every command prints it."
-    return "not here" if word == "missing" else f"{word}: {detail}"
-
-
 # %% ../../nbs/80_reproduce/880_cli.ipynb #64e61b07
 @data_app.command("list")
 def data_list() -> None:
     "List the data sets: what is known, and where it is."
-    from amcl_suite.core.data import catalogue, data_folders
-    console, table = _console(), _table("name", "what", "size", "where")
+    from amcl_suite.core.data import catalogue, data_folders, state
+    console, rows = open_console(), []
     for name, entry in catalogue().items():
-        word, detail = _data_state(name)
-        where = _data_text(word, detail)
-        if word == "missing" and entry.downloadable: where += "; `amcl data fetch`"
-        _add(table, name, entry.title, f"{entry.size / 1e6:.2f} MB" if entry.size else "", where)
-    console.print(table)
-    _line(console, "searched: " + ", ".join(map(str, data_folders())))
+        known = state(name, thorough=False)
+        hint = "; `amcl data fetch`" * (known.word == "missing" and entry.downloadable)
+        size = f"{entry.size / 1e6:.2f} MB" if entry.size else ""
+        rows.append((name, entry.title, size, f"{known}{hint}"))
+    print_table(console, ("name", "what", "size", "where"), rows)
+    print_line(console, "searched: " + ", ".join(map(str, data_folders())))
 
 @data_app.command("fetch")
 def data_fetch(names: Sets = None) -> None:
     "Download data sets and verify them; without names all of up to 50 MB."
-    from amcl_suite.core.files import DataError
     from amcl_suite.core.data import catalogue, fetch, resource
-    console, failed = _console(), 0
     free = {name: entry.size for name, entry in catalogue().items() if entry.downloadable}
-    for name in names or [name for name, size in free.items() if size <= 50e6]:
-        resource(name)
-        try: _line(console, f"{name}: {fetch(name, progress=console.is_terminal).path}")
-        except DataError as error:
-            failed += 1
-            _line(console, f"failed: {error}")
+    console, small = open_console(), [name for name, size in free.items() if size <= 50e6]
+    def get(name): return f"{resource(name).name}: {fetch(name, console.is_terminal).path}"
+    failed = sum(_failed(console, get, name) for name in names or small)
     large = [f"{name} ({size / 1e6:.0f} MB)" for name, size in free.items() if size > 50e6]
-    if not names: _line(console, f"left out, fetched by name: {', '.join(large)}")
+    if not names: print_line(console, f"left out, fetched by name: {', '.join(large)}")
     raise typer.Exit(1 if failed else 0)
+
+def _failed(console, work, name: str) -> bool:
+    "Do something with a data set and print what it says; True if it failed."
+    from amcl_suite.core.files import DataError
+    try: print_line(console, work(name))
+    except DataError as error: print_line(console, f"failed: {error}"); return True
+    return False
 
 # %% ../../nbs/80_reproduce/880_cli.ipynb #6d2b1fd7
 @data_app.command("check")
 def data_check(names: Sets = None) -> None:
     "Verify every byte of the data sets on this machine."
-    from amcl_suite.core.files import DataError
-    from amcl_suite.core.data import catalogue, check, locate, resource
-    console, failed = _console(), 0
+    from amcl_suite.core.data import catalogue, state
+    console, failed = open_console(), 0
     for name in names or catalogue():
-        resource(name)
-        try: _line(console, f"ok: {name}: {check(name).path}")
-        except DataError as error:
-            missing = not names and not _is_here(locate, name)
-            failed += not missing
-            _line(console, f"not here: {name}" if missing else f"failed: {name}: {error}")
+        known = state(name)
+        missing = known.word == "missing" and not names
+        failed += not missing and known.word != "verified"
+        print_line(console, f"ok: {name}: {known.path}" if known.word == "verified" else
+                   f"not here: {name}" if missing else f"failed: {name}: {known.detail}")
     raise typer.Exit(1 if failed else 0)
-
-def _is_here(locate, name: str) -> bool:
-    "Tell whether a data set is on this machine in some form, damaged or not."
-    try: return bool(locate(name, download=False))
-    except Exception as error: return "damaged" in str(error)
 
 # %% ../../nbs/80_reproduce/880_cli.ipynb #90c5232e
 def _examine() -> list[tuple[str, str, str]]:
@@ -512,24 +459,22 @@ def _examine_disk() -> list[tuple[str, str, str]]:
 # %% ../../nbs/80_reproduce/880_cli.ipynb #d7bb60cf
 def _examine_data() -> list[tuple[str, str, str]]:
     "Return (name, finding, remedy) for each data set."
-    from amcl_suite.core.data import catalogue
+    from amcl_suite.core.data import catalogue, state
     lines = []
     for name in catalogue():
-        word, detail = _data_state(name, verify=True)
-        finding = _data_text(word, detail) + " (bundled data stand in)" * (word == "missing")
-        remedy = f"`amcl data fetch {name}`, or remove it" if word == "incomplete" else ""
+        known = state(name)
+        finding = f"{known}{' (bundled data stand in)' * (known.word == 'missing')}"
+        remedy = f"`amcl data fetch {name}`, or remove it" if known.word == "incomplete" else ""
         lines.append((f"data: {name}", finding, remedy))
     return lines
 
 @app.command()
 def doctor() -> None:
     "Check this machine: versions, cores, GPU, data found, disk space."
-    console, table = _console(), _table("what", "found", "to do")
-    lines = _examine() + _examine_data()
-    for line in lines: _add(table, *line)
-    console.print(table)
+    console, lines = open_console(), _examine() + _examine_data()
+    print_table(console, ("what", "found", "to do"), lines)
     problems = sum(bool(remedy) for *_, remedy in lines)
-    _line(console, f"{problems} things to do" if problems else "all is well")
+    print_line(console, f"{problems} things to do" if problems else "all is well")
     raise typer.Exit(1 if problems else 0)
 
 # %% ../../nbs/80_reproduce/880_cli.ipynb #06fdd44a
@@ -537,19 +482,4 @@ def main(
     arguments: list[str] | None = None,  # words after `amcl`; None: those of the process
 ) -> None:                               # ends with `SystemExit`
     "Run the command line; the entry point `amcl`."
-    try: code = app(arguments, standalone_mode=False)
-    except KeyboardInterrupt: code = _complain("stopped; start again to go on", 130)
-    except Exception as error:
-        if os.environ.get("AMCL_DEBUG"): raise
-        if hasattr(error, "format_message"):      # the parser's own errors
-            code = _complain(error.format_message() + "; see `amcl --help`", 2)
-        elif type(error).__name__ == "Abort": code = _complain("stopped", 130)
-        elif isinstance(error, (ValueError, OSError)) or type(error).__name__ == "DataError":
-            code = _complain(str(error), 2)
-        else: raise
-    raise SystemExit(code if isinstance(code, int) else 0)
-
-def _complain(text: str, code: int) -> int:
-    "Print an error and return the exit status."
-    print(f"amcl: {text}", file=sys.stderr)
-    return code
+    run_app(app, "amcl", arguments)

@@ -4,67 +4,16 @@
 
 # %% ../../nbs/80_reproduce/834_docs.ipynb #aa0f7572
 from __future__ import annotations
-import base64, json, posixpath, re, shutil
+import base64, posixpath, re, shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from ..core.files import read_json, write_text_atomic
+from ..core.files import write_text_atomic
 from ..core.settings import project_root
+from .code import Cell, read_cells
 
 # %% auto #0
-__all__ = ['LABEL', 'PICTURES', 'FORMS', 'Cell', 'directives', 'read_cells', 'notebooks', 'read_title', 'sidebar', 'outside_code',
-           'prose', 'labels', 'references', 'citations', 'links', 'output_markdown', 'cell_markdown', 'numbered',
-           'readme', 'write_readme']
-
-# %% ../../nbs/80_reproduce/834_docs.ipynb #9d89eef3
-@dataclass(frozen=True)
-class Cell:
-    "One cell of a notebook."
-    kind: str                                       # "markdown", "code" or "raw"
-    source: str                                     # with its directives
-    outputs: list = field(default_factory=list)     # as stored
-    tags: tuple[str, ...] = ()                      # of its metadata
-
-    @property
-    def directives(self) -> dict: return directives(self.source) if self.kind == "code" else {}
-    @property
-    def body(self) -> str: return re.sub(r"\A(\s*#\|[^\n]*(\n|\Z))+", "", self.source).strip("\n")
-
-def directives(
-    source: str,    # of a code cell
-) -> dict:          # name -> text; "" for one without value, such as `export`
-    "Return the directives at the start of a cell."
-    found = {}
-    for line in source.splitlines():
-        if not (match := re.match(r"\s*#\|\s*([\w-]+)(:?)\s*(.*?)\s*$", line)): break
-        name, colon, value = match.groups()
-        found[name] = _unquoted(value)
-    return found
-
-def _unquoted(value: str) -> str:
-    "Return a value without YAML's quotes and escapes."
-    if len(value) < 2 or value[0] != value[-1]: return value
-    if value[0] == "'": return value[1:-1].replace("''", "'")
-    try: return json.loads(value) if value[0] == '"' else value
-    except ValueError: return value[1:-1]
-
-def read_cells(
-    path: str | Path,   # a notebook
-) -> list[Cell]:        # in order
-    "Return the cells of a notebook; `ValueError` if the file isn't one."
-    try: cells = read_json(path, ours=False)["cells"]
-    except (ValueError, KeyError): raise ValueError(f"{path}: not a notebook") from None
-    return [Cell(c["cell_type"], "".join(c["source"]), c.get("outputs", []),
-                 tuple(c.get("metadata", {}).get("tags", []))) for c in cells]
-
-# %% ../../nbs/80_reproduce/834_docs.ipynb #c2365e87
-def notebooks(
-    root: str | Path,   # project root
-) -> list[Path]:        # sorted; without scratch files and folders, which begin with `_` or `.`
-    "Return all notebooks of the project."
-    nbs = Path(root) / "nbs"
-    hidden = lambda path: any(part[0] in "_." for part in path.relative_to(nbs).parts)
-    return sorted(path for path in nbs.rglob("*.ipynb") if not hidden(path))
+__all__ = ['LABEL', 'PICTURES', 'FORMS', 'read_title', 'sidebar', 'outside_code', 'prose', 'labels', 'references', 'citations',
+           'links', 'output_markdown', 'cell_markdown', 'numbered', 'readme', 'write_readme']
 
 # %% ../../nbs/80_reproduce/834_docs.ipynb #d3986d2c
 def read_title(

@@ -4,30 +4,18 @@
 
 # %% ../../nbs/80_reproduce/814_forks.ipynb #5f0a1c05
 from __future__ import annotations
-import ast, contextlib, gc, importlib, importlib.util, json, os, pickle, random, re
+import contextlib, gc, importlib, importlib.util, json, os, pickle, random, re
 import signal, site, subprocess, sys, sysconfig, threading, time, traceback, uuid
 from dataclasses import dataclass
 from pathlib import Path
 from ..core.files import output_errors
 from ..core.settings import setting
-from .worker import Task, Worker, _import_papermill, thread_variables
+from .code import imported_names, read_cells
+from .worker import Task, Worker, import_papermill, thread_variables
 
 # %% auto #0
-__all__ = ['imported_names', 'is_library', 'preload', 'wants_own_start', 'forks_wanted', 'survey', 'unfit', 'reseed', 'Copy',
-           'SpareKernel', 'use_spare_kernel', 'serve', 'load', 'work', 'ForkServer', 'Forked']
-
-# %% ../../nbs/80_reproduce/814_forks.ipynb #5f0a1c07
-def imported_names(
-    source: str,     # code of a cell
-) -> list[str]:      # dotted names, in order; `from a import b` gives "a" and "a.b"
-    "Return what code imports whenever it runs: its top level, no function and no branch."
-    from amcl_suite.reproduce.jobs import _tree
-    names = []
-    for node in getattr(_tree(source), "body", []):
-        if isinstance(node, ast.Import): names += [a.name for a in node.names]
-        if not isinstance(node, ast.ImportFrom) or node.level: continue
-        names += [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
-    return names
+__all__ = ['is_library', 'preload', 'wants_own_start', 'forks_wanted', 'survey', 'unfit', 'reseed', 'Copy', 'SpareKernel',
+           'use_spare_kernel', 'serve', 'load', 'work', 'ForkServer', 'Forked']
 
 # %% ../../nbs/80_reproduce/814_forks.ipynb #5f0a1c09
 def is_library(
@@ -71,12 +59,11 @@ def survey(
     notebooks: list[Path],   # planned notebooks
 ) -> tuple[list[str], set[str]]:   # names to load ahead; notebooks that start from nothing
     "Return what notebooks import and which of them want a kernel of their own."
-    from amcl_suite.reproduce.jobs import _code_cells
     names, own = ["numpy.random"], set()      # every record needs it
     for path in dict.fromkeys(notebooks):
-        sources = [cell["source"] for cell in _code_cells(path)]
+        sources = [cell.source for cell in read_cells(path) if cell.kind == "code"]
         if wants_own_start("\n".join(sources)): own.add(str(path))
-        else: names += [name for source in sources for name in imported_names(source)]
+        else: names += [name for source in sources for name in imported_names(source, top=True)]
     return list(dict.fromkeys(names)), own
 
 # %% ../../nbs/80_reproduce/814_forks.ipynb #5f0a1c40
@@ -269,7 +256,7 @@ def load(
     names: list[str],   # dotted names that notebooks import
 ) -> None:
     "Import all that workers, kernels and notebooks need."
-    _import_papermill()
+    import_papermill()
     from nbformat.validator import get_validator
     for minor in (4, 5): get_validator(4, minor)       # it compiles the format's schema
     with _as_in_a_kernel():

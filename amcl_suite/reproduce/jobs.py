@@ -4,19 +4,20 @@
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #49218b9c
 from __future__ import annotations
-import ast, copy, difflib, functools, hashlib, io, itertools, json, os, re, string, tokenize
+import ast, functools, io, itertools, json, os, re, string, tokenize
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Union
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from ..core.files import DataError, read_json
+from ..core.expect import did_you_mean
+from ..core.identity import digest
 from ..core.settings import project_root, runs_dir, setting
+from .code import code_hashes, read_cells
 
 # %% auto #0
 __all__ = ['Minutes', 'MAX_RUNS', 'JobError', 'Needs', 'SlurmOptions', 'RunEntry', 'JobFile', 'read_job_file', 'Parameter',
            'notebook_parameters', 'check_parameters', 'inside_project', 'PlannedRun', 'Job', 'jobs_dir', 'job_names',
-           'load_job', 'imported_modules', 'data_checksum', 'content_hash', 'select_runs', 'with_needs',
-           'slurm_options']
+           'load_job', 'data_checksum', 'content_hash', 'select_runs', 'with_needs', 'slurm_options']
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #774812d5
 class JobError(ValueError):
@@ -63,11 +64,6 @@ class JobFile(BaseModel):
     slurm: SlurmOptions = SlurmOptions()                   # for clusters
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #a61beced
-def nearest(name: str, known) -> str:
-    "Return \", did you mean ...?\" for the nearest known name, or \"\"."
-    found = difflib.get_close_matches(str(name), [str(k) for k in known], 1, 0.5)
-    return f", did you mean {found[0]!r}?" if found else ""
-
 def _explain(error: ValidationError) -> str:
     "Return the first fault that pydantic found as one line."
     fault = error.errors()[0]
@@ -77,7 +73,7 @@ def _explain(error: ValidationError) -> str:
     if fault["type"] != "extra_forbidden": return f"{where}: {fault['msg']}, got {fault['input']!r}"
     part = {"runs": RunEntry, "slurm": SlurmOptions}.get(fault["loc"][0], JobFile)
     known = (part if len(fault["loc"]) > 1 else JobFile).model_fields
-    return f"{where}: unknown key{nearest(key, known)} Known: {', '.join(known)}"
+    return f"{where}: unknown key{did_you_mean(key, known, ', ')} Known: {', '.join(known)}"
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #361a160e
 def _load_yaml(text: str) -> Any:
@@ -115,18 +111,6 @@ class Parameter:
     default: Any   # literal value
     help: str      # the comment beside it
 
-def _code_cells(path: Path) -> list[dict]:
-    "Return the code cells of a notebook as dicts of `source` and `tags`."
-    try:
-        cells = read_json(path, ours=False)["cells"]
-        return [{"source": "".join(c["source"]), "tags": list(c["metadata"].get("tags") or ())}
-                for c in cells if c["cell_type"] == "code"]
-    except DataError as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        raise JobError(f"{path}: not a notebook, {reason}") from None
-    except (LookupError, TypeError, AttributeError):
-        raise JobError(f"{path}: not a notebook") from None
-
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #3b30cec1
 def _comments(source: str) -> dict[int, str]:
     "Return the comment of each line that has one."
@@ -137,7 +121,8 @@ def notebook_parameters(
     path: str | Path,          # an experiment notebook
 ) -> dict[str, Parameter]:     # its parameters by name
     "Return what a notebook's `parameters` cell declares; `JobError` if it breaks the rules for it."
-    cells = [c["source"] for c in _code_cells(Path(path)) if "parameters" in c["tags"]]
+    try: cells = [cell.source for cell in read_cells(path) if "parameters" in cell.tags]
+    except ValueError as error: raise JobError(str(error)) from None
     if len(cells) != 1:
         raise JobError(f"{path}: expected one cell tagged parameters, found {len(cells)}")
     try: tree, comments = ast.parse(cells[0]).body, _comments(cells[0])
@@ -205,7 +190,7 @@ def check_parameters(
     "Raise `JobError` for an unknown parameter or a value of the wrong type."
     for name, value in parameters.items():
         if name not in declared:
-            raise JobError(f"{where}: unknown parameter {name!r}{nearest(name, declared)} "
+            raise JobError(f"{where}: unknown parameter {name!r}{did_you_mean(name, declared, ', ')} "
                            f"Known: {', '.join(declared)}")
         if fault := _no_plain_data(value): raise JobError(f"{where}: {name}: {fault}")
         kind = declared[name].type or type(declared[name].default).__name__
@@ -274,7 +259,7 @@ def _filled(template: str, values: dict[str, Any], where: str) -> str:
     try: text = string.Formatter().vformat(template, (), safe)
     except (KeyError, IndexError) as error:
         raise JobError(f"{where}: {template!r} uses {error}, which is no parameter here"
-                       f"{nearest(str(error).strip(chr(39)), values)}") from None
+                       f"{did_you_mean(error.args[0], values, ', ')}") from None
     except (ValueError, AttributeError):
         raise JobError(f"{where}: {template!r} is no template") from None
     good = re.fullmatch(r"[A-Za-z0-9][\w.+=-]{0,119}", text)
@@ -342,7 +327,7 @@ def load_job(
 ) -> Job:        # expanded and checked
     "Read, expand and check a job; `JobError` for anything that can't be run."
     if name not in job_names():
-        raise JobError(f"unknown job {name!r}{nearest(name, job_names())} "
+        raise JobError(f"unknown job {name!r}{did_you_mean(name, job_names(), ', ')} "
                        f"Known: {', '.join(job_names()) or 'none'} (files in {jobs_dir()})")
     file = read_job_file(jobs_dir() / f"{name}.yaml")
     runs, seen = [], {}
@@ -359,68 +344,6 @@ def load_job(
             raise JobError(f"{where}: more than {MAX_RUNS} runs; is a grid too fine?")
     return Job(name, file.title, file.description, tuple(runs))
 
-# %% ../../nbs/80_reproduce/810_jobs.ipynb #bfe1774a
-_MAGIC = re.compile(r"^([ \t]*)[%!?].*$", re.M)
-
-def _plain(source: str) -> str:
-    "Return code in which notebook magics do nothing, so that Python can parse it."
-    source = re.sub(r"\A\s*%%.*\n", "", source)
-    source = re.sub(r"^([ \t]*[\w, ]+=)[ \t]*[%!].*$", r"\1 None", source, flags=re.M)
-    return _MAGIC.sub(r"\1pass", source)
-
-@functools.cache
-def _tree(source: str) -> ast.AST | None:
-    "Return the syntax tree, magics left out; None for cells that are no Python, such as `%%bash`."
-    try: return ast.parse(_plain(source))
-    except SyntaxError: return None
-
-def _without_docstrings(tree: ast.AST) -> ast.AST:
-    "Return a copy of a syntax tree in which no text that stands alone is left."
-    tree = copy.deepcopy(tree)
-    for node in ast.walk(tree):
-        if not isinstance(getattr(node, "body", None), list): continue
-        node.body = [n for n in node.body if not (isinstance(n, ast.Expr) and isinstance(
-            n.value, ast.Constant) and isinstance(n.value.value, str))]
-    return tree
-
-@functools.cache
-def _fingerprint(source: str) -> str:
-    "Return a hash of code that ignores comments, docstrings and layout."
-    tree = _tree(source) and _without_docstrings(_tree(source))
-    magic = source if _plain(source) != source else ""     # a magic counts as it is written
-    return hashlib.sha256((ast.dump(tree) + magic if tree else source).encode()).hexdigest()
-
-def _package() -> Path:
-    "Return the folder of the installed package."
-    import amcl_suite
-    return Path(amcl_suite.__file__).parent
-
-# %% ../../nbs/80_reproduce/810_jobs.ipynb #d6d6cba1
-@functools.cache
-def _imports(source: str, package: str) -> frozenset[str]:
-    "Return dotted names of the suite that `source`, in `package`, imports anywhere."
-    found = set()
-    for node in ast.walk(_tree(source) or ast.Module([], [])):
-        if isinstance(node, ast.Import): found |= {a.name for a in node.names}
-        if not isinstance(node, ast.ImportFrom): continue
-        parts = package.split(".")[:len(package.split(".")) - node.level + 1] if node.level else []
-        base = ".".join([*parts, *([node.module] if node.module else [])])
-        found |= {base} | {f"{base}.{a.name}" for a in node.names}
-    return frozenset(n for n in found if n.startswith("amcl_suite."))
-
-def imported_modules(
-    source: str,           # code of a notebook
-) -> dict[str, str]:       # dotted name -> source, sorted
-    "Return the modules of the suite that code imports, directly or through other modules."
-    found, todo = {}, set(_imports(source, ""))
-    while todo:
-        name = todo.pop()
-        path = _package().joinpath(*name.split(".")[1:]).with_suffix(".py")
-        if name in found or not path.is_file(): continue
-        found[name] = path.read_text(encoding="utf-8")
-        todo |= _imports(found[name], name.rpartition(".")[0])
-    return dict(sorted(found.items()))
-
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #fb3cf7a7
 @functools.cache
 def data_checksum(
@@ -429,14 +352,6 @@ def data_checksum(
     "Return the checksum of a data set, once per process; `ValueError` for an unknown name."
     from amcl_suite.core.data import checksum
     return checksum(name)
-
-@functools.cache
-def _code_hashes(notebook: str, stamp: int) -> dict[str, str]:
-    "Return the fingerprints of a notebook and of what it imports (`stamp`: its time of change)."
-    source = [c["source"] for c in _code_cells(Path(notebook))]
-    whole = "\n".join(_plain(s) for s in source if _tree(s))
-    modules = {k: _fingerprint(v) for k, v in imported_modules(whole).items()}
-    return {"notebook": _fingerprint("".join(_fingerprint(s) for s in source))} | modules
 
 @functools.cache
 def _root(named: str | None, here: str) -> Path:
@@ -448,9 +363,8 @@ def content_hash(
 ) -> str:              # hexadecimal SHA-256
     "Return the hash of all that decides the result: code, parameters, data."
     path = _root(os.environ.get("AMCL_ROOT"), os.getcwd()) / run.notebook
-    content = {"code": _code_hashes(str(path), path.stat().st_mtime_ns),
-               "parameters": run.parameters, "data": {d: data_checksum(d) for d in run.data}}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return digest({"code": code_hashes(str(path), path.stat().st_mtime_ns),
+                   "parameters": run.parameters, "data": {d: data_checksum(d) for d in run.data}})
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #ea4c1058
 def select_runs(
@@ -463,7 +377,7 @@ def select_runs(
         key, equals, value = condition.partition("=")
         if not equals: raise JobError(f"--only: expected KEY=VALUE, got {condition!r}")
         if key not in keys:
-            raise JobError(f"--only: unknown key {key!r}{nearest(key, keys)} "
+            raise JobError(f"--only: unknown key {key!r}{did_you_mean(key, keys, ', ')} "
                            f"Known: {', '.join(sorted(keys))}")
         wanted.setdefault(key, []).append(value)
     for key, values in wanted.items():
@@ -471,7 +385,8 @@ def select_runs(
                  for r in runs]
         missing = next((v for v in values if not any(_is_same(v, f) for f in found)), None)
         if missing is not None:
-            raise JobError(f"--only: no run has {key}={missing}{nearest(missing, found)}")
+            raise JobError(f"--only: no run has {key}={missing}"
+                           f"{did_you_mean(missing, found, ', ')}")
         runs = [r for r, value in zip(runs, found) if any(_is_same(v, value) for v in values)]
     return list(runs)
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from ..core.files import write_text_atomic
 from ..core.settings import project_root
 from .api import store_api
-from .docs import (LABEL, Cell, cell_markdown, labels, numbered, outside_code,
-                                       read_cells, sidebar, write_readme)
+from .code import Cell, read_cells
+from .docs import (LABEL, cell_markdown, labels, numbered, outside_code,
+                                       sidebar, write_readme)
 from .pages import check_pages
 
 # %% auto #0

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..core.data import cache_dir
 from ..core.files import DataError, read_json, write_json_atomic
 from ..core.settings import project_root
-from .docs import notebooks, read_cells
+from .code import notebooks, read_cells
 
 # %% auto #0
 __all__ = ['LIBRARIES', 'FAST', 'choose', 'is_experiment', 'remembered', 'expected_seconds', 'preload', 'Outcome',

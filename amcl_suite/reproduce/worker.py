@@ -16,7 +16,7 @@ from ..core.records import (SCHEMA_VERSION, RecordError, RunState, read_dict, re
 
 # %% auto #0
 __all__ = ['MAX_CELL_OUTPUT', 'MAX_LINE', 'Standing', 'standing', 'Task', 'execute', 'temporary_files', 'sweep', 'Heartbeat',
-           'seconds_spent', 'Deadline', 'thread_variables', 'Worker']
+           'seconds_spent', 'Deadline', 'import_papermill', 'thread_variables', 'Worker']
 
 # %% ../../nbs/80_reproduce/812_worker.ipynb #cefca695
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ def _hidden(*names: str):
     finally:
         for name in names: sys.modules.pop(name, None)
 
-def _import_papermill():
+def import_papermill():   # the module
     "Return papermill, imported without what only remote files and schemas need."
     with _hidden("rfc3987_syntax", "isoduration", "pyarrow"):
         import papermill
@@ -312,7 +312,7 @@ def _prepare_environment(task: Task) -> None:
 def _run_notebook(task: Task, folder: Path) -> tuple[RunState, dict | None]:
     "Execute the notebook; return the state and, unless it finished, the error."
     _prepare_environment(task)
-    papermill = _import_papermill()
+    papermill = import_papermill()
     minutes = task.timeout_minutes if task.where == "local" else None
     with Deadline(minutes) as deadline:
         try: _papermill_execute(papermill, task, folder)

@@ -7,8 +7,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
+from ..core.configuration import pick_device
 from ..core.settings import check_installed
-from ..core.terminal import (Bar, best_device, epoch_lines, open_console, parse_assignment,
+from ..core.terminal import (Bar, epoch_lines, open_console, parse_assignment,
                                       print_line, print_table, run_app)
 
 # %% auto #0
@@ -248,7 +249,7 @@ def evaluate(
     from amcl_suite.separation.metrics import evaluate_model, save_metrics
     from amcl_suite.separation.models import load_model
     from amcl_suite.separation.datasets import MixtureDataset, make_loader
-    console, device = open_console(), best_device(device)
+    console, device = open_console(), pick_device(device)
     if by not in (None, *_GROUPS):
         raise ValueError(f"--by: expected one of {', '.join(_GROUPS)}, got {by!r}")
     model = load_model(checkpoint / "separator.pt" if checkpoint.is_dir() else checkpoint, device)
@@ -326,7 +327,7 @@ def separate(
     "Separate a recording, or all of a folder, of any length and rate; goes on after a stop."
     check_installed("separation", "soundfile", *_NETWORKS)
     from amcl_suite.separation.separate import separate_files, separate_folder
-    console, where = open_console(), best_device(device)
+    console, where = open_console(), pick_device(device)
     if not source.exists(): raise ValueError(f"SOURCE: {source} does not exist")
     work = separate_folder if source.is_dir() else separate_files
     with Bar(console, "separating") as bar:
