@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from amcl_suite.reproduce.changes import select
-from amcl_suite.reproduce.testing import choose, expected_seconds, main, preload, run_notebooks
+from amcl_suite.reproduce.testing import (choose, expected_seconds, import_libraries, main,
+                                          run_notebooks)
 
 ROOT = Path(__file__).resolve().parents[1]
 WATCHES = ("scripts/test.sh", "scripts/test_notebooks", "scripts/changed")
@@ -125,8 +126,8 @@ def run(root, capfd, *words):
 @pytest.fixture
 def runner(project, monkeypatch):
     for page in project.rglob("*.ipynb"): page.write_text(book("x = 1"))
-    preload(("nbdev.test",))
-    monkeypatch.setattr("amcl_suite.reproduce.testing.preload", lambda: None)     # nothing heavy here
+    import_libraries(("nbdev.test",))
+    monkeypatch.setattr("amcl_suite.reproduce.testing.import_libraries", lambda: None)     # nothing heavy here
     return project
 
 

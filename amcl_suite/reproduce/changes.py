@@ -11,7 +11,7 @@ from ..core.settings import project_root
 from .code import imported_names, notebooks, read_cells, syntax_tree
 
 # %% auto #0
-__all__ = ['EVERYTHING', 'main_branch', 'changed_files', 'used_files', 'watched', 'reason', 'Selection', 'select', 'main']
+__all__ = ['EVERYTHING', 'main_branch', 'changed_files', 'used_files', 'watched', 'reason', 'Selection', 'select']
 
 # %% ../../nbs/80_reproduce/884_changes.ipynb #82ea6c63
 def _git(root: Path, *arguments: str) -> list[str]:
@@ -169,6 +169,7 @@ def select(
     reasons = {name: reason(root, name, changed) for name in names}
     return Selection(changed, {n: why for n, why in reasons.items() if why}, len(names))
 
+# %% ../../nbs/80_reproduce/884_changes.ipynb #a4f90315
 def main(
     args: list[str] | None = None,   # `[notebooks | tests] [--base REVISION]`; None: the process's
 ) -> int:                            # exit status: 0, 2 if git can't tell

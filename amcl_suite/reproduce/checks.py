@@ -20,8 +20,7 @@ from .jobs import JobError, job_names, load_job, notebook_parameters
 __all__ = ['SHELVES', 'WIDTH', 'FLAGS', 'BUDGET', 'CHECKS', 'Finding', 'check_references', 'check_links', 'check_sidebar',
            'check_shelves', 'check_titles', 'check_imports', 'check_modules', 'check_names', 'check_documentation',
            'check_width', 'check_readers', 'check_experiments', 'check_jobs', 'check_outputs', 'check_executed',
-           'check_size', 'check_export', 'check_clean', 'check_readme', 'check_api', 'check_versions', 'run_checks',
-           'main']
+           'check_size', 'check_export', 'check_clean', 'check_readme', 'check_api', 'check_versions', 'run_checks']
 
 # %% ../../nbs/80_reproduce/844_checks.ipynb #eff2ae2e
 @dataclass(frozen=True)
@@ -539,6 +538,7 @@ def run_checks(
     root = Path(root or project_root())
     return {name: CHECKS[name](root) for name in (tuple(names) or CHECKS)}
 
+# %% ../../nbs/80_reproduce/844_checks.ipynb #39be561f
 def main(
     args: list[str] | None = None,   # names of checks, or `--list`; None: the process's own
 ) -> int:                            # exit status: 0, 1 with findings, 2 on a wrong name

@@ -10,8 +10,8 @@ from pathlib import Path
 from ..core.files import DataError, read_json
 
 # %% auto #0
-__all__ = ['Cell', 'directives', 'read_cells', 'notebooks', 'syntax_tree', 'imported_names', 'fingerprint', 'imported_modules',
-           'code_hashes']
+__all__ = ['Cell', 'directives', 'read_cells', 'notebooks', 'syntax_tree', 'imported_names', 'code_fingerprint',
+           'imported_modules', 'code_hashes']
 
 # %% ../../nbs/80_reproduce/808_code.ipynb #9d89eef3
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _without_docstrings(tree: ast.AST) -> ast.AST:
     return tree
 
 @functools.cache
-def fingerprint(
+def code_fingerprint(
     source: str,   # code of a cell or a module
 ) -> str:          # hexadecimal SHA-256
     "Return a hash of code that ignores comments, docstrings and layout."
@@ -144,5 +144,5 @@ def code_hashes(
     "Return the fingerprints of a notebook and of what it imports."
     source = [cell.source for cell in read_cells(notebook) if cell.kind == "code"]
     whole = "\n".join(_plain(s) for s in source if syntax_tree(s))
-    modules = {k: fingerprint(v) for k, v in imported_modules(whole).items()}
-    return {"notebook": fingerprint("".join(fingerprint(s) for s in source))} | modules
+    modules = {k: code_fingerprint(v) for k, v in imported_modules(whole).items()}
+    return {"notebook": code_fingerprint("".join(code_fingerprint(s) for s in source))} | modules

@@ -6,22 +6,22 @@
 from __future__ import annotations
 import base64, configparser, html, itertools, json, os, posixpath
 import re, shutil, string, subprocess, sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 from ..core.files import write_text_atomic
 from ..core.settings import project_root
-from .api import store_api
+from .api import modules, store_api
 from .code import Cell, read_cells
 from .docs import (LABEL, cell_markdown, labels, numbered, outside_code,
                                        sidebar, write_readme)
 from .pages import check_pages
 
 # %% auto #0
-__all__ = ['FRAME', 'USAGE', 'DocsError', 'Page', 'read_page', 'process', 'page_markdown', 'to_html', 'Section', 'page_sections',
-           'contents', 'search_index', 'frame', 'build', 'write_pages', 'main']
+__all__ = ['FRAME', 'DocsError', 'Page', 'read_page', 'process', 'page_markdown', 'to_html', 'Section', 'page_sections',
+           'contents', 'search_index', 'frame', 'build', 'write_pages']
 
 # %% ../../nbs/80_reproduce/840_site.ipynb #d509fa33
 class DocsError(RuntimeError):
@@ -73,6 +73,7 @@ def page_markdown(
     page: Page,                 # a processed notebook
     targets: dict[str, str],    # source -> target of all pages
     site: str = "",             # address of the published site, whose links become relative
+    documented: Iterable[str] = (),   # pages with the anchors of names, such as "a/b.html#name"
 ) -> str:                       # Markdown for pandoc
     "Return a page as pandoc's Markdown: equations numbered, references and links resolved."
     names = numbered(labels(list(page.cells)))
@@ -83,7 +84,8 @@ def page_markdown(
         part = re.sub(r"\$\$(.+?)\$\$\s*\{#(eq-[\w-]+)\}",
                       lambda m: _equation(m[1], m[2], names), part, flags=re.S)
         part = re.sub(rf"(?<![\w/])@({LABEL})", reference, part)
-        return re.sub(r"\]\(([^)\s]+)\)", lambda m: f"]({_link(m[1], page, targets, site)})", part)
+        return re.sub(r"\]\(([^)\s]+)\)", link, part)
+    def link(match): return f"]({_link(match[1], page, targets, site, documented)})"
     def picture(content, form, found): return _figure(content, form, found, names)
     parts = [_captioned(outside_code(cell_markdown(cell, picture), text), cell, names, text)
              for cell in page.cells]
@@ -113,13 +115,14 @@ def _captioned(part: str, cell: Cell, names: dict[str, str], text: Callable) -> 
     inside = part + below if label.startswith("fig-") else below + part
     return f"::: {{#{label}}}\n{inside}\n:::" if label in names else inside
 
-def _link(target: str, page: Page, targets: dict[str, str], site: str) -> str:
+def _link(target: str, page: Page, targets: dict[str, str], site: str,
+          documented: Iterable[str]) -> str:
     "Return where a link of a page leads on the site."
     here = posixpath.dirname(page.target) or "."
     path, _, anchor = target.partition("#")
     if site and path.startswith(site + "/"):   # nbdev links what it doesn't document, too
-        path = posixpath.relpath(path[len(site) + 1:], here)
-        return path if not anchor or anchor.startswith("_") or "." in anchor else f"{path}#{anchor}"
+        if target[len(site) + 1:] not in documented: anchor = ""
+        return posixpath.relpath(path[len(site) + 1:], here) + (f"#{anchor}" if anchor else "")
     source = posixpath.normpath(posixpath.join(posixpath.dirname(page.source), path))
     if source not in targets: return target
     return posixpath.relpath(targets[source], here) + (f"#{anchor}" if anchor else "")
@@ -292,8 +295,11 @@ def write_pages(
 ) -> list[tuple[str, str]]:   # (page, fault) of pages that can't be built
     "Convert and write every page; one that can't be built doesn't stop the others."
     targets, site = {page.source: page.target for page in pages}, _site(root)
+    documented = {f"{targets.get(module.notebook)}#{name.anchor}"
+                  for module in modules(root) for name in module.names}
+    bibliography = root / "nbs" / "references.bib"
     def convert(page):
-        try: return to_html(page_markdown(page, targets, site), root / "nbs" / "references.bib"), ""
+        try: return to_html(page_markdown(page, targets, site, documented), bibliography), ""
         except (DocsError, ValueError) as error:
             return f"<p>This page could not be built: {html.escape(str(error))}</p>", str(error)
     with ThreadPoolExecutor(n_workers) as pool: bodies = list(pool.map(convert, pages))
@@ -315,7 +321,7 @@ def _site(root: Path) -> str:
     return get("doc_host") + get("doc_baseurl")
 
 # %% ../../nbs/80_reproduce/840_site.ipynb #fad58de7
-USAGE = """usage: scripts/build_docs [--sources | --check]
+_USAGE = """usage: scripts/build_docs [--sources | --check]
   (nothing)   bring README.md and the index of names up to date, build the site, check it
   --sources   only README.md and the index of names
   --check     only check the site that is in _docs"""
@@ -326,7 +332,7 @@ def main(
     "Write README.md, the index of names and the pages; print what doesn't resolve."
     args = sys.argv[1:] if args is None else args
     if args not in ([], ["--sources"], ["--check"]):
-        print(USAGE, file=sys.stderr)
+        print(_USAGE, file=sys.stderr)
         return 2
     if args != ["--check"]:
         for path in (store_api(), write_readme()): print(f"[docs] {path.name} is up to date")

@@ -15,8 +15,8 @@ from ..core.settings import project_root
 from .code import notebooks, read_cells
 
 # %% auto #0
-__all__ = ['LIBRARIES', 'FAST', 'choose', 'is_experiment', 'remembered', 'expected_seconds', 'preload', 'Outcome',
-           'run_notebooks', 'main']
+__all__ = ['LIBRARIES', 'FAST', 'choose', 'is_experiment', 'remembered', 'expected_seconds', 'import_libraries', 'Tested',
+           'run_notebooks']
 
 # %% ../../nbs/80_reproduce/886_testing.ipynb #245caf2c
 def choose(
@@ -66,7 +66,7 @@ LIBRARIES = ("torch", "torch._dynamo", "lightning.pytorch", "sklearn.ensemble", 
              "scipy.signal", "pandas", "matplotlib.pyplot", "IPython", "execnb.shell",
              "nbdev.test")   # imported once, before processes are forked
 
-def preload(
+def import_libraries(
     names: Iterable[str] = LIBRARIES,   # dotted names; those that aren't installed are passed over
 ) -> list[str]:                         # those that were imported
     "Import what most notebooks need, so that forked processes have it."
@@ -90,20 +90,20 @@ def _test_in_child(path: Path, root: Path, flags: tuple[str, ...], folder: Path)
 
 # %% ../../nbs/80_reproduce/886_testing.ipynb #be39ee44
 @dataclass(frozen=True)
-class Outcome:
+class Tested:
     "How the checks of a notebook ended."
     path: Path         # of the notebook
     passed: bool       # whether all held
     seconds: float     # wall time
     text: str          # what it printed, with the traceback of a failure
 
-def _ended(path: Path, process, start: float, folder: Path) -> Outcome:
+def _ended(path: Path, process, start: float, folder: Path) -> Tested:
     "Return the outcome of a process that has ended, and remove what it left."
     process.join()
     text = (folder / "log").read_text(encoding="utf-8", errors="replace")
     shutil.rmtree(folder, ignore_errors=True)
     if process.exitcode not in (0, 1): text += f"\nthe process ended with status {process.exitcode}"
-    return Outcome(path, process.exitcode == 0, time.monotonic() - start, text)
+    return Tested(path, process.exitcode == 0, time.monotonic() - start, text)
 
 # %% ../../nbs/80_reproduce/886_testing.ipynb #26efe2be
 def run_notebooks(
@@ -111,8 +111,8 @@ def run_notebooks(
     root: Path,                              # their project
     n_workers: int = 2,                      # processes at once
     flags: tuple[str, ...] = (),             # flagged cells to run that are normally skipped
-    ended: Callable[[Outcome], None] = print,   # called with each outcome
-) -> list[Outcome]:                          # in the order in which they ended
+    ended: Callable[[Tested], None] = print,   # called with each outcome
+) -> list[Tested]:                          # in the order in which they ended
     "Run the checks of notebooks, each in a forked process, a number of them at once."
     context, at_work, outcomes, todo = multiprocessing.get_context("fork"), {}, [], list(paths)
     with tempfile.TemporaryDirectory(prefix="amcl-test-") as place:
@@ -153,7 +153,7 @@ def _split(paths: list[Path], root: Path, fast: bool) -> tuple[list[Path], list[
     out = [p for p in paths if fast and (is_experiment(p) or seconds[p] > FAST)]
     return sorted(set(paths) - set(out), key=lambda p: (-seconds[p], p)), out
 
-def _remember(outcomes: list[Outcome], root: Path) -> None:
+def _remember(outcomes: list[Tested], root: Path) -> None:
     "Keep the seconds of notebooks that passed; a cache that can't be written is no failure."
     new = {o.path.relative_to(root).as_posix(): round(o.seconds, 1) for o in outcomes if o.passed}
     with contextlib.suppress(OSError): write_json_atomic(_memory(), remembered() | new)
@@ -175,7 +175,7 @@ def main(
               f"{name(outcome.path)}", flush=True)
         if not outcome.passed: print(outcome.text, flush=True)
 
-    preload()
+    import_libraries()
     run_notebooks(paths, root, max(1, options.workers), tuple(options.flags.split()), show)
     _remember(ended, root)
     failed = [name(outcome.path) for outcome in ended if not outcome.passed]

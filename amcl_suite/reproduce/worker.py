@@ -15,7 +15,7 @@ from ..core.records import (SCHEMA_VERSION, RecordError, RunState, read_dict, re
                                      record_faults)
 
 # %% auto #0
-__all__ = ['MAX_CELL_OUTPUT', 'MAX_LINE', 'Standing', 'standing', 'Task', 'execute', 'temporary_files', 'sweep', 'Heartbeat',
+__all__ = ['MAX_CELL_OUTPUT', 'MAX_LINE', 'Standing', 'standing', 'Task', 'execute', 'temporary_files', 'sweep_run', 'Heartbeat',
            'seconds_spent', 'Deadline', 'import_papermill', 'thread_variables', 'Worker']
 
 # %% ../../nbs/80_reproduce/812_worker.ipynb #cefca695
@@ -75,7 +75,7 @@ def execute(
         anew = task.force and before.get("token") != task.token
         if not anew and before.get("state") == "finished": return "skipped"
         if anew: _empty(folder)
-        sweep(folder)
+        sweep_run(folder)
         _execute_locked(task, folder)
     return "done"
 
@@ -104,7 +104,7 @@ def temporary_files(
         found += [Path(place, n) for n in names if n.startswith(".") and n.endswith(".tmp")]
     return sorted(found)
 
-def sweep(
+def sweep_run(
     folder: str | Path,   # folder of a run that this process has locked
 ) -> None:
     "Remove what killed writers left half written."
