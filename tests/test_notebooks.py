@@ -3,8 +3,9 @@ import json, shutil
 from pathlib import Path
 
 import pytest
-from amcl_suite.reproduce.checks import CHECKS, main, run_checks
+from amcl_suite.reproduce.checks import main, run_checks
 from amcl_suite.reproduce.code import notebooks
+from amcl_suite.reproduce.rules import CHECKS
 from amcl_suite.reproduce.jobs import notebook_parameters
 from amcl_suite.reproduce.testing import is_experiment
 

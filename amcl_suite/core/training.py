@@ -160,7 +160,8 @@ def load_checked(
     try: content = read_weights(path)
     except DataError as error:
         raise DataError(f"the checkpoint can't be read: {error}, to start again") from None
-    then, fix = isinstance(content, dict) and content.get("agree"), "delete it or use another folder"
+    then = isinstance(content, dict) and content.get("agree")
+    fix = "delete it or use another folder"
     if not isinstance(then, dict):
         raise ValueError(f"checkpoint {path} doesn't say which training it belongs to; {fix}")
     check_same(then, agree, path, fix=fix)

@@ -59,7 +59,8 @@ def _show_runs(console, runs: list, workers: str = "auto", where: str = "local",
     from amcl_suite.reproduce.engine import count_workers
     from amcl_suite.reproduce.planning import estimate, expected_minutes
     from amcl_suite.reproduce.worker import standing
-    minutes, heads = expected_minutes(runs), ("run", "parameters", "state", "expected", "needs", "data")
+    heads = ("run", "parameters", "state", "expected", "needs", "data")
+    minutes = expected_minutes(runs)
     def values(run): return (f"{k}={run.parameters[k]}" for k in (run.grid or run.parameters))
     print_table(console, heads, [
         (run.name, ", ".join(values(run)), standing(run.folder, run.hash).state,
@@ -165,7 +166,8 @@ def _print_outcomes(console, outcomes: list) -> None:
         print_line(console, f"failed: {o.run.job}/{o.run.name}: {o.error}")
         found = [o.run.folder / name for name in ("executed.ipynb", "worker.log")]
         for path in [path for path in found if path.exists()][:1]:
-            print_line(console, f"        {'notebook' if path.suffix == '.ipynb' else 'log'}: {path}")
+            kind = "notebook" if path.suffix == ".ipynb" else "log"
+            print_line(console, f"        {kind}: {path}")
     more = [name for name in ("submitted", "left", "interrupted") if name in counts]
     names = ["finished", "failed", "skipped", *more]
     print_line(console, ", ".join(f"{counts.get(name, 0)} {name}" for name in names))
@@ -288,8 +290,8 @@ def report(
         print_line(console, f"\n{group.title}")
         if group.warning: print_line(console, group.warning)
         for table in group.grids or (group.full,): console.print(table.to_rich())
-    for line in [*data_lines(made.found.records), *warning_lines(made.found)]: print_line(console, line)
-    print_line(console, f"report: {made.html}")
+    lines = [*data_lines(made.found.records), *warning_lines(made.found), f"report: {made.html}"]
+    for line in lines: print_line(console, line)
 
 # %% ../../nbs/80_reproduce/880_cli.ipynb #10aec353
 @app.command()

@@ -190,7 +190,8 @@ def check_parameters(
     "Raise `JobError` for an unknown parameter or a value of the wrong type."
     for name, value in parameters.items():
         if name not in declared:
-            raise JobError(f"{where}: unknown parameter {name!r}{did_you_mean(name, declared, ', ')} "
+            hint = did_you_mean(name, declared, ", ")
+            raise JobError(f"{where}: unknown parameter {name!r}{hint} "
                            f"Known: {', '.join(declared)}")
         if fault := _no_plain_data(value): raise JobError(f"{where}: {name}: {fault}")
         kind = declared[name].type or type(declared[name].default).__name__

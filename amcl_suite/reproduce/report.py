@@ -139,7 +139,8 @@ def _newest(records: list[dict]) -> tuple[list[dict], list[dict]]:
 def _age(record: dict) -> tuple:
     "Return a key that sorts records of one run; the last one counts."
     version = (record.get("environment") or {}).get("version", "")
-    return (record["state"] == "finished", [int(part) for part in re.findall(r"\d+", str(version))], _started(record),
+    return (record["state"] == "finished",
+            [int(part) for part in re.findall(r"\d+", str(version))], _started(record),
             record.get("attempts") or 0, record["folder"].name)
 
 def _started(record: dict) -> float:
