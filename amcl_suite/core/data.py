@@ -4,10 +4,11 @@
 
 # %% ../../nbs/70_core/706_data.ipynb #1e2b4dd7
 from __future__ import annotations
-import difflib, fnmatch, hashlib, itertools, os
+import fnmatch, hashlib, itertools, os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from .expect import one_of
 from .files import DataError, read_bytes, read_member, replacing, sweep_temporaries
 from .parts import gathered, parts
 from .settings import setting
@@ -92,11 +93,7 @@ def resource(
 ) -> Resource:      # its entry
     "Return a catalogue entry; `ValueError` naming the nearest known name."
     known = catalogue()
-    if name in known: return known[name]
-    near = difflib.get_close_matches(name, known, 1)
-    raise ValueError(f"name: unknown data set {name!r}"
-                     + (f", did you mean {near[0]!r}?" if near else "")
-                     + f" Known: {', '.join(known)}")
+    return known[one_of("name", name, known, "data set")]
 
 # %% ../../nbs/70_core/706_data.ipynb #b8cb651e
 def sha256_of(

@@ -9,8 +9,8 @@ import numpy as np
 from .plots import PALETTE, tint
 
 # %% auto #0
-__all__ = ['COLOURS', 'RATE', 'voice', 'spectrogram', 'draw_voices', 'scene', 'compete', 'draw_scene', 'Stream', 'stream_data',
-           'learn_stream', 'draw_stream', 'sound_level', 'walk', 'draw_room']
+__all__ = ['COLOURS', 'RATE', 'ROOM', 'RADIUS', 'voice', 'spectrogram', 'draw_voices', 'scene', 'compete', 'draw_scene', 'Stream',
+           'stream_data', 'learn_stream', 'draw_stream', 'sound_level', 'walk', 'draw_room']
 
 # %% ../../nbs/70_core/740_sketches.ipynb #1a1e7b55
 COLOURS = tuple(PALETTE[i] for i in (0, 3, 2, 8, 4))   # first and second of two, then others
@@ -64,8 +64,8 @@ def draw_voices(
 # %% ../../nbs/70_core/740_sketches.ipynb #1e7f604b
 def scene(
     size: int = 64,         # pixels per side
-) -> tuple[np.ndarray, np.ndarray]:   # image `(size, size, 3)` in [0, 1]; labels `(size, size)`
-    "Return three overlapping shapes on grey, and the true owner of each pixel (0: ground)."
+) -> np.ndarray:           # `(size, size, 3)` in [0, 1]
+    "Return an image of three overlapping shapes on grey."
     y, x = np.mgrid[1:-1:size * 1j, -1:1:size * 1j]
     turned = lambda cx, cy, a: ((x - cx) * np.cos(a) + (y - cy) * np.sin(a),
                                 (y - cy) * np.cos(a) - (x - cx) * np.sin(a))
@@ -75,27 +75,24 @@ def scene(
     square = np.maximum(abs(u), abs(v)) < .36
     u, v = (x + .12) / .36, (y + .42) / .36
     heart = (u**2 + v**2 - 1) ** 3 - u**2 * v**3 < 0
-    image, labels = np.full((size, size, 3), .62), np.zeros((size, size), int)
-    for k, (shape, colour) in enumerate(zip((ellipse, square, heart), COLOURS), 1):
-        image[shape], labels[shape] = tint(colour, .95), k
-    return image, labels
+    image = np.full((size, size, 3), .62)
+    for shape, colour in zip((ellipse, square, heart), COLOURS): image[shape] = tint(colour, .95)
+    return image
 
 def compete(
     image: np.ndarray,       # `(height, width, 3)` in [0, 1]
-    n_slots: int = 4,        # slots
+    n_slots: int = 4,        # slots, which start far apart
     sharpness: float = 60.,  # of the competition, one over squared distance
-    n_steps: int = 20,       # rounds
-    seed: int | None = None, # of random first slots; None: start far apart
 ) -> np.ndarray:             # `(n_slots, height, width)`, sums to 1 over slots
     "Let slots compete for pixels by soft k-means on colour and place."
     height, width, _ = image.shape
     place = np.stack(np.mgrid[0:1:height * 1j, 0:1:width * 1j], -1)
     pixels = np.concatenate([image, .1 * place], -1).reshape(-1, 5)
     distances = lambda slots: ((pixels[:, None] - slots) ** 2).sum(-1)
-    slots = pixels[:1] if seed is None else np.random.default_rng(seed).choice(pixels, n_slots)
+    slots = pixels[:1]
     while len(slots) < n_slots:
         slots = np.concatenate([slots, pixels[[distances(slots).min(1).argmax()]]])
-    for _ in range(n_steps):
+    for _ in range(20):
         costs = distances(slots)
         masks = np.exp(-sharpness * (costs - costs.min(1, keepdims=True)))
         masks /= masks.sum(1, keepdims=True)
@@ -147,16 +144,12 @@ def stream_data(
 def learn_stream(
     n_sessions: int = 8,    # sessions
     size: int = 60,         # segments per session
-    n_queries: int = 4,     # questions per session
-    feedback: bool = True,  # the expert corrects what is flagged
-    dim: int = 48,          # features per segment
-    seed: int = 0,          # of the stream
 ) -> Stream:                # what happened
-    "Learn from a stream by questions and corrections, with logistic regression."
+    "Learn from a stream by four questions a session and by corrections of what is flagged."
     from sklearn.linear_model import LogisticRegression
-    rng = np.random.default_rng(seed)
-    x, y = stream_data(n_sessions * size, dim, rng)
-    first, label = stream_data(400, dim, rng)
+    rng = np.random.default_rng(0)
+    x, y = stream_data(n_sessions * size, 48, rng)
+    first, label = stream_data(400, 48, rng)
     few = np.concatenate([np.flatnonzero(label)[:4], np.flatnonzero(~label)[:4]])
     scores, (queried, corrected) = np.zeros(len(y)), np.zeros((2, len(y)), bool)
     def fit():
@@ -166,10 +159,10 @@ def learn_stream(
     model = fit()
     for rows in np.arange(len(y)).reshape(n_sessions, size):
         scores[rows] = model.predict_proba(x[rows])[:, 1]
-        unsure = np.argsort(abs(scores[rows] - .5), kind="stable")[:n_queries]
+        unsure = np.argsort(abs(scores[rows] - .5), kind="stable")[:4]
         queried[rows[unsure]] = True
         flagged = fit().predict(x[rows]) & ~queried[rows]
-        corrected[rows[flagged]] = feedback
+        corrected[rows[flagged]] = True
         model = fit()
     return Stream(y, scores, queried, corrected)
 
@@ -196,67 +189,57 @@ def draw_stream(
     return ax
 
 # %% ../../nbs/70_core/740_sketches.ipynb #c7e81064
+ROOM, RADIUS = 8., 1.   # m: side of the square room; a source nearer than this falls silent
+
 def sound_level(
-    sources: np.ndarray,        # `(n_sources, 2)`, m
-    places: np.ndarray,         # `(..., 2)`, m
-    room: float = 8.,           # side of the square room, m
-    reflection: float = .7,     # amplitude kept at a wall, in [0, 1]
-    order: int = 3,             # reflections
-) -> np.ndarray:                # `(...)`, dB relative to one source at 1 m
-    "Return the level of steady sources in a square room, by their mirror images."
+    sources: np.ndarray,    # `(n_sources, 2)`, m
+    places: np.ndarray,     # `(..., 2)`, m
+    order: int = 3,         # reflections
+) -> np.ndarray:            # `(...)`, dB relative to one source at 1 m
+    "Return the level of steady sources, by mirror images that keep 0.7 of the amplitude."
     energy = np.zeros(places.shape[:-1])
     for i in range(-order, order + 1):
         for j in range(abs(i) - order, order - abs(i) + 1):
-            image = room * np.array([i, j]) + np.where([i % 2, j % 2], room - sources, sources)
+            image = ROOM * np.array([i, j]) + np.where([i % 2, j % 2], ROOM - sources, sources)
             distance = ((places[..., None, :] - image) ** 2).sum(-1)
-            energy += (reflection ** (2 * (abs(i) + abs(j))) / distance.clip(.01)).sum(-1)
+            energy += (.7 ** (2 * (abs(i) + abs(j))) / distance.clip(.01)).sum(-1)
     return 10 * np.log10(energy)
 
 def walk(
-    start: np.ndarray,          # `(2,)`, m
-    sources: np.ndarray,        # `(n_sources, 2)`, m
-    step: float = .5,           # length of a step, m
-    radius: float = 1.,         # a source nearer than this falls silent, m
-    degrees: float = 30.,       # of one turn
-) -> tuple[np.ndarray, list[int]]:   # path `(n_places, 2)`, m; sources in the order found
-    "Walk to the nearest sounding source, turn by turn and step by step, until all are silent."
-    place, path, found, turn = np.array(start, float), [start], [], np.deg2rad(degrees)
-    while len(found) < len(sources):
-        ways = np.hypot(*(sources - place).T)
-        ways[found] = np.inf
+    start: np.ndarray,      # `(2,)`, m
+    sources: np.ndarray,    # `(n_sources, 2)`, m
+) -> np.ndarray:            # `(n_places, 2)`, m: steps of half a metre, headings of 30 degrees
+    "Walk to the nearest sounding source, step by step, until all are silent."
+    place, path, left, turn = np.array(start, float), [start], list(sources), np.deg2rad(30.)
+    while left:
+        ways = np.hypot(*(np.array(left) - place).T)
         near = int(ways.argmin())
-        if ways[near] <= radius:
-            found.append(near)
+        if ways[near] <= RADIUS:
+            left.pop(near)
             continue
-        heading = turn * round(np.arctan2(*(sources[near] - place)[::-1]) / turn)
-        place = place + step * np.array([np.cos(heading), np.sin(heading)])
+        heading = turn * round(np.arctan2(*(left[near] - place)[::-1]) / turn)
+        place = place + .5 * np.array([np.cos(heading), np.sin(heading)])
         path.append(place)
-    return np.array(path), found
+    return np.array(path)
 
 # %% ../../nbs/70_core/740_sketches.ipynb #25fb3d08
 def draw_room(
     ax,                     # matplotlib axis
     start: np.ndarray,      # `(2,)`, m
     sources: np.ndarray,    # `(n_sources, 2)`, m
-    room: float = 8.,       # side, m
 ):                          # the axis; the map of levels is its first image
     "Draw a room from above: sound level, sources with their radius, and the path of the agent."
-    grid = np.stack(np.meshgrid(*[np.linspace(.05, room - .05, 120)] * 2), -1)
-    level = 2 * np.round(sound_level(sources, grid, room) / 2)          # steps of 2 dB
-    ax.imshow(level, origin="lower", extent=(0, room, 0, room), cmap="Blues", vmin=-16, vmax=8)
-    path, _ = walk(start, sources)
+    from matplotlib.patches import Circle
+    grid = np.stack(np.meshgrid(*[np.linspace(.05, ROOM - .05, 120)] * 2), -1)
+    level = 2 * np.round(sound_level(sources, grid) / 2)          # steps of 2 dB
+    ax.imshow(level, origin="lower", extent=(0, ROOM, 0, ROOM), cmap="Blues", vmin=-16, vmax=8)
+    path = walk(start, sources)
     for source in sources:
-        ax.add_patch(_circle(source, 1., ls="--", lw=.9, ec="#555555", fc="none"))
-        ax.add_patch(_circle(source, .16, lw=.9, ec="white", fc=COLOURS[1]))
+        ax.add_patch(Circle(source, RADIUS, ls="--", lw=.9, ec="#555555", fc="none"))
+        ax.add_patch(Circle(source, .16, lw=.9, ec="white", fc=COLOURS[1]))
     ax.plot(*path.T, "-", color="white", lw=3)
     ax.plot(*path.T, ".-", color="#222222", lw=1.1, ms=4)
     ax.plot(*path[0], "^", color="#222222", ms=8)
-    ax.set(xlim=(0, room), ylim=(0, room), xlabel="m", ylabel="m", aspect="equal")
+    ax.set(xlim=(0, ROOM), ylim=(0, ROOM), xlabel="m", ylabel="m", aspect="equal")
     ax.grid(False)
     return ax
-
-# %% ../../nbs/70_core/740_sketches.ipynb #f7161737
-def _circle(centre, radius, **options):
-    "Return a circle to add to an axis."
-    from matplotlib.patches import Circle
-    return Circle(centre, radius, **options)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
+from .expect import between
 
 # %% auto #0
 __all__ = ['StackedPerceptron', 'unstack', 'stack']
@@ -69,8 +70,7 @@ class StackedPerceptron(nn.Module):
         if len(sizes) < 2 or min(sizes) < 1:
             raise ValueError(f"sizes: expected at least two positive sizes, got {tuple(sizes)}")
         if len(seeds) < 1: raise ValueError("seeds: expected one seed per run, got none")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout: expected a probability in [0, 1), got {dropout}")
+        between("dropout", dropout, 0, 1, "[)")
         self.sizes, self.seeds, self.dropout = tuple(sizes), tuple(seeds), dropout
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         self.layers = nn.ParameterList()

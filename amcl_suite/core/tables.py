@@ -8,6 +8,7 @@ import html, math, re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fastcore.basics import patch
+from .expect import one_of
 
 # %% auto #0
 __all__ = ['Table', 'plain_markdown', 'format_value', 'published', 'format_seconds', 'paper_vs_ours', 'pivot']
@@ -166,9 +167,7 @@ def _tidy(rows) -> list[dict]:
                              f"got none for {', '.join(absent)}")
         given = {k: v for k, v in row.items() if not (k in _DEFAULTS and _missing(v))}
         tidy.append(_DEFAULTS | given)
-        if (better := tidy[-1]["better"]) not in _ARROWS:
-            raise ValueError(f"rows[{i}]: better: expected 'lower', 'higher' or '', "
-                             f"got {better!r}")
+        one_of(f"rows[{i}]: better", tidy[-1]["better"], _ARROWS)
     return tidy
 
 def _metric(row: dict) -> str:
@@ -187,7 +186,7 @@ def paper_vs_ours(
     fields: Sequence[str] = _FIELDS,  # what names a row; "scale" stands at the end
 ) -> Table:                 # one line per row, in the given order
     "Return the table of published values beside ours; `ValueError` names a row that lacks a field."
-    _check_spread(spread)
+    one_of("spread", spread, _SPREADS)
     rows, always = _tidy(rows), ("method", "metric")
     keys = [k for k in fields if k in always or any(row.get(k) for row in rows)]
     names = [k for k in keys if k != "scale"]
@@ -202,11 +201,6 @@ def paper_vs_ours(
 
 # %% ../../nbs/70_core/730_tables.ipynb #bef369fc
 _SPREADS = {"std": "standard deviation", "stderr": "standard error"}
-
-def _check_spread(spread: str) -> None:
-    "Raise `ValueError` for an unknown spread."
-    if spread in _SPREADS: return
-    raise ValueError(f"spread: expected 'std' or 'stderr', got {spread!r}")
 
 def _notes(rows: list[dict], spread: str, paper: bool = True, n: str = "the n") -> tuple[str, ...]:
     "Return the remarks below a table: meaning of ±, sources, scale."
@@ -232,9 +226,8 @@ def pivot(
     caption: str = "",             # one sentence; default: the metric with its direction and unit
 ) -> Table:                        # one line per value of `index`, best measured value in bold
     "Return one metric as a grid of data sets by methods; `ValueError` if two rows share a cell."
-    if show not in ("ours", "paper", "both"):
-        raise ValueError(f"show: expected 'ours', 'paper' or 'both', got {show!r}")
-    _check_spread(spread)
+    one_of("show", show, ("ours", "paper", "both"))
+    one_of("spread", spread, _SPREADS)
     rows = _of_metric(_tidy(rows), metric)
     lines, heads = (list(dict.fromkeys(str(row[k]) for row in rows)) for k in (index, columns))
     grid = _grid(rows, index, columns)
