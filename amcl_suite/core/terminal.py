@@ -57,15 +57,17 @@ class Bar:
         self.bar = Progress("{task.description}", BarColumn(), MofNCompleteColumn(),
                             TimeRemainingColumn(), console=console, disable=not console.is_terminal,
                             transient=True)
-        self.task = self.bar.add_task(label, total=None)
+        self.label, self.task = label, self.bar.add_task(label, total=None)
 
     def __call__(self,
         done: float,    # units done
         total: float,   # units in all
-        *_,             # whatever else the caller tells
+        *_,             # what else the caller tells
+        **values,       # numbers to show, such as the loss
     ) -> None:
         "Show how far the work is."
-        self.bar.update(self.task, completed=done, total=total)
+        text = " ".join([self.label, *(f"{k.split('/')[-1]} {v:.3g}" for k, v in values.items())])
+        self.bar.update(self.task, completed=done, total=total, description=text)
 
     def __enter__(self): self.bar.start(); return self
     def __exit__(self, *_): self.bar.stop()

@@ -25,7 +25,7 @@ from .training import check_bfloat16, with_gradients
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'TrainerSettings', 'seed_epoch', 'EpochLoader', 'Means', 'System', 'read_checkpoint', 'load_weights',
-           'Diverged', 'Trained', 'train', 'progress_bar']
+           'Diverged', 'Trained', 'train']
 
 # %% ../../nbs/70_core/718_trainer.ipynb #902d023e
 def _import_lightning():
@@ -723,20 +723,3 @@ def _fit(system: System, loaders: list, settings: TrainerSettings, engine: _Engi
         torch.use_deterministic_algorithms(deterministic)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)
-
-# %% ../../nbs/70_core/718_trainer.ipynb #aeb1cbd5
-def progress_bar(
-    unit: str = "epoch",   # what is counted
-) -> Callable:             # to be called with done, total and values
-    "Return a progress bar on the terminal, as the argument `progress` of `train`."
-    from tqdm import tqdm
-    bars = []
-    def show(done: float, total: float, **values: float) -> None:
-        if not bars:
-            bars.append(tqdm(total=total, bar_format="{l_bar}{bar}| {n:.1f}/{total:.0f} " + unit
-                             + " [{elapsed}<{remaining}{postfix}]"))
-        bar = bars[0]
-        bar.n = done
-        bar.set_postfix({k.split("/")[-1]: f"{v:.3g}" for k, v in values.items()})
-        if done >= total: bars.pop().close()
-    return show

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from fastcore.basics import patch
 from filelock import FileLock
+from ..core.expect import one_of
 from ..core.files import OutputError, output_errors, write_json_atomic, write_text_atomic
 from ..core.locks import LOCK_NAME, is_locked, link_on_the_way, run_folders
 from ..core.records import RunState, read_dict
@@ -17,8 +18,8 @@ from ..core.tables import format_seconds
 from .jobs import JobError, PlannedRun, data_checksum
 from .worker import Standing, Task, standing
 from .executors import (Handle, LocalExecutor, SlurmExecutor, check_gpus,
-                                            ending, n_workers, slurm_states, submission_paths,
-                                            visible_gpus, without_interrupt)
+                                            ending, handling, n_workers, slurm_states,
+                                            submission_paths, visible_gpus, without_interrupt)
 from .display import Lines, LiveTable, Silent, plural
 from .planning import expected_minutes
 
@@ -90,10 +91,9 @@ def make_executor(
     workers: int = 1,      # runs in flight
     **options,             # Slurm: fields of `SlurmOptions`, `requeues`
 ):                         # `LocalExecutor` or `SlurmExecutor`
-    "Return the executor that starts the workers; `JobError` for an unknown place."
-    if where == "local": return LocalExecutor(folder, workers)
-    if where == "slurm": return SlurmExecutor(folder, workers, **options)
-    raise JobError(f"--where: expected \"local\" or \"slurm\", got {where!r}")
+    "Return the executor that starts the workers; `ValueError` for an unknown place."
+    kinds = {"local": LocalExecutor, "slurm": SlurmExecutor}
+    return kinds[one_of("--where", where, kinds)](folder, workers, **options)
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #a53108f7
 @patch
@@ -101,7 +101,7 @@ def run(
     self: Engine,
 ) -> list[Outcome]:   # one per run, in the order in which they ended
     "Run everything; Ctrl-C ends local workers, and leaves a cluster's jobs to the cluster."
-    _check_writable(runs_dir())
+    write_text_atomic(runs_dir() / f".probe-{os.getpid()}", "x" * 4096).unlink()   # can we?
     self._refuse_links()
     if not self.force: self._skip_finished()
     remove_stale_logs()
@@ -113,7 +113,7 @@ def run(
         self._note_foreign_gpus()
         self.executor.planned = list(self.queue)
     try:
-        with _terminate_as_interrupt(), self._at_work(): self._loop()
+        with handling(signal.SIGTERM, _interrupt), self._at_work(): self._loop()
     except KeyboardInterrupt: self._stop()
     except BaseException:                      # nothing of ours may be left without an engine
         self._stop()
@@ -183,25 +183,9 @@ def _end(self: Engine, outcome: Outcome) -> None:
     self.show.event(f"{count} {outcome.state} {outcome.run.name}{took}{text}")
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #37307cde
-def _check_writable(folder: Path) -> None:
-    "Raise `OutputError` unless files can be written to `folder`."
-    probe = folder / f".probe-{os.getpid()}"
-    with output_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        try: probe.write_text("x" * 4096)
-        finally:
-            with contextlib.suppress(OSError): probe.unlink(missing_ok=True)
-
-@contextlib.contextmanager
-def _terminate_as_interrupt():
+def _interrupt(*_):
     "Treat SIGTERM like Ctrl-C, so that workers are ended with the engine."
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    def interrupt(*_): raise KeyboardInterrupt
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try: yield
-    finally: signal.signal(signal.SIGTERM, before)
+    raise KeyboardInterrupt
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #2ac4257c
 def note_submission(
@@ -352,20 +336,15 @@ def _submit(self: Engine, ready: list[tuple[PlannedRun, Standing]]) -> None:
     runs = [run for run, _ in ready]
     tasks = [make_task(run, force=self.force and run.folder not in self.tries, **dealt)
              for run, dealt in zip(runs, self.executor.tasks(runs, self._used()))]
-    try: handles = self.executor.submit(runs, tasks)
-    except (OSError, OutputError) as error:
-        for run in runs: self._end(Outcome(run, "failed", error=str(_explained(error))))
+    try:
+        with output_errors(runs_dir()): handles = self.executor.submit(runs, tasks)
+    except OutputError as error:
+        for run in runs: self._end(Outcome(run, "failed", error=str(error)))
         return
     for (run, found), task, handle in zip(ready, tasks, handles):
         if handle.state == "refused": self._end(Outcome(run, "failed", error=handle.detail))
         else: self._watch(run, handle, task.token)
     self._tell_submitted([one for one, h in zip(ready, handles) if h.state != "refused"])
-
-def _explained(error: Exception) -> Exception:
-    "Return an error of the file system with a remedy."
-    try:
-        with output_errors(runs_dir()): raise error
-    except (OSError, OutputError) as told: return told
 
 @patch
 def _watch(self: Engine, run: PlannedRun, handle: Handle, token: str) -> None:

@@ -18,9 +18,9 @@ from .worker import Task, Worker
 
 # %% auto #0
 __all__ = ['LIMITS', 'MAX_ARRAY', 'WAITING', 'AT_WORK', 'n_cores', 'visible_gpus', 'n_workers', 'n_threads', 'deal_gpus',
-           'check_gpus', 'Handle', 'submission_paths', 'LocalExecutor', 'without_interrupt', 'end_processes',
-           'time_limit', 'slurm_parameters', 'group_runs', 'parse_squeue', 'squeue', 'slurm_states', 'SlurmExecutor',
-           'cancel_slurm', 'ending']
+           'check_gpus', 'Handle', 'submission_paths', 'LocalExecutor', 'handling', 'without_interrupt',
+           'end_processes', 'time_limit', 'slurm_parameters', 'group_runs', 'parse_squeue', 'squeue', 'slurm_states',
+           'SlurmExecutor', 'cancel_slurm', 'ending']
 
 # %% ../../nbs/80_reproduce/816_executors.ipynb #f7b30630
 def n_cores() -> int:  # at least 1
@@ -45,9 +45,8 @@ def n_workers(
 ) -> int:                      # at least 1
     "Return how many runs to have in flight here; `JobError` if `workers` is no positive number."
     if workers != "auto":
-        if not str(workers).isdigit() or int(workers) < 1:
-            raise JobError(f"--workers: expected \"auto\" or a number >= 1, got {workers!r}")
-        return int(workers)
+        if str(workers).isdigit() and int(workers): return int(workers)
+        raise JobError(f"--workers: expected \"auto\" or a number >= 1, got {workers!r}")
     largest = lambda of: max((of(r.needs) for r in runs), default=1)
     fits = [n_cores() // largest(lambda n: n.cores * n.processes), max(1, len(runs)),
             0.9 * psutil.virtual_memory().available / 2**30 / largest(lambda n: n.memory_gb)]
@@ -229,14 +228,21 @@ def _processes(handles: list[Handle]) -> list:
 
 # %% ../../nbs/80_reproduce/816_executors.ipynb #168c458a
 @contextlib.contextmanager
-def without_interrupt():
-    "Ignore Ctrl-C here, and in processes started here: workers take it up again by themselves."
+def handling(
+    number: int,   # of a signal
+    handler,       # a function, or `signal.SIG_IGN`
+):                 # context manager
+    "Handle a signal so within the block; only the main thread can."
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.signal(number, handler)
     try: yield
-    finally: signal.signal(signal.SIGINT, before)
+    finally: signal.signal(number, before)
+
+def without_interrupt():   # context manager
+    "Ignore Ctrl-C here, and in processes started here: workers take it up again by themselves."
+    return handling(signal.SIGINT, signal.SIG_IGN)
 
 def end_processes(
     processes: list,       # psutil processes that were asked to end
@@ -403,11 +409,9 @@ def poll(
     for handle in [h for h in handles if h.state != "ended"]:
         self.missing[handle.id] = 0 if handle.id in states else self.missing.get(handle.id, 0) + 1
         if handle.id in states: handle.state, handle.detail = states[handle.id]
-        elif self.missing[handle.id] > 2: handle.state, handle.detail = "ended", _gone(handle)
-
-def _gone(handle: Handle) -> str:
-    "Return how a job ended that Slurm forgot: cancelled, if it has never been seen at work."
-    return "CANCELLED" if handle.state == "queued" else "GONE"
+        elif self.missing[handle.id] > 2:    # cancelled, if it has never been seen at work
+            handle.detail = "CANCELLED" if handle.state == "queued" else "GONE"
+            handle.state = "ended"
 
 @patch
 def cancel(

@@ -17,7 +17,7 @@ from .code import code_hashes, read_cells
 # %% auto #0
 __all__ = ['Minutes', 'MAX_RUNS', 'JobError', 'Needs', 'SlurmOptions', 'RunEntry', 'JobFile', 'read_job_file', 'Parameter',
            'notebook_parameters', 'check_parameters', 'inside_project', 'PlannedRun', 'Job', 'jobs_dir', 'job_names',
-           'load_job', 'data_checksum', 'content_hash', 'select_runs', 'with_needs', 'slurm_options']
+           'load_job', 'data_checksum', 'content_hash', 'select_runs', 'is_meant', 'with_needs', 'slurm_options']
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #774812d5
 class JobError(ValueError):
@@ -384,15 +384,18 @@ def select_runs(
     for key, values in wanted.items():
         found = [r.parameters.get(key) if key in r.parameters else getattr(r, key, None)
                  for r in runs]
-        missing = next((v for v in values if not any(_is_same(v, f) for f in found)), None)
+        missing = next((v for v in values if not any(is_meant(v, f) for f in found)), None)
         if missing is not None:
             raise JobError(f"--only: no run has {key}={missing}"
                            f"{did_you_mean(missing, found, ', ')}")
-        runs = [r for r, value in zip(runs, found) if any(_is_same(v, value) for v in values)]
+        runs = [r for r, value in zip(runs, found) if any(is_meant(v, value) for v in values)]
     return list(runs)
 
-def _is_same(text: str, value: object) -> bool:
-    "Tell whether a text of the command line means a value: 1e-3 is 0.001, true is True."
+def is_meant(
+    text: str,      # of the command line
+    value: object,  # of a parameter
+) -> bool:
+    "Tell whether a text means a value: 1e-3 is 0.001, true is True."
     import yaml
     if text == str(value): return True
     if isinstance(value, float):

@@ -4,16 +4,18 @@
 
 # %% ../../nbs/80_reproduce/828_report.ipynb #00f836b6
 from __future__ import annotations
-import difflib, json, re
+import json, re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from ..core.expect import did_you_mean, one_of
 from ..core.files import encode, replacing
 from ..core.locks import is_locked, run_folders
 from ..core.records import RecordError, cost, read_record
 from ..core.settings import runs_dir
 from ..core.tables import Table, format_seconds, paper_vs_ours, pivot
+from .jobs import is_meant
 from .worker import seconds_spent
 
 # %% auto #0
@@ -41,12 +43,9 @@ def _values(record: dict, key: str) -> list:
     return [record["parameters"][key]] if key in record["parameters"] else []
 
 def _same(key: str, value: object, text: str) -> bool:
-    "Tell whether `value` is what a condition asks for; 0.10 is 0.1, and a commit may be shortened."
-    if str(value) == text: return True
-    if isinstance(value, bool): return str(value).lower() == text.lower()
-    if key == "commit": return len(text) >= 4 and str(value).startswith(text)
-    try: return isinstance(value, (int, float)) and float(text) == value
-    except ValueError: return False
+    "Tell whether `value` is what a condition asks for; a commit may be shortened."
+    return is_meant(text, value) or (key == "commit" and len(text) >= 4
+                                     and str(value).startswith(text))
 
 # %% ../../nbs/80_reproduce/828_report.ipynb #7ef3f9a4
 def select_records(
@@ -77,17 +76,12 @@ def _kept(record: dict, key: str, texts: list[str]) -> dict | None:
 def _check_known(records: Sequence[dict], key: str, text: str) -> None:
     "Raise `ValueError` unless some record has the key with this value."
     keys = [*RUN_KEYS, *ROW_KEYS, *sorted({p for r in records for p in r["parameters"]})]
-    if key not in keys:
-        raise ValueError(f"only: unknown key {key!r}{_nearest(key, keys)} Known: {', '.join(keys)}")
+    one_of("only", key, keys, "key")
     values = {str(v): v for r in records for v in _values(r, key)}
     if any(_same(key, v, text) for v in values.values()): return
     known = _listing(sorted(values), 20)
-    raise ValueError(f"only: no record has {key}={text}{_nearest(text, values)} Known: {known}")
-
-def _nearest(text: str, known) -> str:
-    "Return \", did you mean ...?\" for the nearest known text, or \".\"."
-    found = difflib.get_close_matches(text, list(known), 1, 0.5)
-    return f", did you mean {found[0]!r}?" if found else "."
+    raise ValueError(f"only: no record has {key}={text}{did_you_mean(text, values, ', ') or '.'} "
+                     f"Known: {known}")
 
 # %% ../../nbs/80_reproduce/828_report.ipynb #22adc7ee
 def _listing(names: Sequence[str], most: int) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
-from ..core.files import read_image, write_text_atomic
+from ..core.files import read_image, shown, write_text_atomic
 from ..core.records import SOUND_FILES
 from ..core.settings import runs_dir
 from ..core.tables import Table, plain_markdown
@@ -362,10 +362,6 @@ class Report:
 
     def __repr__(self): return f"Report({str(self.html)!r}, groups={len(self.groups)})"
 
-def _unicode(text: str) -> str:
-    "Return a text that can be written: names of folders that are no Unicode are spelt out."
-    return text.encode("utf-8", "backslashreplace").decode()
-
 def write_report(
     jobs: Sequence[str] = (),       # names of jobs; empty: all
     out: str | Path | None = None,  # folder; None: the job's folder, or that of all runs
@@ -381,6 +377,6 @@ def write_report(
     groups = tuple(result_groups(rows))
     page, text = (report_html(found, title, groups),
                   report_markdown(found, title, folder.resolve(), groups))
-    return Report(write_text_atomic(folder / "report.html", _unicode(page)),
-                  write_text_atomic(folder / "report.md", _unicode(text)),
+    return Report(write_text_atomic(folder / "report.html", shown(page)),
+                  write_text_atomic(folder / "report.md", shown(text)),
                   write_parquet(rows, folder / "results.parquet"), groups, found)
