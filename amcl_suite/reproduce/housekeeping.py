@@ -12,7 +12,7 @@ from ..core.files import OutputError, output_errors
 from ..core.locks import is_locked, link_on_the_way, run_folders
 from ..core.settings import runs_dir
 from .jobs import JobError, PlannedRun
-from .worker import standing
+from .worker import standing, temporary_files
 from .executors import cancel_slurm, end_processes, slurm_states
 from .engine import read_submission, remove_logs, stale_logs
 
@@ -46,7 +46,7 @@ def leftovers(
         kind = _kind(path, hashes)
         if kind == "superseded" and path.parent.name in unknown: kind = "finished"
         if kind: found.append(Leftover(path, kind, _size(path)))
-        found += [Leftover(p, "temporary", _size(p)) for p in _temporary_files(path)]
+        found += [Leftover(p, "temporary", _size(p)) for p in temporary_files(path)]
     return found
 
 # %% ../../nbs/80_reproduce/824_housekeeping.ipynb #cc294061
@@ -72,14 +72,6 @@ def _kind(path: Path, hashes: set[str]) -> str:
     if found.record is None: return "unreadable"
     if found.state != "finished": return found.state
     return "finished" if found.record["hash"] in hashes else "superseded"
-
-def _temporary_files(folder: Path) -> list[Path]:
-    "Return the temporary files of killed writers in a run's folder; links are not followed."
-    found = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = [f for f in folders if not os.path.islink(os.path.join(place, f))]
-        found += [Path(place, n) for n in names if n.startswith(".") and n.endswith(".tmp")]
-    return sorted(found)
 
 # %% ../../nbs/80_reproduce/824_housekeeping.ipynb #a9128640
 def _size(path: Path) -> int:

@@ -8,15 +8,15 @@ import contextlib, os, re, shutil, signal, sys, threading, time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from filelock import FileLock, Timeout
-from ..core.files import output_errors, read_json, sweep_temporaries, write_json_atomic
+from ..core.files import output_errors, read_json, write_json_atomic
 from ..core.environment import environment
 from ..core.locks import is_locked, link_on_the_way
 from ..core.records import (SCHEMA_VERSION, RecordError, RunState, read_dict, read_record,
                                      record_faults)
 
 # %% auto #0
-__all__ = ['MAX_CELL_OUTPUT', 'MAX_LINE', 'Standing', 'standing', 'Task', 'execute', 'Heartbeat', 'seconds_spent', 'Deadline',
-           'import_papermill', 'thread_variables', 'Worker']
+__all__ = ['MAX_CELL_OUTPUT', 'MAX_LINE', 'Standing', 'standing', 'Task', 'execute', 'temporary_files', 'Heartbeat',
+           'seconds_spent', 'Deadline', 'import_papermill', 'thread_variables', 'Worker']
 
 # %% ../../nbs/80_reproduce/812_worker.ipynb #cefca695
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def execute(
         anew = task.force and before.get("token") != task.token
         if not anew and before.get("state") == "finished": return "skipped"
         if anew: _empty(folder)
-        sweep_temporaries(folder)
+        for path in temporary_files(folder): path.unlink(missing_ok=True)   # of killed writers
         _execute_locked(task, folder)
     return "done"
 
@@ -93,6 +93,16 @@ def _empty(folder: Path) -> None:
         for path in [*first, *(p for p in folder.iterdir() if p not in first)]:
             if path.is_dir() and not path.is_symlink(): shutil.rmtree(path)
             elif path.name != "run.lock": path.unlink(missing_ok=True)
+
+def temporary_files(
+    folder: str | Path,   # folder of a run
+) -> list[Path]:          # links are not followed
+    "Return the temporary files of writers, finished or killed, in a folder and below."
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [f for f in folders if not os.path.islink(os.path.join(place, f))]
+        found += [Path(place, n) for n in names if n.startswith(".") and n.endswith(".tmp")]
+    return sorted(found)
 
 # %% ../../nbs/80_reproduce/812_worker.ipynb #ff118fb4
 def _execute_locked(task: Task, folder: Path) -> None:
