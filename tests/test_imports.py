@@ -94,3 +94,11 @@ def test_the_whole_of_mcl_loads_in_time():
     best = min(after_import(f"import {names}")["seconds"] for _ in range(3))
     torch = min(after_import("import torch")["seconds"] for _ in range(2))
     assert best < max(2.5, 2 * torch), f"{best:.2f} s, of which torch {torch:.2f} s"
+
+
+def test_losses_cost_little_more_than_torch():
+    extra = []                              # measured in turn: other processes may be at work
+    for _ in range(3):
+        torch = after_import("import torch")["seconds"]
+        extra.append(after_import("import amcl_suite.mcl.losses")["seconds"] - torch)
+    assert sorted(extra)[1] < 0.5, extra

@@ -394,7 +394,7 @@ def select_runs(
 def is_meant(
     text: str,      # of the command line
     value: object,  # of a parameter
-) -> bool:
+) -> bool:          # True for "1e-3" and 0.001
     "Tell whether a text means a value: 1e-3 is 0.001, true is True."
     import yaml
     if text == str(value): return True
