@@ -68,6 +68,7 @@ def modules(
     root = Path(root or project_root())
     for section, _, sources in sidebar(root):
         for source in sources:
+            if not (root / "nbs" / source).is_file(): continue     # the sidebar's check names it
             cells = read_cells(root / "nbs" / source)
             exports = (c.directives["default_exp"] for c in cells if "default_exp" in c.directives)
             if not (module := next(exports, "")): continue
