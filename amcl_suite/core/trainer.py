@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
-from .expect import counts, ranges
+from .expect import counts, one_of, ranges
 from .files import (DataError, read_json, read_weights, sweep_temporaries,
                                    write_json_atomic, write_text_atomic, write_weights)
 from .identity import check_same, plain
@@ -485,8 +485,7 @@ def _keep(self: _Engine, trainer, module, epoch: int, row: dict) -> None:
     value = row.get(settings.monitor)
     if value is None and (settings.patience or any(k.startswith("val/") for k in row)) \
             and _validated(trainer):
-        raise ValueError(f"monitor: expected one of {', '.join(k for k in row if '/' in k)}, got "
-                         f"{settings.monitor!r}")
+        one_of("monitor", settings.monitor, [k for k in row if "/" in k])
     if value is not None:
         if not math.isfinite(value):
             self._stop(trainer, f"{settings.monitor} is {value} after the epoch: the weights are "
@@ -503,7 +502,7 @@ def _keep(self: _Engine, trainer, module, epoch: int, row: dict) -> None:
             trainer.should_stop = True
     trainer.save_checkpoint(self.folder / _LAST)
     if not trainer.is_global_zero: return
-    _history(self.rows).pipe(_write_csv, self.folder / "history.csv")
+    write_text_atomic(self.folder / "history.csv", _history(self.rows).to_csv(index=False))
     _clean(self.folder, [b[2] for b in self.best])
     if trainer.logger: trainer.logger.log_metrics(
         {k: v for k, v in row.items() if k not in ("epoch", "step")}, epoch + 1)
@@ -513,10 +512,6 @@ def _history(rows: list[dict]):
     "Return the history as a data frame, one line per epoch."
     import pandas
     return pandas.DataFrame(rows)
-
-def _write_csv(frame, path: Path) -> None:
-    "Write a data frame whole or not at all."
-    write_text_atomic(path, frame.to_csv(index=False))
 
 def _clean(folder: Path, keep: list[str]) -> None:
     "Remove best checkpoints that are no longer listed."
