@@ -9,7 +9,7 @@ from pathlib import Path
 from .settings import project_root
 
 # %% auto #0
-__all__ = ['PACKAGES', 'gpus', 'code_version', 'environment']
+__all__ = ['PACKAGES', 'gpus', 'n_cores', 'code_version', 'environment']
 
 # %% ../../nbs/70_core/720_environment.ipynb #96a42748
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "POT", "lightning", "pandas",
@@ -54,6 +54,15 @@ def _cpu_capability() -> str:
     "Return the vector instructions that torch's kernels use here (\"AVX2\", ...); \"\" without it."
     if "torch" not in sys.modules: return ""
     return sys.modules["torch"].backends.cpu.get_cpu_capability()
+
+def n_cores() -> int:  # at least 1
+    "Return the number of cores this process may use, with a container's quota taken into account."
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"): cores = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, max(1, round(int(quota) / int(period))))
+    return cores
 
 # %% ../../nbs/70_core/720_environment.ipynb #6e9ab0cd
 @functools.cache

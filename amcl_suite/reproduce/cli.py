@@ -423,8 +423,7 @@ def data_check(names: Sets = None) -> None:
 # %% ../../nbs/80_reproduce/880_cli.ipynb #90c5232e
 def _examine() -> list[tuple[str, str, str]]:
     "Return (what, finding, remedy) for all that a run needs; no remedy where all is well."
-    from amcl_suite.core.environment import environment, gpus
-    from amcl_suite.reproduce.executors import n_cores
+    from amcl_suite.core.environment import environment, gpus, n_cores
     about = environment()
     code = f"{about['version']} {about['commit'][:20]}".strip()
     lines = [("amcl_suite", code, ""), ("Python", f"{about['python']} ({sys.executable})", "")]

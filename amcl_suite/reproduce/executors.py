@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import psutil
 from fastcore.basics import patch
+from ..core.environment import gpus, n_cores
 from ..core.files import OutputError, output_errors
 from ..core.settings import project_root
 from .forks import Forked, ForkServer, forks_wanted, survey
@@ -17,24 +18,14 @@ from .jobs import JobError, PlannedRun, slurm_options
 from .worker import Task, Worker
 
 # %% auto #0
-__all__ = ['LIMITS', 'MAX_ARRAY', 'WAITING', 'AT_WORK', 'n_cores', 'visible_gpus', 'n_workers', 'n_threads', 'deal_gpus',
-           'check_gpus', 'Handle', 'submission_paths', 'LocalExecutor', 'handling', 'without_interrupt',
-           'end_processes', 'time_limit', 'slurm_parameters', 'group_runs', 'parse_squeue', 'squeue', 'slurm_states',
-           'SlurmExecutor', 'cancel_slurm', 'ending']
+__all__ = ['LIMITS', 'MAX_ARRAY', 'WAITING', 'AT_WORK', 'visible_gpus', 'n_workers', 'n_threads', 'deal_gpus', 'check_gpus',
+           'Handle', 'submission_paths', 'LocalExecutor', 'handling', 'without_interrupt', 'end_processes',
+           'time_limit', 'slurm_parameters', 'group_runs', 'parse_squeue', 'squeue', 'slurm_states', 'SlurmExecutor',
+           'cancel_slurm', 'ending']
 
 # %% ../../nbs/80_reproduce/816_executors.ipynb #f7b30630
-def n_cores() -> int:  # at least 1
-    "Return the number of cores this process may use, with a container's quota taken into account."
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"): cores = len(os.sched_getaffinity(0))
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cores = min(cores, max(1, round(int(quota) / int(period))))
-    return cores
-
 def visible_gpus() -> list[str]:  # indices or identifiers; empty without a GPU
     "Return the GPUs that runs may use: those of `CUDA_VISIBLE_DEVICES`, else all."
-    from amcl_suite.core.environment import gpus
     wish = os.environ.get("CUDA_VISIBLE_DEVICES")
     if wish is None: return [str(i) for i in range(len(gpus()))]
     return [g.strip() for g in wish.split(",") if g.strip() not in ("", "-1")]
@@ -78,8 +69,7 @@ def check_gpus(
     gpus: list[str],          # of this machine
 ) -> None:
     "Raise `JobError` if a run asks for more GPUs than this machine has."
-    for run in runs:
-        if (run.needs.gpus or 0) <= len(gpus): continue
+    for run in (run for run in runs if (run.needs.gpus or 0) > len(gpus)):
         raise JobError(f"{run.name}: asks for {run.needs.gpus} GPUs, this machine has {len(gpus)}: "
                        f"start it with --gpus {len(gpus)}, or on a cluster with --where slurm")
 
@@ -340,9 +330,9 @@ class SlurmExecutor:
         poll_seconds: float = 2,  # between two calls of squeue
         **options,                # fields of `SlurmOptions` that override
     ):
-        missing = [name for name in ("sbatch", "srun", "squeue") if not shutil.which(name)]
-        if missing:
-            raise JobError(f"--where slurm: {missing[0]} is not on the PATH: call it on a login "
+        for name in ("sbatch", "srun", "squeue"):
+            if shutil.which(name): continue
+            raise JobError(f"--where slurm: {name} is not on the PATH: call it on a login "
                            f"node of the cluster, or use --where local")
         self.folder, self.workers, self.requeues = Path(folder), workers, requeues
         self.options, self.poll_seconds, self.polled = options, poll_seconds, -math.inf

@@ -227,7 +227,9 @@ def _group(key: tuple, rows: list[dict]) -> Group:
     _, name, setting, scale = key
     versions = {}
     for row in rows: versions.setdefault(row["code"], []).append(row)
-    warnings = (_mixture(versions), _processors(rows))
+    warnings = (_mixed(rows, "code", "These rows come from several versions of the code."),
+                _mixed(rows, "cpu_capability", "These rows were computed with different "
+                       "instructions of the processor, which round differently."))
     fields = ["dataset", "method", "metric"]
     cells = {tuple(str(row.get(field)) for field in fields) for row in rows}
     if len(cells) < len(rows):
@@ -240,24 +242,14 @@ def _group(key: tuple, rows: list[dict]) -> Group:
     return Group(title, tuple(grids), full, " ".join(text for text in warnings if text))
 
 # %% ../../nbs/80_reproduce/828_report.ipynb #0db0ff88
-def _processors(rows: list[dict]) -> str:
-    "Return a warning that names runs of different processors; empty if one is known or none."
+def _mixed(rows: list[dict], key: str, lead: str) -> str:
+    "Return a warning that names the runs of each kind; empty if one kind is known or none."
     runs = {}
     for row in rows:
-        name = f"{row['job']}/{row['run']}"
-        runs.setdefault(row.get("cpu_capability") or "unknown", {})[name] = None
+        runs.setdefault(row.get(key) or "unknown", {})[f"{row['job']}/{row['run']}"] = True
     if len(set(runs) - {"unknown"}) < 2: return ""
     parts = [f"{kind}: {_listing(list(names), 8)}" for kind, names in sorted(runs.items())]
-    return ("These rows were computed with different instructions of the processor, which round "
-            "differently. " + "; ".join(parts) + ".")
-
-def _mixture(versions: dict[str, list[dict]]) -> str:
-    "Return a warning that names versions and runs; empty if there is one version."
-    if len(versions) < 2: return ""
-    runs = {code: dict.fromkeys(f"{r['job']}/{r['run']}" for r in rows)
-            for code, rows in versions.items()}
-    parts = [f"{code}: {_listing(list(names), 8)}" for code, names in runs.items()]
-    return "These rows come from several versions of the code. " + "; ".join(parts) + "."
+    return f"{lead} {'; '.join(parts)}."
 
 def _grids(rows: list[dict], code: str, versions: dict):
     "Yield a grid of data sets by methods for each metric that has one."
