@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import math
 import torch
 from torch import Tensor
+from ..core.expect import between, integer, shaped
 from .assignment import annealed
 from .theory import assignment_entropy, rate, soft_barycentre, soft_distortion
 
@@ -28,10 +29,7 @@ def settle(
     tolerance: float = 1e-7,  # >= 0, stop when no coordinate moves further, target units
 ) -> Tensor:                  # `(..., n_hyps, dim)`
     "Repeat soft assignment and barycentres at one temperature until nothing moves (Prop. 2)."
-    if points.ndim < 2 or points.shape[-2] < 1:
-        raise ValueError("points: expected shape (..., n_points >= 1, dim), got "
-                         f"{tuple(points.shape)}")
-    if n_iterations < 1: raise ValueError(f"n_iterations: expected at least 1, got {n_iterations}")
+    shaped("points", points, "...", "n_points+", "dim"); integer("n_iterations", n_iterations, 1)
     for _ in range(n_iterations):
         moved = soft_barycentre(points, annealed(_costs(hypotheses, points), temperature),
                                 hypotheses)
@@ -71,12 +69,12 @@ def deterministic_annealing(
     push: float = 1e-4,          # deviation of the push before each temperature, target units
 ) -> AnnealingPath:              # hypotheses, distortion, rate and entropy at each temperature
     "Follow the annealed optimum down the temperatures; `ValueError` if they rise or are negative."
+    integer("n_hyps", n_hyps, 1)
     temperatures = torch.as_tensor(temperatures, dtype=points.dtype)
     if (temperatures.ndim != 1 or len(temperatures) < 1 or bool((temperatures < 0).any())
             or bool((temperatures.diff() > 0).any())):
         raise ValueError("temperatures: expected a falling sequence of numbers >= 0, got "
                          f"{temperatures.flatten()[:5].tolist()}")
-    if n_hyps < 1: raise ValueError(f"n_hyps: expected at least 1, got {n_hyps}")
     f = points.mean(-2, keepdim=True).expand(*points.shape[:-2], n_hyps, points.shape[-1])
     passed = []
     for temperature in temperatures.tolist():
@@ -95,7 +93,7 @@ def first_split(
     threshold: float,      # > 0, target units
 ) -> Tensor:               # `(...)`, where the spread passes the threshold; NaN: never
     "Return the measured first critical temperature, interpolated between neighbours."
-    if not threshold > 0: raise ValueError(f"threshold: expected a number > 0, got {threshold}")
+    between("threshold", threshold, 0, ends="(]")
     temperatures = (torch.as_tensor(temperatures, dtype=spreads.dtype)
                     .view(-1, *[1] * (spreads.ndim - 1)).expand(spreads.shape))
     above = spreads > threshold
@@ -117,9 +115,8 @@ def kmeans(
 ) -> tuple[Tensor, float]:  # hypotheses `(n_hyps, dim)`, distortion in target units squared
     "Return the best K-means solution over several k-means++ starts (scikit-learn)."
     from sklearn.cluster import KMeans
-    if points.ndim != 2 or not 1 <= n_hyps <= len(points):
-        raise ValueError(f"n_hyps: expected between 1 and the number of points, got {n_hyps} for "
-                         f"points {tuple(points.shape)}")
+    shaped("points", points, "n_points", "dim")
+    integer("n_hyps", n_hyps, 1, len(points), "n_points")
     model = KMeans(n_hyps, n_init=n_starts, max_iter=1000, tol=0.,
                    random_state=seed).fit(points.double().cpu().numpy())
     return torch.as_tensor(model.cluster_centers_).to(points), float(model.inertia_ / len(points))
@@ -134,7 +131,7 @@ def reference_optimum(
     n_iterations: int = 20,       # at most so many repetitions per temperature
 ) -> tuple[Tensor, float]:        # hypotheses `(n_hyps, dim)`, distortion
     "Return the best hypotheses of deterministic annealing, and their distortion on fresh points."
-    if n_temps < 2: raise ValueError(f"n_temps: expected at least 2, got {n_temps}")
+    integer("n_temps", n_temps, 2)
     variance = torch.cov(points.T, correction=0).reshape(points.shape[1], -1)
     hot = 2.4 * float(torch.linalg.eigvalsh(variance)[-1])
     cell = float(variance.trace()) / n_hyps ** (2 / points.shape[1])  # distortion scale of one cell
