@@ -7,10 +7,11 @@ from __future__ import annotations
 import functools, re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from .configuration import several
 from .expect import one_of
 
 # %% auto #0
-__all__ = ['Style', 'Face', 'parts', 'gathered', 'styles', 'method_key', 'style']
+__all__ = ['Style', 'Face', 'parts', 'gathered', 'styles', 'method_key', 'method_keys', 'style']
 
 # %% ../../nbs/70_core/710_parts.ipynb #43b8128f
 @dataclass(frozen=True)
@@ -83,6 +84,15 @@ def method_key(
     known = list(styles() if known is None else known)
     key = name if name in known else _spellings().get(_letters(name))
     return key if key in known else one_of(argument, name, known, "method")
+
+def method_keys(
+    names: str | Iterable[str],   # methods in any usual spelling, with commas between or in a list
+    known: Iterable[str],         # what can be chosen
+) -> tuple[str, ...]:             # those of `known` that are meant, in order
+    "Return the suite's names of several methods; `ValueError` for none, or an unknown one."
+    keys = tuple(method_key(name, known, "methods") for name in several(names, name="methods"))
+    if not keys: raise ValueError("methods: expected at least one method, got none")
+    return keys
 
 def style(
     name: str,    # a method in any usual spelling
