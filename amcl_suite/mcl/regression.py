@@ -31,7 +31,7 @@ class UCIConfig:
     n_hyps: int = 5                                  # hypotheses of the multiple choice methods
     hidden: int = 0                                  # hidden units; 0: the paper's, 50 or 100
     batch_size: int = 1024                           # rows per step, at most all
-    training: TrainingSettings = TrainingSettings(1000, 0.01, evaluate_every=5)
+    training: TrainingSettings = TrainingSettings(1000, 0.01, evaluate_every=5)     # by Adam
     cooling: Cooling = Cooling(0.5, switch_below=5e-4)   # in standardised target units squared
     score_weight: float = 1.0                        # beta, weight of the score loss
     protocol: str = "clean"                          # "clean": 80/20; "paper": test rows choose
@@ -57,8 +57,8 @@ class UCIConfig:
     @classmethod
     def small(cls, **changes) -> UCIConfig:
         "Return a configuration of a few seconds: generated data, 3 splits, 60 epochs."
-        return changed(cls(dataset="bimodal", training=TrainingSettings(60, 0.01, evaluate_every=5)),
-                       **changes)
+        small = changed(cls(), dataset="bimodal", training=dict(n_epochs=60))
+        return changed(small, **changes)
 
     @classmethod
     def paper(cls, dataset: str, **changes) -> UCIConfig:

@@ -53,24 +53,18 @@ class UCIStack:
 
     def __repr__(self): return f"UCIStack({self.name!r}, {self.model!r})"
 
+# %% ../../nbs/10_mcl/142_uci_runs.ipynb #beb50ea5
 @patch
-def objective(self: UCIStack,
-    outputs: Tensor,   # `(runs, rows, batch)`, of the network
-    targets: Tensor,   # `(runs, 1, batch)`
-    epoch: int,        # whose assignment counts
-) -> Tensor:           # `(runs,)`
-    "Return what the method minimises, per run."
+def objective(self: UCIStack, outputs: Tensor, targets: Tensor, epoch: int) -> Tensor:
+    "Return what the method minimises, `(runs,)`, with the assignment of an epoch."
     if self.method.assign is None: return mixture_nll(outputs, targets, self.n_hyps).mean(-1)
     return stacked_objective(outputs, targets, self.n_hyps, self.method.assign(self.config, epoch),
                              self.config.score_weight if self.method.scored else 0.)
 
 # %% ../../nbs/10_mcl/142_uci_runs.ipynb #8a59af1a
 @patch
-def evaluate(self: UCIStack,
-    model,        # the stack's network
-    epoch: int,   # from 0
-) -> dict[str, Tensor]:   # quantity of a rule -> `(runs,)`
-    "Return what the selection rules look at, on test and validation rows."
+def evaluate(self: UCIStack, model, epoch: int) -> dict[str, Tensor]:
+    "Return what the selection rules look at, `(runs,)` each, on test and validation rows."
     data = {key: self.data[key][self.index] for key in ("x_test", "y_test", "x_valid", "y_valid")}
     values = {"published": self.objective(model(data["x_test"]), data["y_test"].mT, epoch)}
     if not data["x_valid"].shape[1]: return values
@@ -95,20 +89,17 @@ def train(self: UCIStack,
                self.folder and self.folder / name, progress,
                tag=repr((self.name, self.config, self.splits)))
 
+# %% ../../nbs/10_mcl/142_uci_runs.ipynb #7889b8f3
 @patch
-def train_watched(self: UCIStack,
-    progress: Callable | None = None,    # gets epochs done, all, mean loss
-) -> Fit:                                # weights by rule
+def train_watched(self: UCIStack, progress: Callable | None) -> Fit:
     "Train under the configuration's protocol, watched by its selection rules."
     held_out = ["clean"] if self.data["x_valid"].shape[1] else []
     rules = {rule: rule for rule in ("published", *held_out)}
     return self.train(self.config.training, self.evaluate, rules, progress, self.config.protocol)
 
 @patch
-def refit(self: UCIStack,
-    chosen: Tensor,                      # `(runs,)`, epochs from 1
-) -> Fit:                                # weights of rule "refit"
-    "Train on all rows; keep each run's weights of its chosen epoch."
+def refit(self: UCIStack, chosen: Tensor) -> Fit:
+    "Train on all rows; keep each run's weights of its `chosen` epoch (rule \"refit\")."
     def missed(model, epoch):
         return {"missed": (chosen.to(self.index.device) != epoch + 1).to(torch.float32)}
     settings = replace(self.config.training, n_epochs=int(chosen.max()), evaluate_every=1,
@@ -117,11 +108,8 @@ def refit(self: UCIStack,
 
 # %% ../../nbs/10_mcl/142_uci_runs.ipynb #96b1c253
 @patch
-def predict(self: UCIStack,
-    inputs: Tensor,      # `(runs, rows, features)`, standardised
-    passes: int = 50,    # stochastic passes of MC dropout
-) -> tuple[Tensor, Tensor, Tensor]:   # `(splits, rows, n_hyps, 1)`, `(splits, rows, n_hyps)`, mean
-    "Return hypotheses, probabilities and mean of every split, standardised."
+def predict(self: UCIStack, inputs: Tensor, passes: int = 50) -> tuple[Tensor, Tensor, Tensor]:
+    "Return hypotheses, probabilities and mean, `(splits, rows, n_hyps, 1)` ..., standardised."
     model, m = self.model, self.method
     if m.dropout:
         model.train()
@@ -142,10 +130,11 @@ def predict(self: UCIStack,
     equal = torch.full_like(hypotheses[..., 0], 1 / hypotheses.shape[2])
     return hypotheses, equal, mean
 
+# %% ../../nbs/10_mcl/142_uci_runs.ipynb #427a4794
 @patch
 @torch.no_grad()
-def results(self: UCIStack) -> dict[str, Tensor]:   # metric -> `(splits,)`
-    "Return test metrics in original units, for the weights now in the network."
+def results(self: UCIStack) -> dict[str, Tensor]:
+    "Return test metrics `(splits,)` in original units, for the weights now in the network."
     data, members, scale = self.data, self.method.members, self.data["y_std"]
     hypotheses, probabilities, mean = self.predict(data["x_test"][self.index])
     targets = data["y_test"][self.index[::members]]
@@ -161,10 +150,8 @@ def results(self: UCIStack) -> dict[str, Tensor]:   # metric -> `(splits,)`
 
 # %% ../../nbs/10_mcl/142_uci_runs.ipynb #58fd5ff2
 @patch
-def rows(self: UCIStack,
-    fitted: Fit,           # from `train_watched` or `refit`
-) -> list[dict]:           # one per split and selection rule
-    "Return test metrics of the weights that each rule has kept, in original units."
+def rows(self: UCIStack, fitted: Fit) -> list[dict]:
+    "Return a row per split and selection rule: test metrics in original units."
     found, config, members = [], self.config, self.method.members
     for rule, state in fitted.states.items():
         with torch.no_grad():
