@@ -5,9 +5,8 @@
 # %% ../../nbs/10_mcl/113_rules.ipynb #e8118a77
 from __future__ import annotations
 import functools, inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-import torch
 from ..core.expect import only
 from ..core.parts import Style, method_key, style
 from .assignment import (annealed, permutation, relaxed, sampled, top_n, transport,
