@@ -5,12 +5,13 @@
 # %% ../../nbs/70_core/705_parts.ipynb #77f06c2d
 from __future__ import annotations
 import functools, re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from .expect import did_you_mean
+from .configuration import several
+from .expect import one_of
 
 # %% auto #0
-__all__ = ['Style', 'Face', 'parts', 'gathered', 'styles', 'method_key', 'style']
+__all__ = ['Style', 'Face', 'parts', 'gathered', 'styles', 'method_key', 'method_keys', 'style']
 
 # %% ../../nbs/70_core/705_parts.ipynb #43b8128f
 @dataclass(frozen=True)
@@ -75,13 +76,23 @@ def _spellings() -> dict[str, str]:
 def _letters(name: str) -> str: return re.sub(r"[^a-z]", "", str(name).lower())
 
 def method_key(
-    name: str,    # a method in any usual spelling
-) -> str:         # key of `styles()`
+    name: str,                            # a method in any usual spelling
+    known: Iterable[str] | None = None,   # what can be chosen; None: all of `styles()`
+    argument: str = "name",               # whose value it is, for the message
+) -> str:                                 # the one of `known` that is meant
     "Return the suite's name of a method; `ValueError` naming the nearest known one."
-    known = _spellings()
-    if (key := known.get(_letters(name))) is not None: return key
-    raise ValueError(f"name: unknown method {name!r}{did_you_mean(name, styles(), ', ')} "
-                     f"Known: {', '.join(styles())}")
+    known = list(styles() if known is None else known)
+    key = name if name in known else _spellings().get(_letters(name))
+    return key if key in known else one_of(argument, name, known, "method")
+
+def method_keys(
+    names: str | Iterable[str],   # methods in any usual spelling, with commas between or in a list
+    known: Iterable[str],         # what can be chosen
+) -> tuple[str, ...]:             # those of `known` that are meant, in order
+    "Return the suite's names of several methods; `ValueError` for none, or an unknown one."
+    keys = tuple(method_key(name, known, "methods") for name in several(names, name="methods"))
+    if not keys: raise ValueError("methods: expected at least one method, got none")
+    return keys
 
 def style(
     name: str,    # a method in any usual spelling

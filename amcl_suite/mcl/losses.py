@@ -4,7 +4,6 @@
 
 # %% ../../nbs/10_mcl/116_losses.ipynb #234fa588
 from __future__ import annotations
-import math
 import torch
 from torch import Tensor
 from ..core.expect import between, finite, like, one_of, shaped

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from ..core.expect import between, finite, like, shaped
-from .assignment import cheapest_plan, matched, permutation, uniform, wide
+from .assignment import cheapest_plan, matched, permutation, uniform
 
 # %% auto #0
 __all__ = ['permutation_marginals', 'sinkhorn_permutation', 'entropic_transport', 'transport_cost', 'transport_by_scores']
