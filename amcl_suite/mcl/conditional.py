@@ -203,7 +203,7 @@ def train_synthetic(
             if progress: progress(index * n_epochs + epoch, n_epochs * n_methods, name, loss)
         result = fit(model, batches, objective, config.training, _Watcher(config, name),
                      checkpoint=folder and folder / f"{name}.pt", progress=report,
-                     tag=repr((name, config)))
+                     tag=dict(method=name, config=config))
         run.models[name], run.epochs = model, result.epochs
         run.snapshots[name] = {key: values.cpu() for key, values in result.history.items()}
         rows += [dict(method=name, seed=seeds[row.pop("run")], **row)

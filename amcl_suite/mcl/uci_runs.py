@@ -87,7 +87,7 @@ def train(self: UCIStack,
     name = f"{self.name}-{self.splits[0]}-{self.splits[-1]}-{kind}.pt"
     return fit(self.model, self.batches, self.objective, settings, evaluate, rules,
                self.folder and self.folder / name, progress,
-               tag=repr((self.name, self.config, self.splits)))
+               tag=dict(method=self.name, config=self.config, splits=self.splits))
 
 # %% ../../nbs/10_mcl/142_uci_runs.ipynb #7889b8f3
 @patch
