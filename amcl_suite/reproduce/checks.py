@@ -10,14 +10,15 @@ from pathlib import Path
 from unittest import mock
 from ..core.expect import only
 from ..core.settings import project_root
-from .code import Cell, read_cells
+from .code import Cell
 from .jobs import JobError, job_names, load_job, notebook_parameters
 from .rules import (CHECKS, FLAGS, Finding, as_check, cell_tree,
                                         code_cells, exported_module, is_exported, pages)
 
 # %% auto #0
-__all__ = ['WIDTH', 'check_imports', 'check_modules', 'check_names', 'check_documentation', 'check_width', 'check_readers',
-           'check_experiments', 'check_jobs', 'check_export', 'check_clean', 'check_versions', 'run_checks']
+__all__ = ['WIDTH', 'check_imports', 'check_modules', 'check_names', 'check_order', 'check_documentation', 'check_width',
+           'check_readers', 'check_experiments', 'check_jobs', 'check_export', 'check_clean', 'check_versions',
+           'run_checks']
 
 # %% ../../nbs/80_reproduce/844_checks.ipynb #c67d1727
 @as_check
@@ -75,6 +76,22 @@ def _all_of(tree: ast.Module) -> list[str]:
     values = [node.value for node in tree.body if isinstance(node, ast.Assign)
               and ast.unparse(node.targets[0]) == "__all__"]
     return ast.literal_eval(values[0]) if values else []
+
+# %% ../../nbs/80_reproduce/844_checks.ipynb #90856cfe
+@as_check
+def check_order(
+    root: Path,   # project root
+):
+    "Check that chapters import from chapters before them in their part, or from speed chapters."
+    chapters = {module: (name, cells) for name, cells in pages(root)
+                if (module := exported_module(cells))}
+    for name, cells in chapters.values():
+        nodes = [node for cell in cells if is_exported(cell) for node in cell_tree(cell).body]
+        for node in (node for node in nodes if isinstance(node, ast.ImportFrom)):
+            other, _ = chapters.get((node.module or "").removeprefix("amcl_suite."), ("", []))
+            same_part = Path(other).parent == Path(name).parent
+            if same_part and other > name and Path(other).name[1] != "9":
+                yield name, f"imports from {Path(other).name}, which comes later"
 
 # %% ../../nbs/80_reproduce/844_checks.ipynb #4a2999d7
 @as_check

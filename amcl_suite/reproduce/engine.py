@@ -4,7 +4,7 @@
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #70060c57
 from __future__ import annotations
-import contextlib, os, re, shutil, signal, threading, time, uuid
+import contextlib, os, re, shutil, signal, time, uuid
 from dataclasses import dataclass
 from pathlib import Path
 from fastcore.basics import patch
