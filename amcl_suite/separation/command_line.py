@@ -89,7 +89,7 @@ def make(
     with Bar(console, f"mixing {kind}") as bar:
         if kind == "wsj0": root = _make_wsj0(mix_lists, wsj0, out, n_src, sample_rate, mode, bar)
         elif kind == "clips":
-            from amcl_suite.separation.mixing import clips_corpus
+            from amcl_suite.separation.making import clips_corpus
             root = clips_corpus(clips, _span(n_src), out, progress=bar, **options)
         else:
             from amcl_suite.separation import mixing
@@ -113,7 +113,7 @@ def _check_kind(kind: str, **given) -> None:
 
 def _tell_left_out(console, root: Path) -> None:
     "Name the clips that couldn't be used, and end with status 1 if there are any."
-    from amcl_suite.separation.mixing import left_out
+    from amcl_suite.separation.making import left_out
     names = left_out(root)
     for name in names: print_line(console, f"failed: {name}")
     if not names: return
@@ -122,7 +122,7 @@ def _tell_left_out(console, root: Path) -> None:
 
 def _make_wsj0(mix_lists, wsj0, out, n_src, sample_rate, mode, bar) -> Path:
     "Make WSJ0-mix from its lists, one list for each count of speakers."
-    from amcl_suite.separation.mixing import make_wsj0_mix
+    from amcl_suite.separation.wsj0 import make_wsj0_mix
     return make_wsj0_mix(mix_lists, wsj0, out, _span(n_src), sample_rate, mode, progress=bar)
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #9c54d7ce
@@ -245,9 +245,9 @@ def evaluate(
     slower = [name.strip() for name in extras.split(",") if name.strip()]
     check_installed("separation", "soundfile", *_NETWORKS,
                     *(_SLOWER[name] for name in slower if name in _SLOWER))
+    from amcl_suite.separation.datasets import MixtureDataset, make_loader
     from amcl_suite.separation.metrics import evaluate_model, save_metrics
     from amcl_suite.separation.models import load_model
-    from amcl_suite.separation.datasets import MixtureDataset, make_loader
     console, device = open_console(), best_device(device)
     if by not in (None, *_GROUPS):
         raise ValueError(f"--by: expected one of {', '.join(_GROUPS)}, got {by!r}")

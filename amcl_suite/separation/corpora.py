@@ -18,7 +18,7 @@ from ..core.audio import (SOUND_SUFFIXES, AudioError, active_level, audio_info, 
                                    read_audio)
 from ..core.files import (DataError, as_spelled, read_json, read_text, walk_files,
                                    zip_names)
-from .voices import speaker_of
+from .clips import speaker_of
 
 # %% auto #0
 __all__ = ['MixtureRow', 'Corpus', 'parse_name', 'counts', 'read_metadata', 'read_wsj0_mix', 'read_librimix', 'read_json_lists',

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from ..core.audio import AudioError, active_level, pcm16, read_audio, resample
 from ..core.files import DataError
+from .clips import Clip
 from .corpora import Corpus, MixtureRow, counts, parse_name
 from .distances import active_targets
 from .mixing import draw_levels, mixture_name
-from .voices import Clip
 
 # %% auto #0
 __all__ = ['MixtureBatch', 'Example', 'collate', 'example_generator', 'Samples', 'MixtureDataset', 'EpochSampler',

@@ -14,14 +14,14 @@ from ..core.audio import SOUND_SUFFIXES
 from ..core.files import read_json, replacing, write_json_atomic
 from .corpora import Corpus, read_corpus
 from .datasets import DynamicMixing, MixtureDataset, clips_of, make_loader
+from .making import (clips_corpus, espeak_corpus, librispeech_corpus,
+                                          synthetic_corpus)
 from .metrics import (evaluate_model, load_metrics, read_table, run_summary,
                                            save_metrics)
-from .mixing import (clips_corpus, espeak_corpus, librispeech_corpus,
-                                           synthetic_corpus)
 from .models import load_model, model_config
 from .objectives import ObjectiveConfig
-from .temperature import (Annealing, TemperatureConfig,
-                                                measure_unit, stored_unit)
+from .temperature import (Annealing, TemperatureConfig, measure_unit,
+                                               stored_unit)
 
 # %% auto #0
 __all__ = ['CONFIGURATIONS', 'SeparationConfig', 'Prepared', 'prepare_corpus', 'TrainedSeparator', 'make_loaders',

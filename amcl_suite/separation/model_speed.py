@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from ..core.records import environment
 from .datasets import DynamicMixing, make_loader
 from .loss_speed import _median, _seconds
-from .models import (
-    DPRNNConfig, ModelConfig, Separation, Separator, build_model, count_parameters, model_config)
+from .models import (DPRNNConfig, ModelConfig, Separation, Separator,
+                                          build_model, count_parameters, model_config)
 from .voices import synthetic_voices
 
 # %% auto #0

@@ -14,8 +14,8 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.files import DataError, read_weights, write_weights
-from .blocks import (
-    HEADS, ConvMasker, DualPathMasker, SudoMasker, decode, filterbank, scoring_head)
+from .blocks import (HEADS, ConvMasker, DualPathMasker, SudoMasker, decode,
+                                          filterbank, scoring_head)
 
 # %% auto #0
 __all__ = ['BACKBONES', 'Separation', 'ModelConfig', 'DPRNNConfig', 'SudoConfig', 'ConvTasNetConfig', 'model_config', 'Separator',
