@@ -15,8 +15,8 @@ from amcl_suite.core.data import data_folders
 from amcl_suite.core.files import DataError
 from amcl_suite.separation.clips import clips_from_folder, speaker_of
 from amcl_suite.separation.command_line import main
-from amcl_suite.separation.corpora import (Corpus, MixtureRow, read_corpus, read_json_lists,
-                                           read_metadata, read_wsj0_mix, validate)
+from amcl_suite.separation.corpora import Corpus, MixtureRow
+from amcl_suite.separation.layouts import read_corpus, read_json_lists, read_metadata, read_wsj0_mix
 from amcl_suite.separation.making import clips_corpus, left_out
 from amcl_suite.separation.metrics import evaluate_batch, load_metrics
 from amcl_suite.separation.mixing import mix
@@ -24,6 +24,7 @@ from amcl_suite.separation.models import (CheckpointError, DPRNNConfig, build_mo
                                           save_model)
 from amcl_suite.separation.separate import separate, separate_folder
 from amcl_suite.separation.temperature import stored_unit
+from amcl_suite.separation.validation import validate
 from amcl_suite.separation.wsj0 import make_wsj0_mix, read_mix_list
 
 RNG = np.random.default_rng(0)

@@ -137,7 +137,8 @@ def check(
 ) -> None:
     "Check that mixtures are sums of their sources, that files are whole, and speakers don't leak."
     check_installed("separation", "soundfile")
-    from amcl_suite.separation.corpora import read_corpus, validate
+    from amcl_suite.separation.layouts import read_corpus
+    from amcl_suite.separation.validation import validate
     console, n_src = open_console(), _span(parse_speakers(speakers))
     names = [name.strip() for name in splits.split(",") if name.strip()]
     if not names: raise ValueError(f"--splits: expected names such as tr,cv,tt, got {splits!r}")
@@ -271,8 +272,8 @@ _SLOWER = {"stoi": "pystoi", "pesq": "pesq"}   # metric -> module
 
 def _test_rows(console, model, corpus: str, split: str, speakers, sizes: str, limit: int):
     "Return the mixtures to evaluate on."
-    from amcl_suite.separation.corpora import read_corpus
     from amcl_suite.separation.experiments import prepare_corpus
+    from amcl_suite.separation.layouts import read_corpus
     known = model.metadata.get("configuration") or {}
     n_src = _span(parse_speakers(speakers) if speakers else
                   (known.get("n_src_min", 2), known.get("n_src_max", 2)))

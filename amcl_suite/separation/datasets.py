@@ -17,9 +17,9 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from ..core.audio import AudioError, active_level, pcm16, read_audio, resample
 from ..core.files import DataError
 from .clips import Clip
-from .corpora import Corpus, MixtureRow, counts, parse_name
+from .corpora import Corpus, MixtureRow, parse_name
 from .distances import active_targets
-from .mixing import draw_levels, mixture_name
+from .mixing import draw_levels, mixture_name, speaker_range
 
 # %% auto #0
 __all__ = ['MixtureBatch', 'Example', 'collate', 'example_generator', 'Samples', 'MixtureDataset', 'EpochSampler',
@@ -393,7 +393,7 @@ class DynamicMixing(Dataset):
         silence: float = 1e-4,               # RMS up to which a source counts as absent
     ):
         if not 0 < segment < math.inf: raise ValueError(f"segment: expected s > 0, got {segment}")
-        self.n_src, self.segment = counts(n_src), round(segment * sample_rate)
+        self.n_src, self.segment = speaker_range(n_src), round(segment * sample_rate)
         self.n_src_max = n_src_max or self.n_src[1]
         self.n_per_epoch, self.seed, self.silence = n_per_epoch, seed, silence
         self.level_range, self.gain_range = level_range, gain_range

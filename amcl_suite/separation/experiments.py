@@ -12,8 +12,9 @@ from fastcore.basics import patch
 from ..core.plots import method_style
 from ..core.audio import SOUND_SUFFIXES
 from ..core.files import read_json, replacing, write_json_atomic
-from .corpora import Corpus, read_corpus
+from .corpora import Corpus
 from .datasets import DynamicMixing, MixtureDataset, clips_of, make_loader
+from .layouts import read_corpus
 from .making import (clips_corpus, espeak_corpus, librispeech_corpus,
                                           synthetic_corpus)
 from .metrics import (evaluate_model, load_metrics, read_table, run_summary,

@@ -16,9 +16,8 @@ from ..core.expect import between, integer, one_of
 from ..core.files import DataError, read_json, shown
 from ..core.identity import digest
 from .clips import Clip, clips_from_folder, heard_clips, librispeech_clips
-from .mixing import (SPLITS, PlannedMixture, draw_levels, is_written,
-                                          metadata_path, mix, mixture_name, speaker_range,
-                                          split_folder, write_corpus)
+from .mixing import (SPLITS, PlannedMixture, draw_levels, is_written, mix,
+                                          mixture_name, speaker_range, write_corpus)
 from .voices import (ESPEAK_SPEAKERS, SENTENCES, by_speaker, cut_in_two,
                                           espeak_voices, fingerprint, has_espeak, join_clips,
                                           split_voices, synthetic_voices)

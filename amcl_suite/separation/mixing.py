@@ -113,7 +113,7 @@ def speaker_range(
     n_src: int | tuple[int, int],  # a number of speakers, or a range (fewest, most), 1 .. 20
 ) -> tuple[int, int]:              # fewest and most
     "Return a range of speaker counts; `ValueError` if that is none."
-    low, high = n_src if np.ndim(n_src) else (n_src, n_src)
+    low, high = n_src if np.ndim(n_src) and len(n_src) == 2 else (n_src, n_src)
     return integer("n_src: fewest", low, 1, 20), integer("n_src: most", high, int(low), 20)
 
 # %% ../../nbs/20_separation/220_mixing.ipynb #caef0026
