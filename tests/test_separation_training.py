@@ -13,7 +13,8 @@ import torch
 from torch.utils.data import Dataset
 torch.set_num_threads(1)
 from amcl_suite.core.trainer import TrainerSettings, train
-from amcl_suite.separation.datasets import DynamicMixing, make_loader
+from amcl_suite.separation.datasets import make_loader
+from amcl_suite.separation.dynamic import DynamicMixing
 from amcl_suite.separation.models import model_config
 from amcl_suite.separation.objectives import ObjectiveConfig
 from amcl_suite.separation.system import OptimiserConfig, SeparationSystem

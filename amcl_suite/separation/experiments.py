@@ -13,7 +13,8 @@ from ..core.plots import method_style
 from ..core.audio import SOUND_SUFFIXES
 from ..core.files import read_json, replacing, write_json_atomic
 from .corpora import Corpus
-from .datasets import DynamicMixing, MixtureDataset, clips_of, make_loader
+from .datasets import MixtureDataset, make_loader
+from .dynamic import DynamicMixing, clips_of
 from .layouts import read_corpus
 from .making import (clips_corpus, espeak_corpus, librispeech_corpus,
                                           synthetic_corpus)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.records import environment
-from .datasets import DynamicMixing, make_loader
+from .datasets import make_loader
+from .dynamic import DynamicMixing
 from .loss_speed import _median, _seconds
 from .models import (DPRNNConfig, ModelConfig, Separation, Separator,
                                           build_model, count_parameters, model_config)
