@@ -13,6 +13,7 @@ import torch
 from amcl_suite.core.audio import is_silent, read_audio, write_audio
 from amcl_suite.core.data import data_folders
 from amcl_suite.core.files import DataError
+from amcl_suite.separation.checkpoints import CheckpointError, load_model, save_model
 from amcl_suite.separation.clips import clips_from_folder, speaker_of
 from amcl_suite.separation.command_line import main
 from amcl_suite.separation.corpora import Corpus, MixtureRow
@@ -20,8 +21,7 @@ from amcl_suite.separation.layouts import read_corpus, read_json_lists, read_met
 from amcl_suite.separation.making import clips_corpus, left_out
 from amcl_suite.separation.metrics import evaluate_batch, load_metrics
 from amcl_suite.separation.mixing import mix
-from amcl_suite.separation.models import (CheckpointError, DPRNNConfig, build_model, load_model,
-                                          save_model)
+from amcl_suite.separation.models import DPRNNConfig, build_model
 from amcl_suite.separation.separate import separate, separate_folder
 from amcl_suite.separation.temperature import stored_unit
 from amcl_suite.separation.validation import validate

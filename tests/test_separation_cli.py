@@ -12,8 +12,9 @@ import pandas
 import pytest
 import torch
 from amcl_suite.core.audio import audio_info, read_audio, write_audio
+from amcl_suite.separation.checkpoints import save_model
 from amcl_suite.separation.command_line import main
-from amcl_suite.separation.models import DPRNNConfig, build_model, save_model
+from amcl_suite.separation.models import DPRNNConfig, build_model
 
 PROGRAM = (sys.executable, "-c", "from amcl_suite.separation.command_line import main; main()")
 TRAIN = ("train", "--epochs", "1", "--set", "segment=1", "--seed", "1")

@@ -246,9 +246,9 @@ def evaluate(
     slower = [name.strip() for name in extras.split(",") if name.strip()]
     check_installed("separation", "soundfile", *_NETWORKS,
                     *(_SLOWER[name] for name in slower if name in _SLOWER))
+    from amcl_suite.separation.checkpoints import load_model
     from amcl_suite.separation.datasets import MixtureDataset, make_loader
     from amcl_suite.separation.metrics import evaluate_model, save_metrics
-    from amcl_suite.separation.models import load_model
     console, device = open_console(), best_device(device)
     if by not in (None, *_GROUPS):
         raise ValueError(f"--by: expected one of {', '.join(_GROUPS)}, got {by!r}")

@@ -303,7 +303,8 @@ def make_loader(
     rank: int | None = None,         # this process; None: torch.distributed
 ) -> DataLoader:                     # of `MixtureBatch`
     "Return a data loader; `ValueError` if there would be no batch."
-    integer("batch_size", batch_size, 1), integer("n_workers", n_workers, 0)
+    integer("batch_size", batch_size, 1)
+    integer("n_workers", n_workers, 0)
     drop_last = shuffle if drop_last is None else drop_last
     sampler = EpochSampler(len(dataset), seed, shuffle, n_replicas, rank)
     if drop_last and len(sampler) < batch_size:

@@ -12,7 +12,7 @@ import torch
 from fastcore.basics import patch
 from torch.utils.data import Dataset
 from ..core.audio import active_level, pcm16, resample
-from ..core.expect import between, integer
+from ..core.expect import between, integer, ranges
 from ..core.files import DataError
 from .clips import Clip
 from .corpora import Corpus, parse_name
@@ -129,7 +129,7 @@ def _check(self: DynamicMixing) -> None:
     "Raise `ValueError` naming the first option out of range."
     for name, low in dict(n_per_epoch=1, seed=0, segment=1, n_src_max=self.n_src[1]).items():
         integer(name, getattr(self, name), low)
-    between("level_range", self.level_range, 0), between("gain_range", self.gain_range, 0)
+    ranges(self, level_range=(0,), gain_range=(0,))
     if not self.speeds: raise ValueError("speeds: expected at least one factor, got none")
     for speed in self.speeds: between("speeds", speed, 0.5, 2)
 

@@ -12,6 +12,7 @@ from fastcore.basics import patch
 from ..core.plots import method_style
 from ..core.audio import SOUND_SUFFIXES
 from ..core.files import read_json, replacing, write_json_atomic
+from .checkpoints import load_model
 from .corpora import Corpus
 from .datasets import MixtureDataset, make_loader
 from .dynamic import DynamicMixing, clips_of
@@ -20,7 +21,7 @@ from .making import (clips_corpus, espeak_corpus, librispeech_corpus,
                                           synthetic_corpus)
 from .metrics import (evaluate_model, load_metrics, read_table, run_summary,
                                            save_metrics)
-from .models import load_model, model_config
+from .models import model_config
 from .objectives import ObjectiveConfig
 from .temperature import (Annealing, TemperatureConfig, measure_unit,
                                                stored_unit)

@@ -13,7 +13,7 @@ from .datasets import make_loader
 from .dynamic import DynamicMixing
 from .loss_speed import _median, _seconds
 from .models import (DPRNNConfig, ModelConfig, Separation, Separator,
-                                          build_model, count_parameters, model_config)
+                                          build_model, model_config, n_parameters)
 from .voices import synthetic_voices
 
 # %% auto #0

@@ -17,7 +17,7 @@ from ..core.audio import (SOUND_SUFFIXES, AudioError, is_silent, players, read_a
                                    resample, write_audio)
 from ..core.files import DataError, read_json, shown, walk_files, write_json_atomic
 from ..mcl.assignment import permutation
-from .models import load_model
+from .checkpoints import load_model
 
 # %% auto #0
 __all__ = ['chunk_starts', 'continue_tracks', 'separate_chunks', 'fit_gains', 'Separated', 'separate', 'FolderResult',

@@ -12,9 +12,10 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..core.trainer import System, read_checkpoint
+from .checkpoints import save_model
 from .datasets import MixtureBatch
 from .metrics import exact_matrix, match_outputs, winners
-from .models import ModelConfig, Separation, build_model, save_model
+from .models import ModelConfig, Separation, build_model
 from .objectives import Objective, ObjectiveConfig
 from .temperature import Annealing
 
