@@ -17,9 +17,10 @@ from amcl_suite.separation.checkpoints import CheckpointError, load_model, save_
 from amcl_suite.separation.clips import clips_from_folder, speaker_of
 from amcl_suite.separation.command_line import main
 from amcl_suite.separation.corpora import Corpus, MixtureRow
+from amcl_suite.separation.evaluation import load_metrics
 from amcl_suite.separation.layouts import read_corpus, read_json_lists, read_metadata, read_wsj0_mix
 from amcl_suite.separation.making import clips_corpus, left_out
-from amcl_suite.separation.metrics import evaluate_batch, load_metrics
+from amcl_suite.separation.metrics import evaluate_batch
 from amcl_suite.separation.mixing import mix
 from amcl_suite.separation.models import DPRNNConfig, build_model
 from amcl_suite.separation.separate import separate, separate_folder

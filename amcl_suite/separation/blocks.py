@@ -8,12 +8,13 @@ import functools, warnings
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from ..core.expect import one_of
 from ..core.settings import require
 
 # %% auto #0
-__all__ = ['HEADS', 'asteroid_layer', 'BorrowedMasker', 'filterbank', 'half_overlap_add', 'decode', 'FusedNorm', 'fuse_norms',
-           'standardise', 'DualPathMasker', 'largest_difference', 'toeplitz', 'SudoMasker', 'ConvMasker', 'ScoringHead',
-           'RecurrentHead', 'scoring_head']
+__all__ = ['HEADS', 'asteroid_layer', 'BorrowedMasker', 'filterbank', 'half_overlap_add', 'decoded_waveforms', 'FusedNorm',
+           'fuse_norms', 'standardise', 'DualPathMasker', 'largest_difference', 'toeplitz', 'SudoMasker', 'ConvMasker',
+           'ScoringHead', 'RecurrentHead', 'scoring_head']
 
 # %% ../../nbs/20_separation/230_blocks.ipynb #8edd9227
 @functools.cache
@@ -73,7 +74,7 @@ def half_overlap_add(
     total = F.pad(first, (0, 0, 0, 0, 0, 1)) + F.pad(second, (0, 0, 0, 0, 1, 0))
     return total.flatten(-3, -2)
 
-def decode(
+def decoded_waveforms(
     decoder: nn.Module,   # from `filterbank`
     masked: Tensor,       # `(batch, n_hyps, n_filters, frames)`, any memory layout
 ) -> Tensor:              # `(batch, n_hyps, time)`
@@ -293,9 +294,7 @@ def scoring_head(
     width: int = 128,  # hidden units of the heads without recurrence
 ) -> nn.Module | None: # None for "none"
     "Build a scoring head by the name of the reference's `count_stage`."
-    if kind not in HEADS:
-        raise ValueError(f"kind: expected one of {', '.join(HEADS)}, got {kind!r}")
-    if kind == "none": return None
+    if one_of("kind", kind, HEADS, "head") == "none": return None
     if kind == "crnn_late": return RecurrentHead(n_filters * n_hyps, n_hyps)
     if kind == "crnn_early": return RecurrentHead(n_filters, n_hyps)
     return ScoringHead(n_filters, width, n_hyps if "early" in kind else 1)

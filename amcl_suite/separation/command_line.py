@@ -248,7 +248,7 @@ def evaluate(
                     *(_SLOWER[name] for name in slower if name in _SLOWER))
     from amcl_suite.separation.checkpoints import load_model
     from amcl_suite.separation.datasets import MixtureDataset, make_loader
-    from amcl_suite.separation.metrics import evaluate_model, save_metrics
+    from amcl_suite.separation.evaluation import evaluate_model, save_metrics
     console, device = open_console(), best_device(device)
     if by not in (None, *_GROUPS):
         raise ValueError(f"--by: expected one of {', '.join(_GROUPS)}, got {by!r}")
@@ -285,8 +285,8 @@ def _test_rows(console, model, corpus: str, split: str, speakers, sizes: str, li
 # %% ../../nbs/20_separation/284_command_line.ipynb #22117033
 def _show(console, frame, by: str | None) -> None:
     "Print means with intervals, then counting and signs of collapse."
-    from amcl_suite.separation.metrics import (METRICS, UNITS, collapse, counting, per_speaker,
-                                               summarise)
+    from amcl_suite.separation.evaluation import (METRIC_UNITS, SEPARATION_METRICS, collapse,
+                                                  counting, per_speaker, summarise_by)
     extra = [name for name in ("sdr", "stoi", "pesq") if name in frame]
     tables = [(summarise(frame, metrics=[*METRICS, *extra]), ())]
     if by == "input_level": tables.append((summarise(per_speaker(frame), by, ["si_sdri"]), (by,)))
@@ -308,7 +308,7 @@ def _interval(row: dict) -> tuple[str, str]:
 
 def _number(name: str, value: float) -> str:
     "Return a value, or why it is missing."
-    from amcl_suite.separation.metrics import MISSING
+    from amcl_suite.separation.evaluation import MISSING
     if value == value: return f"{value:.3g}"
     return f"none: {MISSING.get(name, 'no mixture has a value')}"
 

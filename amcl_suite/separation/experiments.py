@@ -16,11 +16,11 @@ from .checkpoints import load_model
 from .corpora import Corpus
 from .datasets import MixtureDataset, make_loader
 from .dynamic import DynamicMixing, clips_of
+from .evaluation import (evaluate_model, load_metrics, read_table, run_summary,
+                                              save_metrics)
 from .layouts import read_corpus
 from .making import (clips_corpus, espeak_corpus, librispeech_corpus,
                                           synthetic_corpus)
-from .metrics import (evaluate_model, load_metrics, read_table, run_summary,
-                                           save_metrics)
 from .models import model_config
 from .objectives import ObjectiveConfig
 from .temperature import (Annealing, TemperatureConfig, measure_unit,

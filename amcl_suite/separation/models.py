@@ -12,8 +12,8 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.expect import integer, make, one_of, ranges
-from .blocks import (HEADS, ConvMasker, DualPathMasker, SudoMasker, decode,
-                                          filterbank, scoring_head)
+from .blocks import (HEADS, ConvMasker, DualPathMasker, SudoMasker,
+                                          decoded_waveforms, filterbank, scoring_head)
 
 # %% auto #0
 __all__ = ['BACKBONES', 'Separation', 'ModelConfig', 'DPRNNConfig', 'SudoConfig', 'ConvTasNetConfig', 'model_config', 'Separator',
@@ -230,7 +230,7 @@ def forward(
     encoded = self.encode(waveform)
     masks = self.masker(encoded)
     masked = masks * encoded[:, None]
-    hypotheses = _full(decode(self.decoder, masked))
+    hypotheses = _full(decoded_waveforms(self.decoder, masked))
     hypotheses = F.pad(hypotheses, (0, waveform.shape[-1] - hypotheses.shape[-1]))
     kind = self.config.head
     features = encoded if "early" in kind else masked if kind.endswith("_enc") else masks
