@@ -301,7 +301,8 @@ def train_separator(
 ) -> TrainedSeparator:                   # with the best checkpoint
     "Train one separator, or go on with it; clear errors before the first step."
     from amcl_suite.core.trainer import TrainerSettings, train
-    from amcl_suite.separation.system import OptimiserConfig, SeparationSystem, Watch
+    from amcl_suite.separation.system import SeparationOptimiser, SeparationSystem
+    from amcl_suite.separation.watch import Watch
     folder, loaders = Path(folder), make_loaders(config, corpus)
     _check_same_run(folder, config, corpus)
     annealing = _annealing(config, loaders[0], folder)
