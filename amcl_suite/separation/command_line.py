@@ -7,12 +7,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
+from ..core.configuration import pick_device, several
+from ..core.expect import one_of
 from ..core.settings import check_installed
-from ..core.terminal import (Bar, best_device, epoch_lines, open_console, parse_assignment,
+from ..core.terminal import (Bar, epoch_lines, open_console, parse_assignment,
                                       print_line, print_table, run_app)
 
 # %% auto #0
-__all__ = ['app', 'KINDS', 'parse_speakers', 'parse_sizes', 'make', 'check', 'train', 'evaluate', 'separate', 'main']
+__all__ = []
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #8dd6af0e
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -34,9 +36,8 @@ def parse_sizes(
     text: str,                 # "60,20,20": mixtures for training, validation, test
 ) -> dict[str, int]:           # by the names of the splits: tr, cv, tt
     "Return the sizes of a corpus; `ValueError` for another text."
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) == 3 and all(part.isdigit() for part in parts):
-        return dict(zip(("tr", "cv", "tt"), map(int, parts)))
+    sizes = several(text, int, "--sizes")
+    if len(sizes) == 3: return dict(zip(("tr", "cv", "tt"), sizes))
     raise ValueError(f"--sizes: expected three counts such as 60,20,20, got {text!r}")
 
 def _span(n_src: tuple[int, int]):
@@ -102,9 +103,7 @@ def make(
 # %% ../../nbs/20_separation/284_command_line.ipynb #9800aea5
 def _check_kind(kind: str, **given) -> None:
     "Raise `ValueError` for an unknown kind, or options that don't belong to it."
-    if kind not in KINDS:
-        raise ValueError(f"KIND: expected one of {', '.join(KINDS)}, got {kind!r}")
-    needs = {"clips": ("clips",), "wsj0": ("mix_lists", "wsj0")}.get(kind, ())
+    needs = {"clips": ("clips",), "wsj0": ("mix_lists", "wsj0")}.get(one_of("KIND", kind, KINDS), ())
     for name, value in given.items():
         option = "--" + name.replace("_", "-")
         if name in needs and value is None: raise ValueError(f"{option}: needed for kind {kind}")
@@ -140,7 +139,7 @@ def check(
     from amcl_suite.separation.layouts import read_corpus
     from amcl_suite.separation.validation import validate
     console, n_src = open_console(), _span(parse_speakers(speakers))
-    names = [name.strip() for name in splits.split(",") if name.strip()]
+    names = several(splits)
     if not names: raise ValueError(f"--splits: expected names such as tr,cv,tt, got {splits!r}")
     parts = {name: read_corpus(corpus, name, n_src, sample_rate) for name in names}
     with Bar(console, "checking") as bar:
@@ -156,18 +155,9 @@ def check(
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #984f7117
 Objective = Annotated[Optional[str], typer.Option(
-    help="Such as pit_sisdr, mcl_sisdr, amcl_sisdr; default: the configuration's.")]
+    help="Such as pit_sisdr, wta_sisdr, amcl_sisdr; default: the configuration's.")]
 Values = Annotated[Optional[list[str]], typer.Option(
-    "--set", metavar="KEY=VALUE", help="Any other field; may be repeated.")]
-
-def _typed(values: dict) -> dict:
-    "Return the fields with the types that the configuration has; whole numbers may be floats."
-    from dataclasses import fields
-    from amcl_suite.separation.experiments import SeparationConfig
-    kinds = {field.name: str(field.type) for field in fields(SeparationConfig)}
-    cast = lambda name, value: (float(value) if kinds.get(name) == "float" and type(value) is int
-                                else str(value) if kinds.get(name) == "str" else value)
-    return {name: cast(name, value) for name, value in values.items()}
+    "--set", metavar="KEY=VALUE", help="Any other field, by name or place (training.patience); may be repeated.")]
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #3686ab97
 @app.command()
@@ -184,7 +174,8 @@ def train(
         min=1, help="Outputs; default: as many as speakers.")] = None,
     backbone: Annotated[str, typer.Option(help="dprnn, sudo or convtasnet.")] = "dprnn",
     size: Annotated[str, typer.Option(help="small (for a CPU) or paper.")] = "small",
-    epochs: Annotated[Optional[int], typer.Option(min=1, help="At most so many.")] = None,
+    epochs: Annotated[Optional[int], typer.Option(
+        min=1, help="At most so many; a temperature is 0 from half of them on.")] = None,
     seed: Annotated[Optional[int], typer.Option(min=0, help="Default: 42.")] = None,
     devices: Annotated[Optional[int], typer.Option(
         min=1, help="GPUs, or processes on a CPU.")] = None,
@@ -201,12 +192,12 @@ def train(
                    seed=seed, n_devices=devices, precision=precision)
     changes |= _speakers_of(speakers, n_hyps)
     changes = {name: value for name, value in changes.items() if value is not None}
-    changes |= _typed(dict(parse_assignment(text) for text in values or ()))
+    changes |= dict(parse_assignment(text) for text in values or ())
     config = SeparationConfig.preset(configuration, size, **changes)
     low, high = config.n_src_min, config.n_src_max
     prepared = prepare_corpus(corpus, _span((low, high)), tuple(made.values()))
-    if getattr(prepared, "stands_in", ""): print_line(console, prepared.stands_in)
-    print_line(console, f"{config.objective}, {config.backbone} ({config.size}), "
+    if prepared.stands_in: print_line(console, prepared.stands_in)
+    print_line(console, f"{config.objective.name}, {config.backbone} ({config.size}), "
                    f"{speakers or _counts(low, high)} speakers of {prepared.name}, to {out}")
     trained = train_separator(config, prepared, out, progress=epoch_lines(console))
     print_line(console, f"ended: {trained.stopped or 'after the last epoch'}")
@@ -243,15 +234,14 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     "Print the metrics of a separator on a corpus, with intervals over its mixtures."
-    slower = [name.strip() for name in extras.split(",") if name.strip()]
+    slower = several(extras)
     check_installed("separation", "soundfile", *_NETWORKS,
                     *(_SLOWER[name] for name in slower if name in _SLOWER))
     from amcl_suite.separation.checkpoints import load_model
     from amcl_suite.separation.datasets import MixtureDataset, make_loader
     from amcl_suite.separation.evaluation import evaluate_model, save_metrics
-    console, device = open_console(), best_device(device)
-    if by not in (None, *_GROUPS):
-        raise ValueError(f"--by: expected one of {', '.join(_GROUPS)}, got {by!r}")
+    console, device = open_console(), pick_device(device)
+    if by is not None: one_of("--by", by, _GROUPS)
     model = load_model(checkpoint / "separator.pt" if checkpoint.is_dir() else checkpoint, device)
     rows = _test_rows(console, model, corpus, split, speakers, sizes, limit)
     n_hyps = model.config.n_hyps
@@ -278,7 +268,7 @@ def _test_rows(console, model, corpus: str, split: str, speakers, sizes: str, li
     n_src = _span(parse_speakers(speakers) if speakers else
                   (known.get("n_src_min", 2), known.get("n_src_max", 2)))
     prepared = prepare_corpus(corpus, n_src, tuple(parse_sizes(sizes).values()))
-    if getattr(prepared, "stands_in", ""): print_line(console, prepared.stands_in)
+    if prepared.stands_in: print_line(console, prepared.stands_in)
     rows = read_corpus(prepared.root, split, n_src, sample_rate=model.config.sample_rate)
     return rows.take(limit) if limit else rows
 
@@ -288,16 +278,16 @@ def _show(console, frame, by: str | None) -> None:
     from amcl_suite.separation.evaluation import (METRIC_UNITS, SEPARATION_METRICS, collapse,
                                                   counting, per_speaker, summarise_by)
     extra = [name for name in ("sdr", "stoi", "pesq") if name in frame]
-    tables = [(summarise(frame, metrics=[*METRICS, *extra]), ())]
-    if by == "input_level": tables.append((summarise(per_speaker(frame), by, ["si_sdri"]), (by,)))
-    elif by: tables.append((summarise(frame, by, ["pit_si_sdri", "best_si_sdri", *extra]), (by,)))
+    tables = [(summarise_by(frame, metrics=[*SEPARATION_METRICS, *extra]), ())]
+    if by == "input_level": tables.append((summarise_by(per_speaker(frame), by, ["si_sdri"]), (by,)))
+    elif by: tables.append((summarise_by(frame, by, ["pit_si_sdri", "best_si_sdri", *extra]), (by,)))
     for table, keys in tables:
-        cells = [[*(str(row[key]) for key in keys), row["metric"], UNITS.get(row["metric"], ""),
+        cells = [[*(str(row[key]) for key in keys), row["metric"], METRIC_UNITS.get(row["metric"], ""),
                   *_interval(row), row["n"]] for row in table.to_dict("records")]
         print_table(console, (*keys, "metric", "unit", "mean", "95 % interval", "n"), cells)
     signs = counting(frame) | collapse(frame)
     print_table(console, ("counting and collapse", "unit", "value"),
-                [(name, UNITS.get(name, ""), _number(name, value))
+                [(name, METRIC_UNITS.get(name, ""), _number(name, value))
                  for name, value in signs.items()])
 
 def _interval(row: dict) -> tuple[str, str]:
@@ -327,7 +317,7 @@ def separate(
     "Separate a recording, or all of a folder, of any length and rate; goes on after a stop."
     check_installed("separation", "soundfile", *_NETWORKS)
     from amcl_suite.separation.separate import separate_files, separate_folder
-    console, where = open_console(), best_device(device)
+    console, where = open_console(), pick_device(device)
     if not source.exists(): raise ValueError(f"SOURCE: {source} does not exist")
     work = separate_folder if source.is_dir() else separate_files
     with Bar(console, "separating") as bar:

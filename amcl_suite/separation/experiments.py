@@ -89,11 +89,15 @@ _MAIN = {"objective": "objective.name", "temperature": "temperature.initial",
 
 def _placed(**flat) -> dict:
     "Return changes as `changed` takes them; names that are unknown are left for it to refuse."
-    places, nested = {}, {}
-    for place in leaves(SeparationConfig()): places.setdefault(place.rpartition(".")[2], place)
+    defaults, places, nested = leaves(SeparationConfig()), {}, {}
+    for place in defaults: places.setdefault(place.rpartition(".")[2], place)
     for name, value in flat.items():
         whole = isinstance(value, Mapping) or is_dataclass(value)
-        part, _, field = (name if whole else (places | _MAIN).get(name, name)).rpartition(".")
+        place = name if whole else (places | _MAIN).get(name, name)
+        default = defaults.get(place)                        # a 2 may stand for 2.0, a 32 for "32"
+        if isinstance(default, str) or (isinstance(default, float) and type(value) is int):
+            value = type(default)(value)
+        part, _, field = place.rpartition(".")
         if part: nested.setdefault(part, {})[field] = value
         else: nested[field] = value
     return nested
