@@ -23,7 +23,8 @@ from amcl_suite.separation.making import clips_corpus, left_out
 from amcl_suite.separation.metrics import evaluate_batch
 from amcl_suite.separation.mixing import mix
 from amcl_suite.separation.models import DPRNNConfig, build_model
-from amcl_suite.separation.separate import separate, separate_folder
+from amcl_suite.separation.recordings import separate_folder
+from amcl_suite.separation.separate import separate
 from amcl_suite.separation.temperature import stored_unit
 from amcl_suite.separation.validation import validate
 from amcl_suite.separation.wsj0 import make_wsj0_mix, read_mix_list

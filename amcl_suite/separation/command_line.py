@@ -316,7 +316,7 @@ def separate(
 ) -> None:
     "Separate a recording, or all of a folder, of any length and rate; goes on after a stop."
     check_installed("separation", "soundfile", *_NETWORKS)
-    from amcl_suite.separation.separate import separate_files, separate_folder
+    from amcl_suite.separation.recordings import separate_files, separate_folder
     console, where = open_console(), pick_device(device)
     if not source.exists(): raise ValueError(f"SOURCE: {source} does not exist")
     work = separate_folder if source.is_dir() else separate_files
