@@ -88,14 +88,14 @@ def make(
     if kind == "wsj0":                                      # its lists decide these
         _check_kind(kind, mix_lists=mix_lists, wsj0=wsj0, sizes=sizes, seconds=seconds, seed=seed)
     with Bar(console, f"mixing {kind}") as bar:
-        if kind == "wsj0": root = _make_wsj0(mix_lists, wsj0, out, n_src, sample_rate, mode, bar)
-        elif kind == "clips":
-            from amcl_suite.separation.making import clips_corpus
-            root = clips_corpus(clips, _span(n_src), out, progress=bar, **options)
+        if kind == "wsj0":
+            from amcl_suite.separation.wsj0 import make_wsj0_mix
+            root = make_wsj0_mix(mix_lists, wsj0, out, _span(n_src), sample_rate, mode,
+                                 progress=bar)
         else:
-            from amcl_suite.separation import mixing
-            maker = getattr(mixing, f"{kind}_corpus")
-            root = maker(_span(n_src), folder=out, progress=bar, **options)
+            from amcl_suite.separation import making
+            make_kind, first = getattr(making, f"{kind}_corpus"), (clips,) if clips else ()
+            root = make_kind(*first, _span(n_src), out, progress=bar, **options)
     print_line(console, f"corpus: {root}")
     print_line(console, f"next: amcl-separation check {root} --speakers {speakers}")
     if kind == "clips": _tell_left_out(console, root)
@@ -103,7 +103,8 @@ def make(
 # %% ../../nbs/20_separation/284_command_line.ipynb #9800aea5
 def _check_kind(kind: str, **given) -> None:
     "Raise `ValueError` for an unknown kind, or options that don't belong to it."
-    needs = {"clips": ("clips",), "wsj0": ("mix_lists", "wsj0")}.get(one_of("KIND", kind, KINDS), ())
+    needs = {"clips": ("clips",), "wsj0": ("mix_lists", "wsj0")}
+    needs = needs.get(one_of("KIND", kind, KINDS), ())
     for name, value in given.items():
         option = "--" + name.replace("_", "-")
         if name in needs and value is None: raise ValueError(f"{option}: needed for kind {kind}")
@@ -118,11 +119,6 @@ def _tell_left_out(console, root: Path) -> None:
     if not names: return
     print_line(console, f"{len(names)} clips could not be used; the corpus is made of the others")
     raise typer.Exit(1)
-
-def _make_wsj0(mix_lists, wsj0, out, n_src, sample_rate, mode, bar) -> Path:
-    "Make WSJ0-mix from its lists, one list for each count of speakers."
-    from amcl_suite.separation.wsj0 import make_wsj0_mix
-    return make_wsj0_mix(mix_lists, wsj0, out, _span(n_src), sample_rate, mode, progress=bar)
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #9c54d7ce
 @app.command()
@@ -157,7 +153,8 @@ def check(
 Objective = Annotated[Optional[str], typer.Option(
     help="Such as pit_sisdr, wta_sisdr, amcl_sisdr; default: the configuration's.")]
 Values = Annotated[Optional[list[str]], typer.Option(
-    "--set", metavar="KEY=VALUE", help="Any other field, by name or place (training.patience); may be repeated.")]
+    "--set", metavar="KEY=VALUE", help=(
+        "Any other field, by name or place (training.patience); may be repeated."))]
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #3686ab97
 @app.command()
@@ -279,16 +276,18 @@ def _show(console, frame, by: str | None) -> None:
                                                   counting, per_speaker, summarise_by)
     extra = [name for name in ("sdr", "stoi", "pesq") if name in frame]
     tables = [(summarise_by(frame, metrics=[*SEPARATION_METRICS, *extra]), ())]
-    if by == "input_level": tables.append((summarise_by(per_speaker(frame), by, ["si_sdri"]), (by,)))
-    elif by: tables.append((summarise_by(frame, by, ["pit_si_sdri", "best_si_sdri", *extra]), (by,)))
+    if by:
+        rows, shown = ((per_speaker(frame), ["si_sdri"]) if by == "input_level" else
+                       (frame, ["pit_si_sdri", "best_si_sdri", *extra]))
+        tables.append((summarise_by(rows, by, shown), (by,)))
+    unit = lambda name: METRIC_UNITS.get(name, "")
     for table, keys in tables:
-        cells = [[*(str(row[key]) for key in keys), row["metric"], METRIC_UNITS.get(row["metric"], ""),
+        cells = [[*(str(row[key]) for key in keys), row["metric"], unit(row["metric"]),
                   *_interval(row), row["n"]] for row in table.to_dict("records")]
         print_table(console, (*keys, "metric", "unit", "mean", "95 % interval", "n"), cells)
     signs = counting(frame) | collapse(frame)
     print_table(console, ("counting and collapse", "unit", "value"),
-                [(name, METRIC_UNITS.get(name, ""), _number(name, value))
-                 for name, value in signs.items()])
+                [(name, unit(name), _number(name, value)) for name, value in signs.items()])
 
 def _interval(row: dict) -> tuple[str, str]:
     "Return mean and interval, or why there are none."

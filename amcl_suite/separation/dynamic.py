@@ -183,4 +183,5 @@ def _mix(data: DynamicMixing, epoch: int, index: int) -> Example:
     sources *= gain
     mixture *= gain
     sources, mixture = torch.from_numpy(sources), torch.from_numpy(mixture)
-    return Example(mixture, sources, heard_sources(sources, data.silence), mixture_name(names, levels))
+    return Example(mixture, sources, heard_sources(sources, data.silence),
+                   mixture_name(names, levels))

@@ -42,15 +42,16 @@ __all__ = ['CONFIGURATIONS', 'SeparationConfig', 'Prepared', 'prepare_corpus', '
            'summarise_seeds']
 
 # %% ../../nbs/20_separation/244_experiments.ipynb #5f3a2f58
+_PAPER = TrainerSettings(n_epochs=200, monitor=SeparationSystem.monitor, mode="max", patience=30,
+                         keep_best=5, seed=42)
+
 @dataclass(frozen=True)
 class SeparationConfig:
     "One training run; the paper's values are the defaults."
     objective: ObjectiveConfig = ObjectiveConfig()            # what is minimised
     temperature: TemperatureConfig = TemperatureConfig()      # of a rule that cools
     optimiser: SeparationOptimiser = SeparationOptimiser()    # how the weights move
-    training: TrainerSettings = TrainerSettings(              # length, patience, device, seed
-        n_epochs=200, monitor=SeparationSystem.monitor, mode="max", patience=30, keep_best=5,
-        seed=42)
+    training: TrainerSettings = _PAPER                        # length, patience, device, seed
     watch: Watch = Watch()         # guards, and the rescue of dead outputs
     n_src_min: int = 2             # fewest speakers of a mixture
     n_src_max: int = 2             # most speakers of a mixture

@@ -148,7 +148,7 @@ def _write_row(root: Path, row: PlannedMixture, sample_rate: int, mode: str) -> 
     return signals.shape[1]
 
 # %% ../../nbs/20_separation/220_mixing.ipynb #50284e3d
-def _write_rows(root: Path, rows: list[PlannedMixture], counts, sample_rate, mode, progress) -> None:
+def _write_rows(root: Path, rows: list[PlannedMixture], counts, sample_rate, mode, progress):
     "Write all mixtures, then the tables."
     for split, n in {(row.split, row.n_src) for row in rows}:
         for name in ("mix", *(f"s{j + 1}" for j in range(n))):
