@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from amcl_suite.core.audio import is_silent, read_audio, write_audio
+from amcl_suite.core.audio import read_audio, write_audio
+from amcl_suite.core.sound import is_silent
 from amcl_suite.core.data import data_folders
 from amcl_suite.core.files import DataError
 from amcl_suite.separation.checkpoints import CheckpointError, load_model, save_model

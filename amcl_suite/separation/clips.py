@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from ..core.audio import (SOUND_SUFFIXES, AudioError, audio_info, check_heard, pcm16,
-                                   read_audio, resample)
+from ..core.audio import (SOUND_SUFFIXES, AudioError, audio_info, pcm16, read_audio,
+                                   resample)
+from ..core.sound import check_heard
 from ..core.data import data_folders
 from ..core.files import (DataError, as_spelled, open_hdf5, parse_json, read_member,
                                    read_text, walk_files)

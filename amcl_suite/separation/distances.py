@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from ..core.audio import SILENT, is_silent
+from ..core.sound import SILENT, is_silent
 from ..core.expect import integer, like, one_of, shaped
 
 # %% auto #0

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from torch.utils.data import Dataset
-from ..core.audio import active_level, pcm16, resample
+from ..core.audio import pcm16, resample
+from ..core.sound import active_level
 from ..core.expect import between, integer, ranges
 from ..core.files import DataError
 from .clips import Clip

@@ -6,8 +6,8 @@
 from __future__ import annotations
 import numpy as np
 from ..core.plots import method_style
-from .evaluation import (confusion, per_speaker, reliability, summarise_by,
-                                              winner_shares)
+from .evaluation import (confusion, per_speaker, score_reliability,
+                                              summarise_by, winner_shares)
 
 # %% auto #0
 __all__ = ['plot_input_levels', 'plot_confusion', 'plot_reliability', 'plot_winners']
@@ -59,7 +59,7 @@ def plot_reliability(
     n_bins: int = 10,        # bins of the score
 ):                           # the axis
     "Draw how often outputs are matched against their score; larger marks hold more outputs."
-    style, table = method_style(method), reliability(frame, n_bins)
+    style, table = method_style(method), score_reliability(frame, n_bins)
     if not ax.lines: ax.plot([0, 1], [0, 1], color="#888888", lw=1, ls="--")
     ax.plot(table[:, 0], table[:, 1], color=style.colour, label=style.label)
     ax.scatter(table[:, 0], table[:, 1], 8 + 300 * table[:, 2] / table[:, 2].sum(),

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from ..core.audio import AudioError, check_heard, pcm16
+from ..core.audio import AudioError, pcm16
+from ..core.sound import check_heard
 from ..core.data import cache_dir, sha256_of
 from ..core.expect import between, integer, one_of
 from ..core.files import DataError, read_json, shown

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from ..core.audio import active_level, audio_info, is_silent, resample, wav_bytes
+from ..core.audio import audio_info, resample, wav_bytes
+from ..core.sound import active_level, is_silent
 from ..core.expect import finite, integer, one_of, shaped
 from ..core.files import (DataError, output_errors, read_json, replacing,
                                    sweep_temporaries, write_json_atomic, write_text_atomic)

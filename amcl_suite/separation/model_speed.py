@@ -131,7 +131,8 @@ def feed_ratio(
     feed_ms, step_ms = (1e3 * median_high(list(side)) for side in zip(*times))
     return dict(what=f"{batch_size} x {seconds:g} s, two voices, three speeds", feed_ms=feed_ms,
                 step_ms=step_ms, ratio=median_high(ratios), ratio_min=ratios[0],
-                ratio_max=ratios[-1], n_workers=n_workers, rounds=rounds, threads=torch.get_num_threads())
+                ratio_max=ratios[-1], n_workers=n_workers, rounds=rounds,
+                threads=torch.get_num_threads())
 
 # %% ../../nbs/20_separation/292_model_speed.ipynb #480b70ee
 def model_benchmarks(

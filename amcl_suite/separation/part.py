@@ -9,7 +9,7 @@ from ..core.data import Container, Part, Resource
 from ..core.parts import Face
 
 # %% auto #0
-__all__ = ['FACE', 'data_sets']
+__all__ = []
 
 # %% ../../nbs/20_separation/288_part.ipynb #7e180691
 def _wsj0_layouts() -> tuple:

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from ..core.audio import AudioError, is_silent, players, read_audio, resample
+from ..core.audio import AudioError, read_audio, resample
+from ..core.sound import is_silent, players
 from ..core.expect import between, integer
 from ..mcl.assignment import permutation
 from .checkpoints import load_model

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import combinations
 import numpy as np
-from ..core.audio import AudioError, active_level, is_silent, read_audio
+from ..core.audio import AudioError, read_audio
+from ..core.sound import active_level, is_silent
 from ..core.files import DataError
 from ..core.tables import Table
 from .corpora import Corpus, MixtureRow, parse_name

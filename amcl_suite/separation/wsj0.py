@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from ..core.audio import AudioError, check_heard, pcm16, read_audio, resample
+from ..core.audio import AudioError, pcm16, read_audio, resample
+from ..core.sound import check_heard
 from ..core.data import sha256_of
 from ..core.expect import one_of
 from ..core.files import DataError, as_spelled, read_text, write_text_atomic
