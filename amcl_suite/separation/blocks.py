@@ -13,8 +13,8 @@ from ..core.settings import require
 
 # %% auto #0
 __all__ = ['HEADS', 'asteroid_layer', 'BorrowedMasker', 'filterbank', 'half_overlap_add', 'decoded_waveforms', 'FusedNorm',
-           'fuse_norms', 'standardise', 'DualPathMasker', 'largest_difference', 'toeplitz', 'SudoMasker', 'ConvMasker',
-           'ScoringHead', 'RecurrentHead', 'scoring_head']
+           'fuse_norms', 'standardise', 'DualPathMasker', 'toeplitz', 'SudoMasker', 'ConvMasker', 'ScoringHead',
+           'RecurrentHead', 'scoring_head']
 
 # %% ../../nbs/20_separation/230_blocks.ipynb #8edd9227
 @functools.cache
@@ -180,24 +180,6 @@ class DualPathMasker(BorrowedMasker):
         masks = F.linear(gated.unflatten(-1, (self.n_src, self.bn_chan)),
                          self.mask_net.weight[..., 0])
         return self.output_act(masks.permute(0, 2, 3, 1))
-
-# %% ../../nbs/20_separation/230_blocks.ipynb #58ad8c98
-def largest_difference(
-    masker: BorrowedMasker,   # with a pass of its own
-    encoded: Tensor,          # `(batch, n_filters, frames)`
-) -> tuple[float, float]:     # of the masks; of the gradients, relative to the largest one
-    "Return how far a masker's own pass is from asteroid's, in values and in gradients."
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        push = torch.randn(encoded.shape[0], masker.n_src, *encoded.shape[1:])
-    push = push.to(encoded)      # random weights, since softmax masks sum to one
-    found = []
-    for run in (masker, masker.original()):
-        masks = run(encoded)
-        found.append([masks, *torch.autograd.grad((masks * push).sum(), masker.parameters())])
-    scale = max(g.abs().max().item() for g in found[1][1:])
-    gaps = [(a - b).abs().max().item() for a, b in zip(*found)]
-    return gaps[0], max(gaps[1:]) / scale
 
 # %% ../../nbs/20_separation/230_blocks.ipynb #9bb821d5
 def toeplitz(

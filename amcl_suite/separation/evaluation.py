@@ -19,7 +19,7 @@ from .quality import QUALITY
 
 # %% auto #0
 __all__ = ['SEPARATION_METRICS', 'METRIC_UNITS', 'MISSING', 'evaluate_model', 'summarise_by', 'compare', 'per_speaker',
-           'counting', 'confusion', 'score_reliability', 'winner_shares', 'collapse', 'run_summary', 'save_metrics',
+           'counting', 'confusion', 'matched_by_score', 'winner_shares', 'collapse', 'run_summary', 'save_metrics',
            'load_metrics', 'read_table']
 
 # %% ../../nbs/20_separation/236_evaluation.ipynb #3d83a75e
@@ -235,7 +235,7 @@ def confusion(
     return table.reindex(index=table.index, columns=counts, fill_value=0)
 
 # %% ../../nbs/20_separation/236_evaluation.ipynb #e6d20e15
-def score_reliability(
+def matched_by_score(
     frame,               # data frame of `evaluate_model`
     n_bins: int = 10,    # bins of the score
 ) -> np.ndarray:         # `(bins that aren't empty, 3)`: mean score, share matched, count

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import numpy as np
 from ..core.plots import method_style
-from .evaluation import (confusion, per_speaker, score_reliability,
+from .evaluation import (confusion, per_speaker, matched_by_score,
                                               summarise_by, winner_shares)
 
 # %% auto #0
@@ -59,7 +59,7 @@ def plot_reliability(
     n_bins: int = 10,        # bins of the score
 ):                           # the axis
     "Draw how often outputs are matched against their score; larger marks hold more outputs."
-    style, table = method_style(method), score_reliability(frame, n_bins)
+    style, table = method_style(method), matched_by_score(frame, n_bins)
     if not ax.lines: ax.plot([0, 1], [0, 1], color="#888888", lw=1, ls="--")
     ax.plot(table[:, 0], table[:, 1], color=style.colour, label=style.label)
     ax.scatter(table[:, 0], table[:, 1], 8 + 300 * table[:, 2] / table[:, 2].sum(),

@@ -61,12 +61,14 @@ def _place(file: Path, k: int) -> str:
     "Return how messages name row `k` of a CSV."
     return f"{file}, row {k} (line {k + 2})"
 
-def _integer(text: str, column: str, place: str) -> int:
-    "Return a column as an integer; `DataError` naming the row."
+def _number(text: str, column: str, place: str, whole: bool = True) -> float:
+    "Return a column as a number; `DataError` naming the row."
     try: number = float(text)
     except (ValueError, TypeError): number = math.nan
+    if not whole and not math.isnan(number): return number
     if math.isfinite(number) and number == int(number): return int(number)
-    raise DataError(f"{place}: column {column} holds {text!r}, not a number that is whole")
+    raise DataError(f"{place}: column {column} holds {text!r}, not a number"
+                    + " that is whole" * whole)
 
 # %% ../../nbs/20_separation/223_layouts.ipynb #8a2de79b
 def _beside(known: dict[str, str], part: str) -> str:
@@ -117,7 +119,7 @@ def read_metadata(
                         "length, s1, s2, ...")
     for k, record in enumerate(records):
         count = record.get("n_src") or sum(bool(record.get(f"s{i}")) for i in range(1, 100))
-        record["n_src"] = str(_integer(count, "n_src", _place(file, k)))
+        record["n_src"] = str(_number(count, "n_src", _place(file, k)))
     n_completed, moved = _completed(file, records), _moved(records[0]["mix"], root)
     rows = tuple(_metadata_row(record, _place(file, k), root, moved)
                  for k, record in enumerate(records))
@@ -152,15 +154,9 @@ def _metadata_row(record: dict, place: str, root: Path, moved: str) -> MixtureRo
                         "get the original metadata or read the folders instead")
     mixture, *sources = (_resolved(record[p], root, moved) for p in parts)
     listed = lambda key: tuple(v for i in range(n_src) if (v := record.get(f"{key}_{i + 1}")))
-    return _named_row(mixture, tuple(sources), _integer(record["length"], "length", place), place,
+    return _named_row(mixture, tuple(sources), _number(record["length"], "length", place), place,
                       speakers=listed("speaker"), sexes=listed("sex"),
-                      levels=tuple(_level(text, place) for text in listed("level")))
-
-def _level(text: str, place: str) -> float:
-    "Return a stated level, dB; `DataError` naming the row."
-    try: return float(text)
-    except ValueError:
-        raise DataError(f"{place}: column level holds {text!r}, not a number") from None
+                      levels=tuple(_number(text, "level", place, False) for text in listed("level")))
 
 def _rate_of(row: MixtureRow) -> int:
     "Return the sample rate of a row's mixture."
@@ -258,7 +254,7 @@ def _librimix_row(record: dict, columns: list[str], place: str, base: Path, move
     noise = record.get("noise_path", "")
     id, n_src = record.get("mixture_ID") or mixture.stem, len(sources)
     speakers = known_speakers(id.split("_"))
-    n_samples = (_integer(record["length"], "length", place) if record.get("length")
+    n_samples = (_number(record["length"], "length", place) if record.get("length")
                  else audio_info(mixture).n_samples)
     return MixtureRow(id, mixture, tuple(sources), n_samples, n_src, where=place,
                       speakers=speakers if len(speakers) == n_src else (),
@@ -302,7 +298,7 @@ def _entry(entry: object, file: Path, k: int) -> tuple[str, int] | None:
     "Return path and samples of one entry of a list, None for null; `DataError` names a bad one."
     if not entry: return None
     if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str):
-        return entry[0], _integer(entry[1], "samples", f"{file}, entry {k}")
+        return entry[0], _number(entry[1], "samples", f"{file}, entry {k}")
     raise DataError(f"{file}, entry {k}: expected a path and a number of samples, got {entry!r}")
 
 # %% ../../nbs/20_separation/223_layouts.ipynb #8ae47983

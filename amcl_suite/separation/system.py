@@ -92,17 +92,13 @@ class SeparationSystem(System):
 
 # %% ../../nbs/20_separation/240_system.ipynb #d655102d
 @patch(as_prop=True)
-def temperature(
-    self: SeparationSystem,
-) -> float:                 # dB
+def temperature(self: SeparationSystem) -> float:   # dB
     "Return the temperature of the running epoch or step; 0 without annealing."
     if self.annealing is None: return 0.
     return float(self.annealing.temperature(self.current_epoch, self.global_step))
 
 @patch
-def settled_epoch(
-    self: SeparationSystem,
-) -> int:                   # 0-based
+def settled_epoch(self: SeparationSystem) -> int:   # 0-based
     "Return the epoch from which the temperature no longer changes."
     if self.annealing is None or self.annealing.config.schedule == "constant": return 0
     end = self.annealing.config.end
@@ -110,9 +106,7 @@ def settled_epoch(
     return math.ceil(end / max(1, self.trainer.num_training_batches))
 
 @patch
-def epoch_values(
-    self: SeparationSystem,
-) -> dict[str, float]:      # empty without annealing
+def epoch_values(self: SeparationSystem) -> dict[str, float]:   # empty without annealing
     "Return the temperature, in dB, for the history."
     return {} if self.annealing is None else {"temperature": self.temperature}
 
@@ -181,9 +175,7 @@ def describe(
     return list(batch.ids)
 
 @patch
-def configure_optimizers(
-    self: SeparationSystem,
-) -> dict:                  # as Lightning wants it
+def configure_optimizers(self: SeparationSystem) -> dict:   # as Lightning wants it
     "Return Adam, and the halving of its rate on a plateau of the monitored metric."
     config = self.optimiser_config
     optimiser = torch.optim.Adam(self.model.parameters(), config.learning_rate,
@@ -284,9 +276,7 @@ _GUARDS = ("loss_mean", "jumps", "dead_for", "n_rescued")
 
 # %% ../../nbs/20_separation/240_system.ipynb #6e2d39f9
 @patch
-def fingerprint(
-    self: SeparationSystem,
-) -> dict:                  # names -> plain values
+def fingerprint(self: SeparationSystem) -> dict:   # names -> plain values
     "Return what a resumed training must agree in; the unit of the temperature is restored."
     parts = dict(model=self.config, objective=self.objective_config,
                  optimiser=self.optimiser_config, watch=self.watch,

@@ -20,8 +20,8 @@ from ..mcl.schedules import constant, exponential, ramp
 from .distances import neg_si_sdr
 
 # %% auto #0
-__all__ = ['TEMPERATURE_UNITS', 'MIN_UNIT', 'SCHEDULES', 'measure_unit', 'unit_from_levels', 'nominal_unit', 'stored_unit',
-           'TemperatureConfig', 'Annealing', 'decision_entropy', 'entropy_temperature', 'transition_temperature']
+__all__ = ['TEMPERATURE_UNITS', 'MIN_UNIT', 'SCHEDULES', 'measure_unit', 'unit_from_levels', 'stored_unit', 'TemperatureConfig',
+           'Annealing', 'decision_entropy', 'entropy_temperature', 'transition_temperature']
 
 # %% ../../nbs/20_separation/214_temperature.ipynb #e830f37f
 TEMPERATURE_UNITS = ("variance", "sample_diameter", "batch_diameter", "none")
@@ -75,19 +75,6 @@ def unit_from_levels(
         values.append(np.abs(10 * np.log10(power / (power.sum() - power))).mean())
     if not values: raise ValueError("levels: expected mixtures of at least two sources, got none")
     return _check_unit(float(np.mean(values)), "variance")
-
-def nominal_unit(
-    n_src: int,        # 2 to 5 speakers
-    n_grid: int = 400, # points per level in the average
-) -> float:            # dB
-    "Return the unit of WSJ0-mix's recipe: levels x and y uniform in 0 to 2.5 dB."
-    one_of("n_src", n_src, (2, 3, 4, 5))
-    x = (np.arange(n_grid) + .5) / n_grid * 2.5
-    first, second = (grid.ravel() for grid in np.meshgrid(x, x if n_src > 3 else x[:1]))
-    zero = np.zeros_like(first)
-    columns = [first, second, -second, -first] if n_src > 3 else [first, -first]
-    power = 10 ** (np.stack(columns + [zero] * (n_src % 2), -1) / 10)
-    return float(np.abs(10 * np.log10(power / (power.sum(-1, keepdims=True) - power))).mean())
 
 # %% ../../nbs/20_separation/214_temperature.ipynb #46d2b7d5
 def stored_unit(

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/20_separation/218_voices.ipynb #69d1ef06
 from __future__ import annotations
-import functools, shutil, subprocess, tempfile
+import functools, re, shutil, subprocess, tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,72 +22,39 @@ __all__ = ['SENTENCES', 'ESPEAK_SPEAKERS', 'trimmed', 'has_espeak', 'espeak_voic
            'by_speaker', 'split_voices', 'cut_in_two', 'fingerprint']
 
 # %% ../../nbs/20_separation/218_voices.ipynb #4e734d9c
-SENTENCES = (
-    "The boat leaves the harbour before the sun comes up.",
-    "My sister paints the kitchen door in a bright yellow.",
-    "We found seven coins under the wooden floor.",
-    "Please put the heavy box on the lower shelf.",
-    "A warm wind blows over the dry fields today.",
-    "The baker sells fresh bread from early morning.",
-    "Nobody heard the quiet knock at the window.",
-    "They walked along the river until it was dark.",
-    "The old clock in the hall is always ten minutes late.",
-    "Can you show me the way to the railway station?",
-    "Her brother plays the violin in a small orchestra.",
-    "It rained so much that the cellar was full of water.",
-    "The cat sleeps all day on the blue armchair.",
-    "Every spring the storks return to the same roof.",
-    "He forgot his gloves on the seat of the bus.",
-    "Two friends built a cabin near the frozen lake.",
-    "The teacher wrote a long number on the board.",
-    "I would rather have a cup of tea without sugar.",
-    "Fresh snow covered the road during the night.",
-    "The farmer counts his sheep once in the evening.",
-    "Our train crosses four bridges and one long tunnel.",
-    "She planted tomatoes and beans behind the house.",
-    "The shop on the corner opens again on Monday.",
-    "Bring a lamp, because the stairs are very steep.",
-    "A small dog barked at the man with the ladder.",
-    "The museum shows maps from all over the world.",
-    "You should close the gate when you leave the garden.",
-    "Many people waited in line for the last tickets.",
-    "The mountain looks purple in the light of the evening.",
-    "Our neighbour repairs bicycles in his garage.",
-)
-
-# %% ../../nbs/20_separation/218_voices.ipynb #193a41af
-SENTENCES += (
-    "The letter arrived a week after the holiday.",
-    "Turn left at the tower and follow the narrow lane.",
-    "Some birds can sleep while they are flying.",
-    "The soup needs a little more salt and pepper.",
-    "Grandfather tells the same story every winter.",
-    "A loud whistle stopped the game in the middle.",
-    "The children drew a whale on the pavement.",
-    "Most of the apples fell down in the storm.",
-    "I keep the spare key in an empty flower pot.",
-    "The nurse was friendly and spoke very slowly.",
-    "There is a hole in the bottom of this bucket.",
-    "The moon was so bright that we needed no torch.",
-    "He bought a second hand coat for the journey.",
-    "Green bottles stood in a row along the wall.",
-    "The engine makes a strange noise when it is cold.",
-    "We had to wait until the bridge was lowered.",
-    "A thin line of smoke rose from the chimney.",
-    "The actor forgot the last words of the play.",
-    "They are going to measure the depth of the well.",
-    "This road ends at a beach with black stones.",
-    "The library lends games as well as books.",
-    "An honest answer is better than a clever one.",
-    "Wind and waves have shaped the cliff for ages.",
-    "She folded the paper into the shape of a swan.",
-    "The market moved to the square behind the church.",
-    "It takes an hour to reach the top on foot.",
-    "Honey never spoils if the jar stays closed.",
-    "The plumber came twice and found no leak.",
-    "Wear good shoes, the path is full of roots.",
-    "The last bus of the day was nearly empty.",
-)
+SENTENCES = tuple(sentence.strip() for sentence in re.findall("[^.?]+[.?]", """
+    The boat leaves the harbour before the sun comes up. My sister paints the kitchen door in a
+    bright yellow. We found seven coins under the wooden floor. Please put the heavy box on the
+    lower shelf. A warm wind blows over the dry fields today. The baker sells fresh bread from
+    early morning. Nobody heard the quiet knock at the window. They walked along the river until
+    it was dark. The old clock in the hall is always ten minutes late. Can you show me the way to
+    the railway station? Her brother plays the violin in a small orchestra. It rained so much that
+    the cellar was full of water. The cat sleeps all day on the blue armchair. Every spring the
+    storks return to the same roof. He forgot his gloves on the seat of the bus. Two friends built
+    a cabin near the frozen lake. The teacher wrote a long number on the board. I would rather
+    have a cup of tea without sugar. Fresh snow covered the road during the night. The farmer
+    counts his sheep once in the evening. Our train crosses four bridges and one long tunnel. She
+    planted tomatoes and beans behind the house. The shop on the corner opens again on Monday.
+    Bring a lamp, because the stairs are very steep. A small dog barked at the man with the
+    ladder. The museum shows maps from all over the world. You should close the gate when you
+    leave the garden. Many people waited in line for the last tickets. The mountain looks purple
+    in the light of the evening. Our neighbour repairs bicycles in his garage. The letter arrived
+    a week after the holiday. Turn left at the tower and follow the narrow lane. Some birds can
+    sleep while they are flying. The soup needs a little more salt and pepper. Grandfather tells
+    the same story every winter. A loud whistle stopped the game in the middle. The children drew
+    a whale on the pavement. Most of the apples fell down in the storm. I keep the spare key in an
+    empty flower pot. The nurse was friendly and spoke very slowly. There is a hole in the bottom
+    of this bucket. The moon was so bright that we needed no torch. He bought a second hand coat
+    for the journey. Green bottles stood in a row along the wall. The engine makes a strange noise
+    when it is cold. We had to wait until the bridge was lowered. A thin line of smoke rose from
+    the chimney. The actor forgot the last words of the play. They are going to measure the depth
+    of the well. This road ends at a beach with black stones. The library lends games as well as
+    books. An honest answer is better than a clever one. Wind and waves have shaped the cliff for
+    ages. She folded the paper into the shape of a swan. The market moved to the square behind the
+    church. It takes an hour to reach the top on foot. Honey never spoils if the jar stays closed.
+    The plumber came twice and found no leak. Wear good shoes, the path is full of roots. The last
+    bus of the day was nearly empty.
+""".replace("\n    ", " ")))
 
 # %% ../../nbs/20_separation/218_voices.ipynb #e655f82b
 ESPEAK_SPEAKERS = {   # speaker: (voice, variant, pitch 0-99, words per minute)
