@@ -16,7 +16,7 @@ from .settings import require
 
 # %% auto #0
 __all__ = ['SOUND_SUFFIXES', 'AudioError', 'AudioInfo', 'audio_info', 'pcm16', 'wav_bytes', 'checked_rate', 'write_audio',
-           'resample', 'read_audio']
+           'compact_sound', 'resample', 'read_audio']
 
 # %% ../../nbs/70_core/742_audio.ipynb #03ad4104
 class AudioError(DataError):
@@ -210,6 +210,20 @@ def write_audio(
     content = wav_bytes(waveform, sample_rate)
     with replacing(path) as temporary: temporary.write_bytes(content)
     return Path(path)
+
+# %% ../../nbs/70_core/742_audio.ipynb #9b4abeb2
+def compact_sound(
+    samples: np.ndarray,   # int16 `(time,)`
+    rate: int,             # Hz
+) -> tuple[bytes, str]:    # a complete file, and its media type
+    "Return a sound file and its media type: MP3 if the library can, else WAV."
+    try:
+        soundfile, buffer = require("soundfile"), io.BytesIO()
+        soundfile.write(buffer, samples, rate, format="MP3", subtype="MPEG_LAYER_III",
+                        bitrate_mode="VARIABLE", compression_level=0.7)
+        return buffer.getvalue(), "audio/mpeg"
+    except (ImportError, RuntimeError, ValueError, TypeError):
+        return wav_bytes(samples, rate), "audio/wav"
 
 # %% ../../nbs/70_core/742_audio.ipynb #829b8bfa
 def resample(

@@ -4,14 +4,13 @@
 
 # %% ../../nbs/70_core/743_sound.ipynb #fd2a67ec
 from __future__ import annotations
-import base64, functools, html, io, math
+import base64, functools, html, math
 from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from .audio import AudioError, checked_rate, pcm16, wav_bytes
+from .audio import AudioError, checked_rate, compact_sound, pcm16
 from .expect import between, shaped
-from .settings import require
 
 # %% auto #0
 __all__ = ['SILENT', 'is_silent', 'check_heard', 'active_level', 'spectrogram_db', 'plot_spectrogram', 'Player', 'player',
@@ -149,17 +148,6 @@ class Player:
 
     def __repr__(self): return f"Player({self.label!r}, {self.seconds:.2f} s)"
 
-# %% ../../nbs/70_core/743_sound.ipynb #9b4abeb2
-def _encoded(samples: np.ndarray, rate: int) -> tuple[bytes, str]:
-    "Return a sound file and its media type: MP3 if the library can, else WAV."
-    try:
-        soundfile, buffer = require("soundfile"), io.BytesIO()
-        soundfile.write(buffer, samples, rate, format="MP3", subtype="MPEG_LAYER_III",
-                        bitrate_mode="VARIABLE", compression_level=0.7)
-        return buffer.getvalue(), "audio/mpeg"
-    except (ImportError, RuntimeError, ValueError, TypeError):
-        return wav_bytes(samples, rate), "audio/wav"
-
 # %% ../../nbs/70_core/743_sound.ipynb #764a250c
 def player(
     waveform,            # `(time,)` tensor or array, full scale 1
@@ -174,7 +162,7 @@ def player(
         raise AudioError("waveform: holds NaN or infinite samples, nothing to play")
     if np.abs(samples).max() > 1:
         samples, label = samples.clip(-1, 1), f"{label} (clipped)".strip()
-    content, kind = _encoded(pcm16(samples), checked_rate(sample_rate))
+    content, kind = compact_sound(pcm16(samples), checked_rate(sample_rate))
     return Player(content, kind, label, samples.size / sample_rate)
 
 def players(

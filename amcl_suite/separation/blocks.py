@@ -237,7 +237,7 @@ class ScoringHead(nn.Module):
     "Logits from the mean over time: linear, ReLU, linear."
     def __init__(self,
         n_filters: int,       # channels of the features
-        width: int = 128,     # hidden units; 128 in the reference
+        width: int = 128,     # hidden units; 128 in the released code
         n_outputs: int = 1,   # 1: each hypothesis on its own; n_hyps: all scores at once
     ):
         super().__init__()
@@ -275,7 +275,7 @@ def scoring_head(
     n_hyps: int,       # hypotheses
     width: int = 128,  # hidden units of the heads without recurrence
 ) -> nn.Module | None: # None for "none"
-    "Build a scoring head by the name of the reference's `count_stage`."
+    "Build a scoring head by the name of the released code's `count_stage`."
     if one_of("kind", kind, HEADS, "head") == "none": return None
     if kind == "crnn_late": return RecurrentHead(n_filters * n_hyps, n_hyps)
     if kind == "crnn_early": return RecurrentHead(n_filters, n_hyps)

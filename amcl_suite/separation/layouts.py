@@ -156,7 +156,8 @@ def _metadata_row(record: dict, place: str, root: Path, moved: str) -> MixtureRo
     listed = lambda key: tuple(v for i in range(n_src) if (v := record.get(f"{key}_{i + 1}")))
     return _named_row(mixture, tuple(sources), _number(record["length"], "length", place), place,
                       speakers=listed("speaker"), sexes=listed("sex"),
-                      levels=tuple(_number(text, "level", place, False) for text in listed("level")))
+                      levels=tuple(_number(text, "level", place, False)
+                                   for text in listed("level")))
 
 def _rate_of(row: MixtureRow) -> int:
     "Return the sample rate of a row's mixture."
