@@ -5,7 +5,8 @@ import torch
 from amcl_suite.ensembles.estimators import JointEnsembleClassifier, JointEnsembleRegressor
 from amcl_suite.ensembles.posthoc import distill, pooling_weights
 from amcl_suite.ensembles.sweep import SweepConfig, run_sweep
-from amcl_suite.mcl.regression import UCIConfig, run_uci
+from amcl_suite.mcl.regression import UCIConfig
+from amcl_suite.mcl.uci_runs import run_uci
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 # small, so that a check takes well under a second; one batch holds all rows, because only then is
@@ -64,7 +65,7 @@ def test_small_training_inside_no_grad(context):
         logits = torch.randn(30, 2, 3, dtype=torch.double)
         assert pooling_weights(logits, torch.arange(30) % 3).shape == (2,)
         assert run_sweep(SweepConfig.small(n_epochs=1, seeds=(0,))).frame().value.notna().all()
-        assert len(run_uci(UCIConfig.small(n_epochs=1, n_splits=1, methods=("mcl",))))
+        assert len(run_uci(UCIConfig.small(n_splits=1, methods="wta", training=dict(n_epochs=1))))
     inside.fit(X, y)                                                  # and goes on outside
 
 

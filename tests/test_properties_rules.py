@@ -257,8 +257,9 @@ def test_s7_separation_rules(shape, temperature):
 
 @pytest.mark.slow
 def test_s7_long_trainings_cool_through_the_end_of_float32():
-    config = SyntheticConfig(n_epochs=1100, methods=("amcl",), n_seeds=1, n_hyps=3, hidden=(4,),
-                             n_steps=1, batch_size=8, evaluate_every=1100, n_probe=5, n_test=50)
+    config = SyntheticConfig.preset("fast", methods="amcl", n_seeds=1, n_hyps=3, hidden=(4,),
+                                    n_steps=1, batch_size=8, n_probe=5, n_test=50,
+                                    training=dict(n_epochs=1100, evaluate_every=1100))
     assert train_synthetic(config).results.distortion.notna().all()
     targets = torch.tensor([[-.5, -.5], [0., .5], [.5, -.5]])
     hypotheses = (.01 * torch.eye(3, 2) - 2.).requires_grad_()

@@ -64,7 +64,7 @@ def test_b7_one_uci_set_is_decided_and_against_annealing():
     for path in sorted((project_root() / "nbs/90_results/records/headline").glob("uci-*")):
         part = {row["method"]: row["per_split"] for row in read_record(path)["rows"]
                 if row["metric"] == "distortion" and row["rule"] == "clean"}
-        gains[path.name] = [a - b for a, b in zip(part["aMCL"], part["MCL"])]
+        gains[path.name] = [a - b for a, b in zip(part["aMCL"], part["WTA"])]
     p_values = dict(zip(gains, holm([corrected_t_test(gain, 1 / 9) for gain in gains.values()])))
     decided = [name for name, p in p_values.items() if p <= .05]
     assert len(gains) == 9 and [name.split("-")[1] for name in decided] == ["kin8nm"]

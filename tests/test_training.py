@@ -14,15 +14,12 @@ from amcl_suite.core.training import load_checked, save_atomic
 SCRIPT = """
 import sys, torch
 torch.set_num_threads(1)
-import amcl_suite.mcl.regression as regression
-from dataclasses import replace
-original = regression.TrainingSettings
-every_epoch = {"checkpoint_seconds": 0.}
-regression.TrainingSettings = lambda *a, **k: original(*a, **(k | every_epoch))
-config = regression.UCIConfig.small(dataset="bimodal", n_splits=2, n_epochs=80,
-                                    methods=("amcl", "mc_dropout"))
+from amcl_suite.mcl.regression import UCIConfig
+from amcl_suite.mcl.uci_runs import run_uci
+config = UCIConfig.small(n_splits=2, methods="amcl, dropout",
+                         training=dict(n_epochs=80, checkpoint_seconds=0.))
 def progress(done, total, label, loss): print(done, flush=True)
-regression.run_uci(config, sys.argv[1], progress).to_pickle(sys.argv[2])
+run_uci(config, sys.argv[1], progress).to_pickle(sys.argv[2])
 """
 
 

@@ -30,10 +30,11 @@ def changed(
     return replace(config, **values)
 
 def leaves(
-    config: Any,         # a dataclass, with others inside
+    config: Any,         # a dataclass, with others inside; a dictionary is taken as it is
     place: str = "",     # its own place, put before the names
 ) -> dict[str, Any]:     # place such as "temperature.decay" -> value
     "Return all fields that are no configurations themselves, by their places."
+    if isinstance(config, Mapping): return dict(config)
     found = {}
     for f in fields(config):
         name, value = (f"{place}.{f.name}" if place else f.name), getattr(config, f.name)

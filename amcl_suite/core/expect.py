@@ -185,7 +185,8 @@ def finite(
 ):                       # the value
     "Return numbers that are all finite; `ValueError` counts those that are not."
     import numpy as np
-    right = value.isfinite() if hasattr(value, "isfinite") else np.isfinite(np.asarray(value, float))
+    known = hasattr(value, "isfinite")                            # tensors know it themselves
+    right = value.isfinite() if known else np.isfinite(np.asarray(value, float))
     if bool(right.all()): return value
     count = int((~right).sum())
     raise ValueError(f"{name}: expected finite numbers, got NaN or infinity ({count} of "

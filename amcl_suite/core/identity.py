@@ -53,7 +53,7 @@ def check_same(
     now,                         # what it would be made of
     where: str | Path,           # its folder or file, for the message
     free: Iterable[str] = (),    # names of fields that may differ
-    fix: str = "use another folder, or remove that one to start again",
+    fix: str = "use another folder, or remove that one to start again",   # the remedy
 ) -> None:
     "Raise `ValueError` naming the first thing in which two runs differ."
     for name, (a, b) in differences(then, now, free).items():

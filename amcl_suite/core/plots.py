@@ -4,7 +4,7 @@
 
 # %% ../../nbs/70_core/732_plots.ipynb #0d60bc19
 from __future__ import annotations
-import base64, html, io, re
+import base64, html, io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -38,8 +38,8 @@ def mean_interval(
     between("level", level, 0, 1, "()")
     if values.ndim < 1 or values.shape[-1] < 1:
         raise ValueError(f"values: expected (..., n) with n >= 1, got shape {values.shape}")
-    mean = values.mean(-1)
-    low, high = (mean * math.nan,) * 2 if values.shape[-1] == 1 else _ENDS[method](values, level, seed)
+    mean, few = values.mean(-1), values.shape[-1] == 1
+    low, high = (mean * math.nan,) * 2 if few else _ENDS[method](values, level, seed)
     found = dict(mean=mean, low=low, high=high)
     return {k: float(v) for k, v in found.items()} if values.ndim == 1 else found
 
@@ -51,13 +51,16 @@ def _student(values, level, seed):
 
 def _corrected(values, level, seed):
     from scipy.stats import bootstrap
-    found = bootstrap((values,), np.mean, axis=-1, confidence_level=level, n_resamples=2000,
-                      rng=np.random.default_rng(seed)).confidence_interval
-    mean, equal = values.mean(-1), values.std(-1) == 0       # no spread, nothing to resample
-    return np.where(equal, mean, found.low)[()], np.where(equal, mean, found.high)[()]
+    low, high = np.array(values.mean(-1)), np.array(values.mean(-1))
+    if (spread := values.std(-1) > 0).any():                 # where there is something to resample
+        found = bootstrap((values[spread],), np.mean, axis=-1, confidence_level=level,
+                          n_resamples=2000, rng=np.random.default_rng(seed)).confidence_interval
+        low[spread], high[spread] = found.low, found.high
+    return low[()], high[()]
 
 def _percentile(values, level, seed):
-    rows = [bootstrap_interval(row, level, seed=seed) for row in values.reshape(-1, values.shape[-1])]
+    rows = [bootstrap_interval(row, level, seed=seed)
+            for row in values.reshape(-1, values.shape[-1])]
     return tuple(np.array(ends).reshape(values.shape[:-1])[()] for ends in zip(*rows))
 
 _ENDS = dict(t=_student, bca=_corrected, percentile=_percentile)

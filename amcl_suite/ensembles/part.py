@@ -8,7 +8,7 @@ from ..core.data import Container, Part, RemoteFile, Resource
 from ..core.parts import Face
 
 # %% auto #0
-__all__ = ['FACE', 'data_sets']
+__all__ = []
 
 # %% ../../nbs/30_ensembles/388_part.ipynb #83b90882
 def _cifar() -> dict[str, Resource]:

@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 from ..core.expect import between, finite, integer, like, shaped
 
 # %% auto #0
-__all__ = ['wide', 'winner_takes_all', 'relaxed', 'top_n', 'uniform', 'annealed', 'log_shares', 'sampled', 'matched',
+__all__ = ['wide', 'cleared', 'winner_takes_all', 'relaxed', 'top_n', 'uniform', 'annealed', 'log_shares', 'sampled', 'matched',
            'permutation', 'transport', 'cheapest_plan']
 
 # %% ../../nbs/10_mcl/110_assignment.ipynb #a6562eef
@@ -23,13 +23,19 @@ def wide(
     "Return values in single precision at least, in which sums over half precision are safe."
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
+def cleared(
+    values: Tensor,               # `(..., n_targets, n)`
+    target_mask: Tensor | None,   # bool `(..., n_targets)`, True for real targets; None: all are
+) -> Tensor:                      # like `values`
+    "Return values with 0 for absent targets, whatever they held."
+    if target_mask is None: return values
+    like("target_mask", target_mask, values.shape[:-1], "one per target", kind="bool")
+    return torch.where(target_mask[..., None], values, values.new_zeros(()))
+
 def _real(costs: Tensor, target_mask: Tensor | None) -> Tensor:
     "Return detached costs, single precision at least, 0 for absent targets."
     shaped("costs", costs, "...", "n_hyps+", kind="float")
-    costs = wide(costs.detach())
-    if target_mask is None: return costs
-    like("target_mask", target_mask, costs.shape[:-1], "one per target", kind="bool")
-    return torch.where(target_mask[..., None], costs, 0.)
+    return cleared(wide(costs.detach()), target_mask)
 
 def _weights(shares: Tensor, costs: Tensor, target_mask: Tensor | None) -> Tensor:
     "Return shares in the type of the costs: NaN where costs are NaN, 0 for absent targets."
@@ -119,7 +125,7 @@ def sampled(
 # %% ../../nbs/10_mcl/110_assignment.ipynb #9ea58b61
 def matched(
     costs: Tensor,                      # `(..., n_targets, n_hyps)`, lower is better
-    match: Callable,                    # (float64 matrix in [-1, 1], its exponent of two) -> weights
+    match: Callable,                    # (matrix in [-1, 1], its exponent of two) -> weights
     target_mask: Tensor | None = None,  # bool `(..., n_targets)`, True for real targets
 ) -> Tensor:                            # like `costs`
     "Match the real targets of each example on their own; `ValueError` for costs not finite."

@@ -4,37 +4,40 @@
 
 # %% ../../nbs/10_mcl/144_conditional.ipynb #5fc8dd63
 from __future__ import annotations
-import difflib, math
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 import torch
 from torch import Tensor
+from ..core.configuration import changed, pick_device
+from ..core.expect import between, counts, finite, integer, one_of, ranges
+from ..core.parts import method_keys
 from ..core.training import TrainingSettings, fit, with_gradients
 from .assignment import annealed, relaxed, winner_takes_all
 from .metrics import distortion, usage_perplexity
 from .networks import MultiHypothesisNetwork
-from .schedules import exponential, linear
+from .optima import sample_costs
+from .schedules import Cooling, linear
 from .stacked import stacked_objective
 from .synthetic import Family, FreshBatches, family
 from .theory import rate, soft_distortion
 
 # %% auto #0
-__all__ = ['RULES', 'SyntheticConfig', 'judge', 'SyntheticRun', 'train_synthetic', 'summarise_synthetic']
+__all__ = ['SYNTHETIC_METHODS', 'SyntheticConfig', 'judge', 'SyntheticRun', 'train_synthetic', 'summarise_synthetic']
 
 # %% ../../nbs/10_mcl/144_conditional.ipynb #00c8d094
+_MOVING = dict(family="three_gaussians_changedist", cooling=dict(initial=1., schedule="linear"))
 _PRESETS = {
-    "small": dict(n_hyps=9, hidden=(32, 32), n_epochs=60, n_steps=4, batch_size=400, n_seeds=2),
-    "fast": dict(),
-    "paper": dict(n_epochs=1000, n_steps=2, batch_size=50_000, learning_rate=0.01, decay=0.99,
-                  evaluate_every=20),
-    "fast_moving": dict(family="three_gaussians_changedist", n_epochs=101, n_steps=1,
-                        optimiser="Adam", learning_rate=0.1,
-                        schedule="linear", temperature=1.),
-    "paper_moving": dict(family="three_gaussians_changedist", n_epochs=1000, n_steps=2,
-                         batch_size=50_000, optimiser="Adam",
-                         learning_rate=0.01, schedule="linear", temperature=1., evaluate_every=5)}
+    "small": dict(n_hyps=9, hidden=(32, 32), n_steps=4, batch_size=400, n_seeds=2,
+                  training=dict(n_epochs=60)),
+    "fast": {},
+    "paper": dict(n_steps=2, batch_size=50_000, cooling=dict(decay=0.99),
+                  training=dict(n_epochs=1000, learning_rate=0.01, evaluate_every=20)),
+    "fast_moving": _MOVING | dict(n_steps=1, training=dict(n_epochs=101, optimiser="Adam")),
+    "paper_moving": _MOVING | dict(n_steps=2, batch_size=50_000, training=dict(
+        n_epochs=1000, learning_rate=0.01, optimiser="Adam", evaluate_every=5))}
 
 # %% ../../nbs/10_mcl/144_conditional.ipynb #33530ad7
 @dataclass(frozen=True)
@@ -42,46 +45,30 @@ class SyntheticConfig:
     "Networks on one synthetic family: which methods, how they are trained, where they are watched."
     family: str = "three_gaussians"              # name for `mcl.synthetic.family`
     sigma: str = ""                              # spread, "0.1" or "0.3x"; "": the family's own
-    methods: tuple = ("wta", "relaxed", "amcl")  # keys of `RULES`
+    methods: tuple = ("wta", "relaxed", "amcl")  # of `SYNTHETIC_METHODS`, in any spelling
     n_seeds: int = 5                             # independent repetitions of each method
     seed: int = 12345                            # first seed; the others follow
     n_hyps: int = 49                             # hypotheses
     hidden: tuple = (256, 256)                   # units of the hidden layers
-    n_epochs: int = 51                           # epochs; the temperature changes between them
     n_steps: int = 10                            # steps per epoch
     batch_size: int = 1000                       # fresh examples per step
-    optimiser: str = "SGD"                       # elementwise optimiser of `torch.optim`
-    learning_rate: float = 0.1                   # constant
-    schedule: str = "exponential"                # of the temperature: "exponential" or "linear"
-    temperature: float = 0.6                     # initial temperature, target units squared
-    decay: float = 0.9                           # factor per epoch of the exponential schedule
-    switch_below: float = 0.                     # temperature below which the winner takes all
+    training: TrainingSettings = TrainingSettings(51, 0.1, "SGD")   # snapshots as evaluations
+    cooling: Cooling = Cooling(0.6, decay=0.9)   # between epochs, target units squared
     epsilon: float = 0.1                         # share of the losers, method "relaxed"
     initial_epsilon: float = 0.98                # start of "relaxed_annealed", which falls to 0
     score_weight: float = 1.                     # beta, weight of the score loss
-    evaluate_every: int = 1                      # epochs between snapshots
     probes: tuple = (0.1, 0.6, 0.9)              # inputs at which hypotheses are watched
     n_probe: int = 2000                          # samples per probe and snapshot
     n_test: int = 60_000                         # fresh samples of the judgement, per probe
     device: str = "cpu"                          # "cpu", "cuda" or "auto"
 
     def __post_init__(self):
-        for name in ("n_seeds", "n_hyps", "n_epochs", "n_steps", "batch_size", "evaluate_every",
-                     "n_probe", "n_test"):
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        for name, high in dict(seed=2**40, temperature=math.inf, switch_below=math.inf,
-                               score_weight=math.inf, decay=1, epsilon=1,
-                               initial_epsilon=1).items():
-            if not 0 <= getattr(self, name) <= high:
-                raise ValueError(f"{name}: expected a number in [0, {high}], got "
-                                 f"{getattr(self, name)}")
-        if self.schedule not in ("exponential", "linear"):
-            raise ValueError(f'schedule: expected "exponential" or "linear", got {self.schedule!r}')
-        if not self.probes or not all(0 <= x <= 1 for x in self.probes):
-            raise ValueError(f"probes: expected inputs in [0, 1], got {self.probes}")
-        if not self.methods: raise ValueError("methods: expected at least one method, got none")
-        for name in self.methods: _rule(name)
+        counts(self, "n_seeds", "n_hyps", "n_steps", "batch_size", "n_probe", "n_test")
+        integer("seed", self.seed, 0, 2**40)
+        ranges(self, score_weight=(0,), epsilon=(0, 1), initial_epsilon=(0, 1))
+        integer("len(probes)", len(self.probes), 1)
+        for x in self.probes: between("probes", x, 0, 1)
+        object.__setattr__(self, "methods", method_keys(self.methods, SYNTHETIC_METHODS))
         self.make_family()
 
     def make_family(self) -> Family:
@@ -90,16 +77,13 @@ class SyntheticConfig:
 
     def temperature_at(self, epoch: int) -> float:
         "Return the temperature of an epoch, target units squared."
-        make = (partial(exponential, decay=self.decay, switch_below=self.switch_below)
-                if self.schedule == "exponential" else partial(linear, n_epochs=self.n_epochs))
-        return make(self.temperature)(epoch)
+        return self.cooling.at(epoch, self.training.n_epochs)
 
     @classmethod
     def preset(cls, name: str, **changes) -> SyntheticConfig:
         "Return a named setting, such as \"small\" or \"paper_moving\", with some fields changed."
-        if name not in _PRESETS:
-            raise ValueError(f"name: expected one of {', '.join(_PRESETS)}, got {name!r}")
-        return cls(**(_PRESETS[name] | changes))
+        return changed(changed(cls(), **_PRESETS[one_of("name", name, _PRESETS, "preset")]),
+                       **changes)
 
     @classmethod
     def small(cls, **changes) -> SyntheticConfig:
@@ -112,43 +96,31 @@ class SyntheticConfig:
         return cls.preset("paper", **changes)
 
 # %% ../../nbs/10_mcl/144_conditional.ipynb #0b545508
-RULES: dict[str, Callable[[SyntheticConfig, int], Callable]] = {
+SYNTHETIC_METHODS: dict[str, Callable[[SyntheticConfig, int], Callable]] = {
     "wta": lambda config, epoch: winner_takes_all,
     "relaxed": lambda config, epoch: partial(relaxed, epsilon=config.epsilon),
     "relaxed_annealed": lambda config, epoch: partial(
-        relaxed, epsilon=linear(config.initial_epsilon, config.n_epochs)(epoch)),
-    "amcl": lambda config, epoch: partial(annealed, temperature=config.temperature_at(epoch)),
-}
-
-def _rule(name: str) -> Callable:
-    "Return the rule of a method; `ValueError` naming the nearest known one."
-    if name in RULES: return RULES[name]
-    near = difflib.get_close_matches(name, RULES, 1)
-    raise ValueError(f"methods: unknown method {name!r}"
-                     + (f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(RULES)}"))
+        relaxed, epsilon=linear(config.initial_epsilon, config.training.n_epochs)(epoch)),
+    "amcl": lambda config, epoch: partial(annealed, temperature=config.temperature_at(epoch))}
 
 # %% ../../nbs/10_mcl/144_conditional.ipynb #1927e2f2
 class _Watcher:
     "Snapshots of a stack: called with (model, epoch), returns named tensors, runs first."
     def __init__(self, config: SyntheticConfig, name: str):
-        law, self.config, self.rule = config.make_family(), config, _rule(name)
+        law, self.config, self.rule_at = config.make_family(), config, SYNTHETIC_METHODS[name]
         generator = torch.Generator(config.device).manual_seed(2**41)
-        # (1, probes, 1)
         self.inputs = torch.tensor(config.probes, device=config.device)[None, :, None]
         # (probes, n_probe, dim)
         self.samples = law.sample(self.inputs[0].expand(-1, config.n_probe), generator)
 
     def __call__(self, model, epoch: int) -> dict[str, Tensor]:
         prediction = model.predict(self.inputs)
-        f = prediction.hypotheses  # (runs, probes, K, dim)
-        # (runs, probes, n_probe, K)
-        costs = torch.cdist(self.samples, f, compute_mode="donot_use_mm_for_euclid_dist").square()
-        weights = self.rule(self.config, epoch)(costs)
+        f = prediction.hypotheses                                     # (runs, probes, n_hyps, dim)
+        costs = sample_costs(f, self.samples)                     # (runs, probes, n_probe, n_hyps)
+        weights = self.rule_at(self.config, epoch)(costs)
+        temperature = torch.full(f.shape[:1], self.config.temperature_at(epoch), device=f.device)
         return dict(hypotheses=f, scores=prediction.scores, soft=soft_distortion(costs, weights),
-                    rate=rate(weights),
-                    hard=costs.amin(-1).mean(-1),
-                    temperature=torch.full((f.shape[0],), self.config.temperature_at(epoch),
-                                           device=f.device))
+                    rate=rate(weights), hard=costs.amin(-1).mean(-1), temperature=temperature)
 
 # %% ../../nbs/10_mcl/144_conditional.ipynb #bcf5f690
 @torch.no_grad()
@@ -167,24 +139,24 @@ def judge(
             for run, value in enumerate(sum(parts) / config.n_test)]
     for probe in config.probes:
         t = torch.full((config.n_test,), probe, device=config.device)
-        # (n_test, dim), (runs, K, dim)
         points, f = law.sample(t, generator), model.predict(t[None, :1, None]).hypotheses[:, 0]
-        if not bool(f.isfinite().all()):
-            raise ValueError(f"model: predicts NaN or infinity at x = {probe:g}; it has diverged")
-        for run, hypotheses in enumerate(f):
-            costs = torch.cdist(points, hypotheses,
-                                compute_mode="donot_use_mm_for_euclid_dist").square()
-            shares = torch.bincount(costs.argmin(-1), minlength=config.n_hyps) / config.n_test
-            rows.append(dict(run=run, x=f"{probe:g}", distortion=float(costs.amin(-1).mean()),
-                             dead=int((shares == 0).sum()),
-                             stranded=_stranded(law, t[:1], hypotheses, far),
-                             usage_perplexity=float(usage_perplexity(shares))))
+        finite("model", f, f"it has diverged at x = {probe:g}")
+        rows += [dict(run=run, x=f"{probe:g}", **_at_probe(hypotheses, points, law, t[:1], far))
+                 for run, hypotheses in enumerate(f)]
     return rows
+
+def _at_probe(hypotheses: Tensor, points: Tensor, law: Family, t: Tensor, far: float) -> dict:
+    "Return metrics of hypotheses `(n_hyps, dim)` on points `(n_test, dim)` of one input."
+    costs = sample_costs(hypotheses, points)
+    shares = torch.bincount(costs.argmin(-1), minlength=len(hypotheses)) / len(points)
+    return dict(distortion=float(costs.amin(-1).mean()), dead=int((shares == 0).sum()),
+                stranded=_stranded(law, t, hypotheses, far),
+                usage_perplexity=float(usage_perplexity(shares)))
 
 def _stranded(law: Family, t: Tensor, hypotheses: Tensor, far: float) -> float:
     "Count hypotheses farther than `far` from every mode; NaN for families without modes."
     try: modes = law.modes(t)[0]
-    except ValueError: return float("nan")
+    except ValueError: return math.nan
     return float((torch.cdist(hypotheses, modes).amin(-1) > far).sum())
 
 # %% ../../nbs/10_mcl/144_conditional.ipynb #8cd30d9a
@@ -215,37 +187,29 @@ def train_synthetic(
 ) -> SyntheticRun:                                                   # a finished run
     "Train and judge all methods of a configuration, all seeds at once."
     import pandas as pd
-    if config.device == "auto":
-        config = replace(config, device="cuda" if torch.cuda.is_available() else "cpu")
+    config = replace(config, device=pick_device(config.device))
     law, seeds = config.make_family(), [config.seed + i for i in range(config.n_seeds)]
-    settings = TrainingSettings(config.n_epochs, config.learning_rate, config.optimiser,
-                                config.evaluate_every)
-    run, rows, total = SyntheticRun(config, None), [], config.n_epochs * len(config.methods)
+    run, rows, n_methods = SyntheticRun(config, None), [], len(config.methods)
+    folder = Path(checkpoints) if checkpoints is not None else None
+    if folder: folder.mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(config.methods):
         model = MultiHypothesisNetwork(1, config.hidden, config.n_hyps, law.dim, seeds,
                                        bounded=True, device=config.device)
         batches = FreshBatches(law, config.n_steps, config.batch_size, seeds, config.device)
         def objective(outputs, targets, epoch):
-            return stacked_objective(outputs, targets, config.n_hyps, _rule(name)(config, epoch),
-                                     config.score_weight)
+            return stacked_objective(outputs, targets, config.n_hyps,
+                                     SYNTHETIC_METHODS[name](config, epoch), config.score_weight)
         def report(epoch, n_epochs, loss):
-            if progress: progress(index * n_epochs + epoch, total, name, loss)
-        file = _checkpoint_file(checkpoints, name)
-        result = fit(model, batches, objective, settings, _Watcher(config, name), checkpoint=file,
-                     progress=report, tag=repr((name, config)))
+            if progress: progress(index * n_epochs + epoch, n_epochs * n_methods, name, loss)
+        result = fit(model, batches, objective, config.training, _Watcher(config, name),
+                     checkpoint=folder and folder / f"{name}.pt", progress=report,
+                     tag=repr((name, config)))
         run.models[name], run.epochs = model, result.epochs
-        run.snapshots[name] = {quantity: values.cpu()
-                               for quantity, values in result.history.items()}
+        run.snapshots[name] = {key: values.cpu() for key, values in result.history.items()}
         rows += [dict(method=name, seed=seeds[row.pop("run")], **row)
                  for row in judge(model, config)]
     run.results = pd.DataFrame(rows)
     return run
-
-def _checkpoint_file(folder: str | Path | None, name: str) -> Path | None:
-    "Return the checkpoint of a method, its folder made."
-    if folder is None: return None
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    return Path(folder) / f"{name}.pt"
 
 # %% ../../nbs/10_mcl/144_conditional.ipynb #fc422eef
 def summarise_synthetic(
@@ -254,21 +218,15 @@ def summarise_synthetic(
 ):                         # data frame; `low`, `high`: 95 % interval of the difference
     "Summarise judgements per method: distortion over all inputs, other metrics over the probes."
     import pandas as pd
-    from scipy.stats import t as student
-    from amcl_suite.mcl.metrics import summarise
-    if against not in set(results.method):
-        raise ValueError(f"against: expected one of {', '.join(results.method.unique())}, got "
-                         f"{against!r}")
+    from amcl_suite.core.statistics import mean_interval, summarise
+    one_of("against", against, results.method.unique())
     rows = []
     for metric in ("distortion", "dead", "stranded", "usage_perplexity"):
         part = results[(results.x == "all") == (metric == "distortion")]
         table = part.pivot_table(index="seed", columns="method", values=metric, sort=False,
                                  dropna=False)
         for name in table:
-            difference = summarise(table[name] - table[against])
-            half = (student.ppf(.975, difference["n"] - 1) * difference["stderr"]
-                    if difference["n"] > 1 else math.nan)
+            gap = mean_interval(table[name] - table[against])
             rows.append(dict(method=name, metric=metric, **summarise(table[name]),
-                             difference=difference["mean"],
-                             low=difference["mean"] - half, high=difference["mean"] + half))
+                             difference=gap["mean"], low=gap["low"], high=gap["high"]))
     return pd.DataFrame(rows)

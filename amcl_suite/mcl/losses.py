@@ -4,11 +4,11 @@
 
 # %% ../../nbs/10_mcl/116_losses.ipynb #234fa588
 from __future__ import annotations
-import math
 import torch
 from torch import Tensor
-from ..core.expect import between, like, one_of, shaped
-from .assignment import annealed, log_shares, wide, winner_takes_all
+from ..core.expect import between, finite, like, one_of, shaped
+from .assignment import (annealed, cleared, log_shares, wide,
+                                       winner_takes_all)
 
 # %% auto #0
 __all__ = ['squared_distance', 'euclidean_distance', 'absolute_distance', 'assigned_loss', 'free_energy', 'score_targets',
@@ -19,9 +19,7 @@ def _differences(hypotheses: Tensor, targets: Tensor, target_mask: Tensor | None
     "Return `(..., n_targets, n_hyps, dim)` differences, single precision; absent targets are 0."
     shaped("hypotheses", hypotheses, "...", "n_hyps+", "dim")
     shaped("targets", targets, *hypotheses.shape[:-2], "n_targets", hypotheses.shape[-1])
-    if target_mask is not None:
-        like("target_mask", target_mask, targets.shape[:-1], "one per target", kind="bool")
-        targets = torch.where(target_mask[..., None], targets, torch.zeros_like(targets))
+    targets = cleared(targets, target_mask)
     return wide(hypotheses).unsqueeze(-3) - wide(targets).unsqueeze(-2)
 
 # %% ../../nbs/10_mcl/116_losses.ipynb #d2f541cd
@@ -77,10 +75,7 @@ def assigned_loss(
     one_of("reduction", reduction, ("mean", "none"))
     loss = (wide(weights) * wide(costs)).sum(-1)
     if target_mask is not None: loss = torch.where(target_mask, loss, torch.zeros_like(loss))
-    bad = ~loss.to(costs.dtype).isfinite()
-    if bool(bad.any()):
-        raise ValueError(f"costs: {int(bad.sum())} real targets have a loss that is not finite; "
-                         "mask them or clean the data")
+    finite("costs", loss.to(costs.dtype), "mask those targets, or clean the data")
     if reduction == "none": return loss.to(costs.dtype)
     n_real = loss.numel() if target_mask is None else int(target_mask.sum())
     total = loss.sum() / max(n_real, 1)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from ..core.expect import between, finite, like, shaped
-from .assignment import cheapest_plan, matched, permutation, uniform, wide
+from .assignment import cheapest_plan, matched, permutation, uniform
 
 # %% auto #0
 __all__ = ['permutation_marginals', 'sinkhorn_permutation', 'entropic_transport', 'transport_cost', 'transport_by_scores']
@@ -120,7 +120,7 @@ def _warn_if_short(plan: Tensor, column_mass: Tensor, n_rounds: int) -> None:
     "Warn if hypotheses miss their mass by more than a hundredth of the largest mass."
     if not plan.numel(): return
     short = float((plan.sum(-2) - column_mass).abs().amax() / column_mass.amax())
-    if short <= .01: return
+    if not short > .01: return
     warnings.warn(f"transport: after {n_rounds} rounds a hypothesis misses {short:.1%} of its "
                   "mass; raise the temperature or n_rounds", stacklevel=3)
 

@@ -7,33 +7,30 @@ from __future__ import annotations
 import math
 import torch
 from torch import Tensor
+from ..core.expect import between, finite, integer, like, shaped
 from .assignment import wide
 
 # %% auto #0
 __all__ = ['distortion', 'mean_prediction', 'rmse', 'usage', 'dead_fraction', 'usage_perplexity', 'wasserstein2', 'kernel_nll',
-           'best_bandwidth', 'score_reliability', 'summarise']
+           'best_bandwidth', 'score_reliability']
 
 # %% ../../nbs/10_mcl/136_metrics.ipynb #5cae2974
-def _check(hypotheses: Tensor, targets: Tensor) -> None:
+def _refuse_mismatch(hypotheses: Tensor, targets: Tensor) -> None:
     "Raise `ValueError` unless shapes are `(..., n, K, dim)` and `(..., n, dim)` with n, K >= 1."
-    if hypotheses.ndim < 3 or targets.shape[-2:] != (hypotheses.shape[-3], hypotheses.shape[-1]):
-        raise ValueError("targets: expected (..., examples, dim) matching hypotheses "
-                         f"{tuple(hypotheses.shape)}, got {tuple(targets.shape)}")
-    if hypotheses.shape[-3] < 1:
-        raise ValueError("hypotheses: expected at least one example, got none")
+    shaped("hypotheses", hypotheses, "...", "examples+", "n_hyps+", "dim")
+    shaped("targets", targets, "...", hypotheses.shape[-3], hypotheses.shape[-1])
 
 def _squared(hypotheses: Tensor, targets: Tensor) -> Tensor:
     "Return squared distances `(..., examples, n_hyps)`, single precision at least."
-    _check(hypotheses, targets)
+    _refuse_mismatch(hypotheses, targets)
     return (wide(hypotheses) - targets.unsqueeze(-2)).square().sum(-1)
 
-def _eps(values: Tensor) -> float: return torch.finfo(values.dtype).eps
-
-def _check_shares(values: Tensor, name: str, total: bool = True) -> None:
+def _refuse_no_shares(name: str, values: Tensor, total: bool = True) -> None:
     "Raise `ValueError` for rows below 0, infinite, or with another sum than 1; NaN may pass."
     rows = values.detach().double()
     wrong = (rows < 0).any(-1) | rows.isinf().any(-1)
-    if total: wrong = wrong | ((rows.sum(-1) - 1).abs() > max(1e-3, 4 * _eps(values)))
+    largest = max(1e-3, 4 * torch.finfo(values.dtype).eps)               # error of the sum
+    if total: wrong = wrong | ((rows.sum(-1) - 1).abs() > largest)
     if bool(wrong.any()):
         row = tuple(wrong.nonzero()[0].tolist())
         raise ValueError(f"{name}: expected finite numbers >= 0" + total * " that sum to 1"
@@ -52,7 +49,7 @@ def mean_prediction(
     scores: Tensor,       # `(..., examples, n_hyps)`, >= 0, normalised here
 ) -> Tensor:              # `(..., examples, dim)`
     "Return the score-weighted mean of the hypotheses; equal weights where all scores are 0."
-    _check_shares(scores, "scores", total=False)
+    _refuse_no_shares("scores", scores, total=False)
     scores = wide(scores)
     total = scores.sum(-1, keepdim=True)
     weights = torch.where(total == 0, 1 / scores.shape[-1],
@@ -66,7 +63,7 @@ def rmse(
     targets: Tensor,      # `(..., examples, dim)`
 ) -> Tensor:              # `(...)`, target units, lower is better
     "Return the root mean squared error of the score-weighted mean (aMCL paper, Sec. 5.2)."
-    _check(hypotheses, targets)
+    _refuse_mismatch(hypotheses, targets)
     return (mean_prediction(hypotheses, scores) - targets).square().sum(-1).mean(-1).sqrt()
 
 # %% ../../nbs/10_mcl/136_metrics.ipynb #fb1095b6
@@ -86,7 +83,7 @@ def dead_fraction(
     shares: Tensor,       # `(..., n_hyps)`, from `usage`
 ) -> Tensor:              # `(...)` in [0, 1), lower is better
     "Return the fraction of hypotheses that never win."
-    _check_shares(shares, "shares")
+    _refuse_no_shares("shares", shares)
     dead = wide(shares == 0).mean(-1)
     return torch.where(shares.isnan().any(-1), torch.nan, dead)
 
@@ -94,7 +91,7 @@ def usage_perplexity(
     shares: Tensor,       # `(..., n_hyps)`, from `usage`
 ) -> Tensor:              # `(...)` in [1, n_hyps], higher is better
     "Return the effective number of hypotheses in use, the exponential of the usage entropy."
-    _check_shares(shares, "shares")
+    _refuse_no_shares("shares", shares)
     return (-torch.special.xlogy(shares, shares).sum(-1)).exp()
 
 # %% ../../nbs/10_mcl/136_metrics.ipynb #7eb0050b
@@ -115,15 +112,14 @@ def wasserstein2(
 
 def _measures(hypotheses: Tensor, samples: Tensor, probabilities: Tensor) -> list:
     "Return points and weights as float64 arrays; `ValueError` names what can't be a distribution."
+    shaped("hypotheses", hypotheses, "n_hyps+", "dim")
+    shaped("samples", samples, "samples+", hypotheses.shape[1])
+    like("probabilities", probabilities, hypotheses.shape[:1], "one per hypothesis")
     named = dict(hypotheses=hypotheses, samples=samples, probabilities=probabilities)
     for name, value in named.items():
-        if value.numel() == 0 or not bool(value.isfinite().all() & (value.abs() < 1e150).all()):
-            raise ValueError(f"{name}: expected finite numbers, at least one, got NaN, infinity or "
-                             f"none in shape {tuple(value.shape)}")
-    weights = probabilities.double()
-    if probabilities.shape != hypotheses.shape[:1] or not bool((weights >= 0).all()
-                                                               & (weights.sum() > 0)):
-        raise ValueError(f"probabilities: expected {len(hypotheses)} numbers >= 0, not all 0, got "
+        finite(name, torch.where(value.abs() < 1e150, value.double(), math.inf), "or above 1e150")
+    if not bool((probabilities >= 0).all() & (probabilities.double().sum() > 0)):
+        raise ValueError("probabilities: expected numbers >= 0, not all 0, got "
                          f"{probabilities.tolist()[:8]}")
     return [value.double().cpu().numpy() for value in named.values()]
 
@@ -135,7 +131,7 @@ def kernel_nll(
     bandwidth,              # > 0, kernel width, target units, or NaN; broadcasts over leading axes
 ) -> Tensor:                # `(...)`, nats per example, lower is better
     "Return the mean negative log-likelihood with Gaussian kernels; `ValueError` at bandwidth <= 0."
-    _check_shares(probabilities, "probabilities")
+    _refuse_no_shares("probabilities", probabilities)
     squared, probabilities = _squared(hypotheses, targets), wide(probabilities)
     width = torch.as_tensor(bandwidth, dtype=squared.dtype, device=hypotheses.device)
     if bool((width <= 0).any() | width.isinf().any()):
@@ -164,27 +160,13 @@ def score_reliability(
     n_bins: int = 10,     # bins of equal width over [0, 1]
 ):                        # (mean score, share of wins, count), each `(n_bins,)`; NaN in empty bins
     "Return the reliability curve of the scores."
-    if n_bins < 1: raise ValueError(f"n_bins: expected at least 1, got {n_bins}")
+    integer("n_bins", n_bins, 1); like("wins", wins, scores.shape, "scores")
     for name, value in dict(scores=scores, wins=wins).items():
-        if value.shape != scores.shape or not bool(((value >= 0) & (value <= 1)).all()):
-            raise ValueError(f"{name}: expected numbers in [0, 1] of shape {tuple(scores.shape)}, "
-                             "got others, or NaN")
+        wrong = value[~((value >= 0) & (value <= 1))]
+        if len(wrong): between(name, float(wrong[0]), 0, 1)
     flat, won = scores.flatten().double(), wins.flatten().double()
     index = (flat * n_bins).long().clamp(0, n_bins - 1)
     count = torch.zeros(n_bins, dtype=torch.double,
                         device=flat.device).scatter_add_(0, index, torch.ones_like(flat))
     def mean(values): return torch.zeros_like(count).scatter_add_(0, index, values) / count
     return mean(flat), mean(won), count
-
-# %% ../../nbs/10_mcl/136_metrics.ipynb #fdd20353
-def summarise(
-    values,    # one number per split or seed
-) -> dict:     # mean, std (n - 1), stderr, n; std and stderr are NaN for n = 1
-    "Return mean, standard deviation, standard error and count of results over splits."
-    import numpy as np
-    values = np.asarray(values, dtype=float)
-    if values.ndim != 1 or len(values) == 0:
-        raise ValueError(f"values: expected at least one number, got shape {values.shape}")
-    std = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
-    return dict(mean=float(values.mean()), std=std, stderr=std / math.sqrt(len(values)),
-                n=len(values))

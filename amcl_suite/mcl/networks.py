@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
+from ..core.expect import integer, shaped
 from ..core.stacked import StackedPerceptron
 
 # %% auto #0
@@ -27,10 +28,10 @@ class MultiHypothesisNetwork(StackedPerceptron):
         dtype: torch.dtype = torch.float32,  # type of the parameters
         device: str | torch.device = "cpu",  # where the parameters live
     ):
-        for name, value in dict(n_inputs=n_inputs, n_hyps=n_hyps, dim=dim).items():
-            if value < 1: raise ValueError(f"{name}: expected at least 1, got {value}")
-        _refuse_too_large(len(seeds), n_inputs, hidden, n_hyps, dim, dtype, device)
-        super().__init__((n_inputs, *hidden, n_hyps * (dim + 1)), seeds, dropout, dtype, device)
+        integer("n_inputs", n_inputs, 1); integer("n_hyps", n_hyps, 1); integer("dim", dim, 1)
+        sizes = (n_inputs, *hidden, n_hyps * (dim + 1))
+        _refuse_too_large(len(seeds), sizes, dtype, device)
+        super().__init__(sizes, seeds, dropout, dtype, device)
         self.n_hyps, self.dim, self.bounded = n_hyps, dim, bounded
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -50,20 +51,18 @@ class MultiHypothesisNetwork(StackedPerceptron):
                 f"dropout={self.dropout})")
 
 # %% ../../nbs/10_mcl/120_networks.ipynb #934a9139
-def _refuse_too_large(n_runs, n_inputs, hidden, n_hyps, dim, dtype, device) -> None:
+def _refuse_too_large(n_runs: int, sizes: Sequence[int], dtype, device) -> None:
     "Raise `ValueError` if parameters, gradients and optimiser state can't fit into memory."
-    sizes = (n_inputs, *hidden, n_hyps * (dim + 1))
-    count = n_runs * sum((a + 1) * b for a, b in zip(sizes[:-1], sizes[1:]))
-    need = 4 * count * torch.finfo(dtype).bits // 8  # parameters, gradients, two moments of Adam
+    count = sum((a + 1) * b for a, b in zip(sizes[:-1], sizes[1:]))      # parameters of one run
+    need = 4 * n_runs * count * torch.finfo(dtype).bits // 8       # gradients, two moments of Adam
     if torch.device(device).type == "cuda": free = torch.cuda.mem_get_info(device)[0]
     else:
         import psutil
         free = psutil.virtual_memory().available
     if need > free:
-        raise ValueError(f"n_hyps: {n_runs} run(s) of {count // n_runs:,} parameters need "
-                         f"{need / 2**30:.1f} GiB to train, "
-                         f"but {free / 2**30:.1f} GiB are free; use fewer hypotheses, hidden units "
-                         "or runs at once")
+        raise ValueError(f"n_hyps: {n_runs} run(s) of {count:,} parameters need "
+                         f"{need / 2**30:.1f} GiB to train, but {free / 2**30:.1f} GiB are free; "
+                         "use fewer hypotheses, hidden units or runs at once")
 
 # %% ../../nbs/10_mcl/120_networks.ipynb #5654a4e7
 @dataclass(frozen=True)
@@ -93,10 +92,7 @@ def split_outputs(
     dim: int,          # values per hypothesis
 ) -> Prediction:       # views on `outputs`
     "Name the parts of a stack's output; `ValueError` on a mismatched shape."
-    if outputs.ndim != 3 or outputs.shape[1] != n_hyps * (dim + 1):
-        raise ValueError(f"outputs: expected (runs, {n_hyps * (dim + 1)}, batch), got "
-                         f"{tuple(outputs.shape)}")
-    runs, _, batch = outputs.shape
+    runs, _, batch = shaped("outputs", outputs, "runs", n_hyps * (dim + 1), "batch").shape
     hypotheses = outputs[:, :n_hyps * dim].view(runs, n_hyps, dim, batch).permute(0, 3, 1, 2)
     return Prediction(hypotheses, outputs[:, n_hyps * dim:].mT)
 

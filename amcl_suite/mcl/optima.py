@@ -8,15 +8,19 @@ from dataclasses import dataclass
 import math
 import torch
 from torch import Tensor
+from ..core.expect import between, integer, shaped
 from .assignment import annealed
 from .theory import assignment_entropy, rate, soft_barycentre, soft_distortion
 
 # %% auto #0
-__all__ = ['settle', 'AnnealingPath', 'deterministic_annealing', 'first_split', 'kmeans', 'reference_optimum']
+__all__ = ['sample_costs', 'settle', 'AnnealingPath', 'deterministic_annealing', 'first_split', 'kmeans', 'reference_optimum']
 
 # %% ../../nbs/10_mcl/128_optima.ipynb #089f193b
-def _costs(hypotheses: Tensor, points: Tensor) -> Tensor:
-    "Return `squared_distance`, `(..., n_points, n_hyps)`, without gradients and ten times faster."
+def sample_costs(
+    hypotheses: Tensor,   # `(..., n_hyps, dim)`
+    points: Tensor,       # `(..., n_points, dim)`, samples of p(y|x)
+) -> Tensor:              # `(..., n_points, n_hyps)`, target units squared
+    "Return `squared_distance` without gradients and without its checks, ten times faster."
     return torch.cdist(points, hypotheses, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 # %% ../../nbs/10_mcl/128_optima.ipynb #9d474ad3
@@ -28,13 +32,10 @@ def settle(
     tolerance: float = 1e-7,  # >= 0, stop when no coordinate moves further, target units
 ) -> Tensor:                  # `(..., n_hyps, dim)`
     "Repeat soft assignment and barycentres at one temperature until nothing moves (Prop. 2)."
-    if points.ndim < 2 or points.shape[-2] < 1:
-        raise ValueError("points: expected shape (..., n_points >= 1, dim), got "
-                         f"{tuple(points.shape)}")
-    if n_iterations < 1: raise ValueError(f"n_iterations: expected at least 1, got {n_iterations}")
+    shaped("points", points, "...", "n_points+", "dim"); integer("n_iterations", n_iterations, 1)
     for _ in range(n_iterations):
-        moved = soft_barycentre(points, annealed(_costs(hypotheses, points), temperature),
-                                hypotheses)
+        q = annealed(sample_costs(hypotheses, points), temperature)
+        moved = soft_barycentre(points, q, hypotheses)
         step, hypotheses = (moved - hypotheses).abs().max(), moved
         if step <= tolerance: break
     return hypotheses
@@ -71,18 +72,18 @@ def deterministic_annealing(
     push: float = 1e-4,          # deviation of the push before each temperature, target units
 ) -> AnnealingPath:              # hypotheses, distortion, rate and entropy at each temperature
     "Follow the annealed optimum down the temperatures; `ValueError` if they rise or are negative."
+    integer("n_hyps", n_hyps, 1)
     temperatures = torch.as_tensor(temperatures, dtype=points.dtype)
     if (temperatures.ndim != 1 or len(temperatures) < 1 or bool((temperatures < 0).any())
             or bool((temperatures.diff() > 0).any())):
         raise ValueError("temperatures: expected a falling sequence of numbers >= 0, got "
                          f"{temperatures.flatten()[:5].tolist()}")
-    if n_hyps < 1: raise ValueError(f"n_hyps: expected at least 1, got {n_hyps}")
     f = points.mean(-2, keepdim=True).expand(*points.shape[:-2], n_hyps, points.shape[-1])
     passed = []
     for temperature in temperatures.tolist():
         noise = torch.randn(f.shape, generator=generator, dtype=points.dtype, device=points.device)
         f = settle(points, f + push * noise, temperature, n_iterations, tolerance)
-        costs = _costs(f, points)
+        costs = sample_costs(f, points)
         q = annealed(costs, temperature)
         passed.append((f, soft_distortion(costs, q), costs.amin(-1).mean(-1), rate(q),
                        assignment_entropy(q)))
@@ -95,7 +96,7 @@ def first_split(
     threshold: float,      # > 0, target units
 ) -> Tensor:               # `(...)`, where the spread passes the threshold; NaN: never
     "Return the measured first critical temperature, interpolated between neighbours."
-    if not threshold > 0: raise ValueError(f"threshold: expected a number > 0, got {threshold}")
+    between("threshold", threshold, 0, ends="(]")
     temperatures = (torch.as_tensor(temperatures, dtype=spreads.dtype)
                     .view(-1, *[1] * (spreads.ndim - 1)).expand(spreads.shape))
     above = spreads > threshold
@@ -117,9 +118,8 @@ def kmeans(
 ) -> tuple[Tensor, float]:  # hypotheses `(n_hyps, dim)`, distortion in target units squared
     "Return the best K-means solution over several k-means++ starts (scikit-learn)."
     from sklearn.cluster import KMeans
-    if points.ndim != 2 or not 1 <= n_hyps <= len(points):
-        raise ValueError(f"n_hyps: expected between 1 and the number of points, got {n_hyps} for "
-                         f"points {tuple(points.shape)}")
+    shaped("points", points, "n_points", "dim")
+    integer("n_hyps", n_hyps, 1, len(points), "n_points")
     model = KMeans(n_hyps, n_init=n_starts, max_iter=1000, tol=0.,
                    random_state=seed).fit(points.double().cpu().numpy())
     return torch.as_tensor(model.cluster_centers_).to(points), float(model.inertia_ / len(points))
@@ -134,7 +134,7 @@ def reference_optimum(
     n_iterations: int = 20,       # at most so many repetitions per temperature
 ) -> tuple[Tensor, float]:        # hypotheses `(n_hyps, dim)`, distortion
     "Return the best hypotheses of deterministic annealing, and their distortion on fresh points."
-    if n_temps < 2: raise ValueError(f"n_temps: expected at least 2, got {n_temps}")
+    integer("n_temps", n_temps, 2)
     variance = torch.cov(points.T, correction=0).reshape(points.shape[1], -1)
     hot = 2.4 * float(torch.linalg.eigvalsh(variance)[-1])
     cell = float(variance.trace()) / n_hyps ** (2 / points.shape[1])  # distortion scale of one cell
@@ -142,4 +142,4 @@ def reference_optimum(
     path = deterministic_annealing(points, n_hyps, ladder, generator, n_iterations, tolerance=1e-5)
     f = settle(points, path.hypotheses[-1], 0., n_iterations=300)
     judged = points if fresh is None else fresh
-    return f, float(_costs(f, judged).amin(-1).mean())
+    return f, float(sample_costs(f, judged).amin(-1).mean())

@@ -9,7 +9,7 @@ from ..core.parts import Face, Style
 from ..core.settings import setting
 
 # %% auto #0
-__all__ = ['STYLES', 'UCI_COMMIT', 'UCI_SOURCE', 'FACE', 'data_sets']
+__all__ = ['STYLES', 'UCI_COMMIT', 'UCI_SOURCE']
 
 # %% ../../nbs/10_mcl/188_part.ipynb #cc2ca84a
 STYLES = {

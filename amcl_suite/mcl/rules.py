@@ -5,15 +5,13 @@
 # %% ../../nbs/10_mcl/113_rules.ipynb #e8118a77
 from __future__ import annotations
 import functools, inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-import torch
-from ..core.expect import did_you_mean, only
-from ..core.parts import Style, method_key
+from ..core.expect import only
+from ..core.parts import Style, method_key, style
 from .assignment import (annealed, permutation, relaxed, sampled, top_n, transport,
                                        uniform, winner_takes_all)
 from .matching import permutation_marginals, sinkhorn_permutation
-from .part import STYLES
 
 # %% auto #0
 __all__ = ['RULES', 'Rule', 'rule', 'assign_by']
@@ -28,7 +26,7 @@ class Rule:
     hard: str = ""             # the rule that it becomes when cold; "": itself
 
     @property
-    def style(self) -> Style: return STYLES[self.name]       # label, colour, marker, papers' names
+    def style(self) -> Style: return style(self.name)        # label, colour, marker, papers' names
 
     @property
     def options(self) -> tuple[str, ...]:    # such as ("temperature",)
@@ -51,11 +49,7 @@ def rule(
     name: str,     # a rule in any usual spelling, such as "amcl", "MCL" or "permutation"
 ) -> Rule:         # its entry
     "Return a rule by name; `ValueError` naming the nearest known one."
-    try: key = name if name in RULES else method_key(name)
-    except ValueError: key = ""
-    if key in RULES: return RULES[key]
-    raise ValueError(f"rule: unknown rule {name!r}{did_you_mean(name, RULES, ', ')} "
-                     f"Known: {', '.join(RULES)}")
+    return RULES[method_key(name, RULES, "rule")]
 
 def assign_by(
     name: str,     # a rule in any usual spelling

@@ -6,10 +6,11 @@
 from __future__ import annotations
 import math
 from collections.abc import Callable
-from ..core.expect import between
+from dataclasses import dataclass
+from ..core.expect import between, ranges
 
 # %% auto #0
-__all__ = ['constant', 'ramp', 'linear', 'exponential', 'warmup_linear']
+__all__ = ['constant', 'ramp', 'linear', 'exponential', 'warmup_linear', 'Cooling']
 
 # %% ../../nbs/10_mcl/114_schedules.ipynb #fdaf2479
 def constant(
@@ -68,3 +69,25 @@ def warmup_linear(
     between("warmup", warmup, 0); between("speed", speed, 0, ends="(]")
     fall = linear(initial, n_epochs)
     return lambda epoch: float(initial) if epoch < warmup else fall(speed * epoch)
+
+# %% ../../nbs/10_mcl/114_schedules.ipynb #fa5e2ec6
+@dataclass(frozen=True)
+class Cooling:
+    "How a temperature falls, for configurations that say elsewhere how long they train."
+    initial: float                  # >= 0, temperature of the first epoch, in cost units
+    decay: float = 0.95             # in [0, 1], factor per epoch of the exponential schedule
+    switch_below: float = 0.        # >= 0; exponential temperatures below it are exactly 0
+    schedule: str = "exponential"   # "constant", "linear" or "exponential"
+
+    def __post_init__(self):
+        ranges(self, initial=(0,), decay=(0, 1), switch_below=(0,),
+               schedule=["constant", "linear", "exponential"])
+
+    def at(self,
+        epoch: float,      # from 0
+        n_epochs: float,   # of the whole run
+    ) -> float:            # cost units
+        "Return the temperature of an epoch."
+        if self.schedule == "constant": return float(self.initial)
+        if self.schedule == "linear": return linear(self.initial, n_epochs)(epoch)
+        return exponential(self.initial, self.decay, self.switch_below)(epoch)

@@ -7,19 +7,22 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import partial
+from statistics import median_high
 import torch
-from ..core.training import TrainingSettings, fit
+from ..core.configuration import changed
+from ..core.expect import integer
+from ..core.training import fit
+from .assignment import annealed
 from .conditional import SyntheticConfig
 from .networks import MultiHypothesisNetwork
-from .regression import UCIConfig, _Chunk, plain_loop
-from .schedules import exponential
+from .regression import UCIConfig
 from .stacked import stacked_objective
-from .assignment import annealed
 from .synthetic import FreshBatches
 from .uci import prepare, read_uci
+from .uci_runs import UCIStack, plain_training
 
 # %% auto #0
-__all__ = ['engine_ratio', 'sampling_share', 'run_benchmarks']
+__all__ = ['engine_ratio', 'sampling_share', 'mcl_benchmarks']
 
 # %% ../../nbs/10_mcl/190_speed.ipynb #5c158b2c
 def engine_ratio(
@@ -30,26 +33,25 @@ def engine_ratio(
     n_splits: int = 20,      # networks that the engine trains at once
 ) -> dict:                   # seconds per network and epoch of both, and their ratio
     "Return how many times faster the batched engine trains one network than the plain loop."
-    if min(n_epochs, n_plain, rounds, n_splits) < 1:
-        raise ValueError("n_epochs: expected positive counts")
-    config = UCIConfig(dataset=dataset, n_epochs=n_epochs, methods=("amcl",))
-    data = read_uci(dataset)
+    for name, value in dict(n_epochs=n_epochs, n_plain=n_plain, rounds=rounds,
+                            n_splits=n_splits).items(): integer(name, value, 1)
+    one = changed(UCIConfig(), dataset=dataset, methods="amcl", training=dict(n_epochs=1))
+    config, data = changed(one, training=dict(n_epochs=n_epochs)), read_uci(dataset)
     splits = list(range(min(n_splits, len(data.splits))))
-    chunk = _Chunk("amcl", config, prepare(data, splits), splits, None)
-    chunk.fit(None, {}, 1, 1, None, ""); plain_loop(replace(config, n_epochs=1), "amcl", 0)
-    # reading and standardising, once per network
-    overhead = _seconds(lambda: plain_loop(replace(config, n_epochs=1), "amcl", 0))
-    batched, plain = [], []
+    stack = UCIStack("amcl", config, prepare(data, splits), splits)
+    stack.train(one.training); plain_training(one, "amcl", 0)
+    overhead = _seconds(lambda: plain_training(one, "amcl", 0))         # reading, once per network
+    batched, plain, loops = [], [], splits[:n_plain]
     for _ in range(rounds):
-        batched.append(_seconds(lambda: chunk.fit(None, {}, n_epochs, 1, None, "")) / n_epochs
-                       / len(splits))
-        plain.append((_seconds(lambda: [plain_loop(config, "amcl", k) for k in splits[:n_plain]])
-                      / len(splits[:n_plain]) - overhead) / (n_epochs - 1 or 1))
-    ratios = sorted(p / b for p, b in zip(plain, batched))
-    return dict(what=f"{dataset}: one network, one epoch", batched_us=1e6 * _median(batched),
-                plain_us=1e6 * _median(plain), ratio=_median(ratios),
-                ratio_min=ratios[0], ratio_max=ratios[-1], rounds=rounds, networks=len(splits),
-                threads=torch.get_num_threads())
+        seconds = _seconds(lambda: stack.train(config.training))
+        batched.append(seconds / n_epochs / len(splits))
+        seconds = _seconds(lambda: [plain_training(config, "amcl", k) for k in loops])
+        plain.append((seconds / len(loops) - overhead) / (n_epochs - 1 or 1))
+    ratios = [p / b for p, b in zip(plain, batched)]
+    return dict(what=f"{dataset}: one network, one epoch", batched_us=1e6 * median_high(batched),
+                plain_us=1e6 * median_high(plain), ratio=median_high(ratios),
+                ratio_min=min(ratios), ratio_max=max(ratios), rounds=rounds,
+                networks=len(splits), threads=torch.get_num_threads())
 
 def _seconds(work) -> float:
     "Return the wall time of a call."
@@ -57,34 +59,30 @@ def _seconds(work) -> float:
     work()
     return time.perf_counter() - start
 
-def _median(values) -> float: return sorted(values)[len(values) // 2]
-
 # %% ../../nbs/10_mcl/190_speed.ipynb #89b5e2ef
 def sampling_share(
-    config: SyntheticConfig | None = None,  # None: the reference's "fast" setting
+    config: SyntheticConfig | None = None,  # None: the released code's "fast" setting
     n_steps: int = 30,                      # timed steps
 ) -> dict:                                  # seconds of data, of a step, and the share
     "Return the share of a training step that drawing fresh data takes."
     config = config or SyntheticConfig(n_seeds=1)
     law, seeds = config.make_family(), [config.seed + i for i in range(config.n_seeds)]
     model = MultiHypothesisNetwork(1, config.hidden, config.n_hyps, law.dim, seeds, bounded=True)
-    batches, cool = (FreshBatches(law, n_steps, config.batch_size, seeds),
-                     exponential(config.temperature, config.decay))
+    batches = FreshBatches(law, n_steps, config.batch_size, seeds)
+    settings = replace(config.training, n_epochs=1)
     def objective(outputs, targets, epoch):
-        return stacked_objective(outputs, targets, config.n_hyps,
-                                 partial(annealed, temperature=cool(epoch)), config.score_weight)
-    def train(epochs):
-        fit(model, batches, objective,
-            TrainingSettings(epochs, config.learning_rate, config.optimiser))
-    train(1)
+        rule = partial(annealed, temperature=config.temperature_at(epoch))
+        return stacked_objective(outputs, targets, config.n_hyps, rule, config.score_weight)
+    def train(): fit(model, batches, objective, settings)
+    train()
     draw = _seconds(lambda: [None for _ in batches.epoch()]) / n_steps
-    step = _seconds(lambda: train(1)) / n_steps
+    step = _seconds(train) / n_steps
     return dict(what=f"{config.family}: data of one step, {config.n_seeds} run(s)",
                 draw_us=1e6 * draw, step_us=1e6 * step, share=draw / step,
                 threads=torch.get_num_threads())
 
 # %% ../../nbs/10_mcl/190_speed.ipynb #1c93c7f4
-def run_benchmarks(
+def mcl_benchmarks(
     datasets: tuple = ("yacht", "boston", "energy", "concrete", "kin8nm"),  # for the engine
 ) -> dict:                                                                  # ready for JSON
     "Run all benchmarks of this chapter on the data sets found here; return machine and results."

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import torch
 from torch import Tensor
+from ..core.expect import between, finite, like, shaped
 
 # %% auto #0
 __all__ = ['soft_distortion', 'assignment_entropy', 'soft_barycentre', 'rate', 'effective_hypotheses', 'count_distinct',
@@ -14,28 +15,20 @@ __all__ = ['soft_distortion', 'assignment_entropy', 'soft_barycentre', 'rate', '
            'critical_temperature', 'high_resolution_distortion', 'separated_gaussians_root_integral']
 
 # %% ../../nbs/10_mcl/122_theory.ipynb #6ba83a4c
-def _check_pair(costs: Tensor, weights: Tensor) -> None:
-    "Raise `ValueError` unless both are `(..., n_points, n_hyps)` with at least one point."
-    if costs.ndim < 2 or costs.shape[-2] < 1 or costs.shape[-1] < 1:
-        raise ValueError("costs: expected shape (..., n_points >= 1, n_hyps >= 1), got "
-                         f"{tuple(costs.shape)}")
-    if weights.shape != costs.shape:
-        raise ValueError(f"weights: expected shape {tuple(costs.shape)} of costs, got "
-                         f"{tuple(weights.shape)}")
-
 def soft_distortion(
     costs: Tensor,     # `(..., n_points, n_hyps)`, target units squared
     weights: Tensor,   # same shape, rows sum to 1
 ) -> Tensor:           # `(...)`, target units squared
     "Return the mean assigned cost; for winner-takes-all, the distortion (aMCL paper, Sec. 4)."
-    _check_pair(costs, weights)
+    shaped("costs", costs, "...", "n_points+", "n_hyps+")
+    like("weights", weights, costs.shape, "costs")
     return (weights * costs).sum(-1).mean(-1)
 
 def assignment_entropy(
     weights: Tensor,   # `(..., n_points, n_hyps)`, rows sum to 1
 ) -> Tensor:           # `(...)`, nats, in [0, log n_hyps]
     "Return the mean entropy of the assignment, 0 for a hard one; weights of 0 add nothing."
-    _check_pair(weights, weights)
+    shaped("weights", weights, "...", "n_points+", "n_hyps+")
     return -torch.special.xlogy(weights, weights).sum(-1).mean(-1)
 
 # %% ../../nbs/10_mcl/122_theory.ipynb #4c69616b
@@ -45,9 +38,7 @@ def soft_barycentre(
     hypotheses: Tensor,  # `(..., n_hyps, dim)`, kept where a hypothesis has no weight at all
 ) -> Tensor:             # `(..., n_hyps, dim)`, target units
     "Return the weighted mean of the points of each hypothesis (aMCL paper, Prop. 2)."
-    if points.shape[:-1] != weights.shape[:-1]:
-        raise ValueError(f"weights: expected {tuple(points.shape[:-1])} + (n_hyps,) for points "
-                         f"{tuple(points.shape)}, got {tuple(weights.shape)}")
+    shaped("weights", weights, *points.shape[:-1], "n_hyps")
     usage = weights.sum(-2)[..., None]                                        # (..., n_hyps, 1)
     mean = weights.mT @ points / torch.where(usage > 0, usage, 1.)
     return torch.where(usage > 0, mean, hypotheses)
@@ -72,22 +63,24 @@ def count_distinct(
     tolerance: float,     # >= 0, target units; closer hypotheses are one
 ) -> Tensor:              # `(...)`, int64, in [1, n_hyps]
     "Count groups of hypotheses by single linkage at `tolerance`; `ValueError` if it is negative."
-    if not tolerance >= 0: raise ValueError(f"tolerance: expected a number >= 0, got {tolerance}")
-    if bool(hypotheses.isnan().any()): raise ValueError("hypotheses: expected numbers, got NaN")
+    between("tolerance", tolerance, 0); finite("hypotheses", hypotheses)
     distances = (hypotheses.unsqueeze(-2) - hypotheses.unsqueeze(-3)).norm(dim=-1)
     linked = (distances <= tolerance).to(hypotheses.dtype)
-    # chains of twice the length each time
     for _ in range(max(1, math.ceil(math.log2(hypotheses.shape[-2])))):
-        linked = (linked @ linked > 0).to(hypotheses.dtype)
-    # first of its group
-    return (linked.argmax(-1) == torch.arange(linked.shape[-1], device=linked.device)).sum(-1)
+        linked = (linked @ linked > 0).to(hypotheses.dtype)      # chains of twice the length
+    first = torch.arange(linked.shape[-1], device=linked.device)              # of its group
+    return (linked.argmax(-1) == first).sum(-1)
 
 # %% ../../nbs/10_mcl/122_theory.ipynb #cc8e809d
 def _positive(**values: float) -> None:
     "Raise `ValueError` naming the first value that is not a finite number > 0."
-    for name, value in values.items():
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name}: expected a finite number > 0, got {value}")
+    for name, value in values.items(): between(name, value, 0, ends="()")
+
+def _levels(distortion: Tensor | float) -> Tensor:
+    "Return distortions in float64; `ValueError` unless all are > 0."
+    distortion = torch.as_tensor(distortion, dtype=torch.float64)
+    between("distortion", float(distortion.min()), 0, ends="(]")
+    return distortion
 
 def gaussian_rate(
     distortion: Tensor | float,   # > 0, total over all axes, target units squared
@@ -96,10 +89,7 @@ def gaussian_rate(
 ) -> Tensor:                      # bits, 0 from `dim * std**2` on
     "Return the rate-distortion function of an isotropic Gaussian (aMCL paper, Sec. 4.2)."
     _positive(std=std, dim=dim)
-    distortion = torch.as_tensor(distortion, dtype=torch.float64)
-    if not bool((distortion > 0).all()):
-        raise ValueError(f"distortion: expected numbers > 0, got {distortion.min():.3g}")
-    return (dim / 2 * torch.log2(dim * std**2 / distortion)).clamp_min(0)
+    return (dim / 2 * torch.log2(dim * std**2 / _levels(distortion))).clamp_min(0)
 
 def gaussian_distortion(
     rate: Tensor | float,         # >= 0, bits
@@ -133,18 +123,15 @@ def shannon_lower_bound(
     dim: int,                     # >= 1, number of axes
 ) -> Tensor:                      # bits, at least 0
     "Return Shannon's lower bound on the rate at that distortion (aMCL paper, Sec. 4.2)."
-    distortion = torch.as_tensor(distortion, dtype=torch.float64)
-    if not bool((distortion > 0).all()):
-        raise ValueError(f"distortion: expected numbers > 0, got {distortion.min():.3g}")
-    return (entropy - dim / 2 * torch.log2(2 * math.pi * math.e * distortion / dim)).clamp_min(0)
+    error = dim / 2 * torch.log2(2 * math.pi * math.e * _levels(distortion) / dim)
+    return (entropy - error).clamp_min(0)
 
 # %% ../../nbs/10_mcl/122_theory.ipynb #88102651
 def critical_temperature(
     cov: Tensor,     # `(..., dim, dim)`, centred covariance of p(y|x), target units squared
 ) -> Tensor:         # `(...)`, target units squared (as the temperature)
     "Return where the merged state loses stability: twice the largest eigenvalue (Sec. 4.3)."
-    if cov.ndim < 2 or cov.shape[-1] != cov.shape[-2]:
-        raise ValueError(f"cov: expected shape (..., dim, dim), got {tuple(cov.shape)}")
+    shaped("cov", cov, "...", *cov.shape[-1:] * 2)                      # square
     return 2 * torch.linalg.eigvalsh(cov)[..., -1]
 
 # %% ../../nbs/10_mcl/122_theory.ipynb #db9257b1

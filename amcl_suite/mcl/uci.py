@@ -5,15 +5,18 @@
 # %% ../../nbs/10_mcl/132_uci.ipynb #42674b02
 from __future__ import annotations
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
+from ..core.expect import integer, one_of
 from ..core.files import DataError, open_hdf5, read_bytes, walk_files
 from ..core.data import Found, catalogue, data_folders, locate
 from ..core.scaling import single_or_double, training_scale
 
 # %% auto #0
-__all__ = ['UCI_NAMES', 'published_splits', 'UCIData', 'hidden_units', 'read_uci', 'bimodal_regression', 'Prepared', 'prepare']
+__all__ = ['UCI_NAMES', 'published_splits', 'UCIData', 'hidden_units', 'read_uci', 'bimodal_regression', 'PreparedSplits',
+           'prepare']
 
 # %% ../../nbs/10_mcl/132_uci.ipynb #ad85af78
 def published_splits(
@@ -21,9 +24,7 @@ def published_splits(
     n_splits: int,                         # 20, or 5 for protein
 ) -> list[tuple[np.ndarray, np.ndarray]]:  # (train rows, test rows) per split, as published
     "Return the benchmark's splits (90 % / 10 %, `RandomState(1)`); `ValueError` for under 2 rows."
-    if n_rows < 2 or n_splits < 1:
-        raise ValueError(f"n_rows: expected at least 2 rows and 1 split, got {n_rows} and "
-                         f"{n_splits}")
+    integer("n_rows", n_rows, 2); integer("n_splits", n_splits, 1)
     generator, n_train = np.random.RandomState(1), round(0.9 * n_rows)
     orders = [generator.permutation(n_rows) for _ in range(n_splits)]
     return [(order[:n_train], order[n_train:]) for order in orders]
@@ -42,9 +43,7 @@ class UCIData:
         return (f"UCIData({self.name}: {len(self.y):,} rows, {self.x.shape[1]} features, "
                 f"{len(self.splits)} splits)")
 
-# number of published splits, and hidden units of the paper's network, where they differ from 20
-# and 50
-_SPLITS, _HIDDEN = {"protein": 5, "year": 1}, {"protein": 100, "year": 100}
+_SPLITS, _HIDDEN = {"protein": 5}, {"protein": 100, "year": 100}     # where not 20 and 50
 UCI_NAMES = ("boston", "concrete", "energy", "kin8nm", "naval", "power_plant", "protein", "wine",
              "yacht")
 
@@ -85,6 +84,13 @@ def _columns(content: bytes, where: str, n_columns: int) -> np.ndarray:
                         "correct the file or fetch it again")
     return index.astype(int)
 
+def _inputs_and_target(read: Callable, where) -> tuple[np.ndarray, np.ndarray]:
+    "Return x and y of a table whose columns two index files name."
+    table = _parse_table(read("data.txt"), f"{where}/data.txt")
+    features, target = (_columns(read(f"index_{part}.txt"), f"{where}/index_{part}.txt",
+                                 table.shape[1]) for part in ("features", "target"))
+    return table[:, features], table[:, target[0]]
+
 # %% ../../nbs/10_mcl/132_uci.ipynb #bdf6b673
 def _from_found(found: Found) -> tuple[np.ndarray, np.ndarray, list]:
     "Return x, y and the published splits of a catalogue data set, in any of its forms."
@@ -99,11 +105,8 @@ def _from_found(found: Found) -> tuple[np.ndarray, np.ndarray, list]:
             raise DataError(f"{found.path}: the stored splits of {name} are not the published "
                             "ones; copy the file again")
         return x, y, splits
-    table = _parse_table(found.read("data.txt"), f"{name}/data.txt")
-    features = _columns(found.read("index_features.txt"), f"{name}/index_features.txt",
-                        table.shape[1])
-    target = _columns(found.read("index_target.txt"), f"{name}/index_target.txt", table.shape[1])
-    return table[:, features], table[:, target[0]], published_splits(len(table), n_splits)
+    x, y = _inputs_and_target(found.read, name)
+    return x, y, published_splits(len(y), n_splits)
 
 def _from_folder(folder: Path) -> tuple[np.ndarray, np.ndarray, list]:
     "Return x, y and splits of a folder in the published layout; splits by the rule where none lie."
@@ -112,18 +115,16 @@ def _from_folder(folder: Path) -> tuple[np.ndarray, np.ndarray, list]:
             raise DataError(f"{folder} lacks {name}; expected data.txt, index_features.txt and "
                             "index_target.txt")
         return read_bytes(folder / name)
-    table = _parse_table(read("data.txt"), f"{folder}/data.txt")
-    features, target = (_columns(read(f"index_{part}.txt"), f"{folder}/index_{part}.txt",
-                                 table.shape[1]) for part in ("features", "target"))
+    x, y = _inputs_and_target(read, folder)
     names = {file.name for file in walk_files(folder, (".txt",)) if file.parent == folder}
     count = sum(name.startswith("index_train_") for name in names)
-    if not count: return table[:, features], table[:, target[0]], published_splits(len(table), 20)
+    if not count: return x, y, published_splits(len(y), 20)
     splits = [tuple(_columns(read(f"index_{part}_{k}.txt"), f"{folder}/index_{part}_{k}.txt",
-                             len(table)) for part in ("train", "test")) for k in range(count)]
+                             len(y)) for part in ("train", "test")) for k in range(count)]
     for k, (train, test) in enumerate(splits):
         if set(train) & set(test):
             raise DataError(f"{folder}: split {k} has rows in both its training and its test part")
-    return table[:, features], table[:, target[0]], splits
+    return x, y, splits
 
 # %% ../../nbs/10_mcl/132_uci.ipynb #2e823b31
 def _year(path: str) -> tuple[np.ndarray, np.ndarray, list]:
@@ -166,9 +167,7 @@ def read_uci(
         x, y, splits = _diabetes(); origin = "scikit-learn's bundled diabetes data"
     elif name == "bimodal": x, y, splits = _bimodal(); origin = "generated"
     elif name == "year": x, y, splits = _year(data_path); origin = "local file"
-    elif folder is not None and (folder / "data.txt").is_file():
-        x, y, splits = _from_folder(folder); origin = "local folder"
-    elif folder is not None and name not in catalogue():
+    elif folder and (name not in catalogue() or (folder / "data.txt").is_file()):
         x, y, splits = _from_folder(folder); origin = "local folder"
     else:
         found = locate(name, folder)
@@ -182,9 +181,7 @@ def bimodal_regression(
     seed: int = 0,         # seed of the generator
 ):                         # x `(rows, features)`, y `(rows,)`
     "Generate a set with two branches of different noise: y = ±(1 + x0) + sin(3 x1) + noise."
-    if n_rows < 2 or n_features < 3:
-        raise ValueError(f"n_features: expected at least 3 (and 2 rows), got {n_features} and "
-                         f"{n_rows}")
+    integer("n_rows", n_rows, 2); integer("n_features", n_features, 3)
     rng = np.random.default_rng(seed)
     x = rng.uniform(-1, 1, (n_rows, n_features))
     branch = rng.choice([-1., 1.], n_rows)
@@ -197,7 +194,7 @@ def _bimodal():
 
 # %% ../../nbs/10_mcl/132_uci.ipynb #847be9e8
 @dataclass(frozen=True)
-class Prepared:
+class PreparedSplits:
     "Standardised arrays of several splits, stacked: `(splits, rows, ...)` float32."
     x_train: np.ndarray          # `(splits, n_train, features)`
     y_train: np.ndarray          # `(splits, n_train, 1)`
@@ -213,16 +210,15 @@ def prepare(
     data: UCIData,               # data set
     splits,                      # split numbers, such as range(20)
     protocol: str = "clean",     # "clean": 80/20 hold-out; "paper": no hold-out
-) -> Prepared:                   # stacked arrays
+) -> PreparedSplits:             # stacked arrays
     "Standardise splits and hold out validation rows; `ValueError` on unknown splits or protocol."
-    if protocol not in ("clean", "paper"):
-        raise ValueError(f'protocol: expected "clean" or "paper", got {protocol!r}')
+    one_of("protocol", protocol, ("clean", "paper"))
     splits = list(splits)
     wrong = [k for k in splits if not 0 <= k < len(data.splits)]
     if wrong or not splits:
         raise ValueError(f"splits: expected numbers in 0..{len(data.splits) - 1} for {data.name}, "
                          f"got {wrong or 'none'}")
-    parts = {field: [] for field in Prepared.__dataclass_fields__}
+    parts = {field: [] for field in PreparedSplits.__dataclass_fields__}
     for k in splits:
         train, test = data.splits[k]
         kept = int(0.8 * len(train)) if protocol == "clean" else len(train)
@@ -234,4 +230,4 @@ def prepare(
             parts["x_" + part].append(((x[rows] - x_mean) / x_std).astype(np.float32))
             parts["y_" + part].append(((y[rows, None] - y_mean) / y_std).astype(np.float32))
         parts["y_mean"].append(y_mean[0]); parts["y_std"].append(y_std[0])
-    return Prepared(**{field: np.stack(values) for field, values in parts.items()})
+    return PreparedSplits(**{field: np.stack(values) for field, values in parts.items()})
