@@ -114,8 +114,8 @@ class MixtureDataset(Dataset):
         self.segment = None if segment is None else round(segment * corpus.sample_rate)
         shortest = self.segment if self.segment and short == "drop" else 1
         self.corpus, self.n_dropped = corpus.select(min_samples=shortest)
-        self.n_src_max = n_src_max or corpus.n_src_max
         self.crop, self.seed, self.short, self.silence = crop, seed, short, silence
+        self.n_src_max = n_src_max or corpus.n_src_max
         _check_rows(self, corpus)
         self.samples = self._load() if cache else None
 
@@ -201,9 +201,8 @@ def place(
     "Return which part of its mixture an example is."
     epoch, index = epoch_and_index(key, len(self))
     total = self.corpus[index].n_samples
-    if self.segment is None: return 0, total
-    length = min(self.segment, total)
-    if self.crop == "start": return 0, length
+    length = min(self.segment or total, total)
+    if self.segment is None or self.crop == "start": return 0, length
     return int(example_generator(self.seed, epoch, index).integers(total - length + 1)), length
 
 # %% ../../nbs/20_separation/226_datasets.ipynb #fa642a38

@@ -126,12 +126,10 @@ def _speakers(low: int, high: int = 0) -> dict:
 
 def _ours() -> dict[str, dict]:
     "Return the configurations that the paper's tables need or its code allows, by name."
-    table = {}
-    for name in ("pit", "transport", "wta", "amcl", "relaxed"):
-        for low, high in ((2, 2), (3, 3), (4, 4), (5, 5), (2, 3), (2, 4), (2, 5)):
-            key = f"{name}-{low}" + (f"-{high}" if high > low else "")
-            table[key] = dict(objective=f"{name}_sisdr", **_speakers(low, high))
-    return table
+    spans = ((2, 2), (3, 3), (4, 4), (5, 5), (2, 3), (2, 4), (2, 5))
+    return {f"{name}-{low}" + f"-{high}" * (high > low):
+            dict(objective=f"{name}_sisdr", **_speakers(low, high))
+            for name in ("pit", "transport", "wta", "amcl", "relaxed") for low, high in spans}
 
 CONFIGURATIONS = _published() | _ours()
 
@@ -196,10 +194,10 @@ def prepare_corpus(
         if _holds_clips(root): return _made(root.name, clips_corpus(root, n_src, **common))
         if root.is_dir(): return Prepared(root.name, root)
         one_of("corpus", str(name), (*_MAKERS, *_FOLDERS, "the path of a folder"), "corpus")
-    missing = _missing(str(name))
-    remark = f"{missing}: harmonic synthetic voices stand in" if missing else ""
-    name = "synthetic" if missing else str(name)
-    return _made(name, _MAKERS[name](n_src, **common), remark)
+    if missing := _missing(str(name)):
+        return _made("synthetic", synthetic_corpus(n_src, **common),
+                     f"{missing}: harmonic synthetic voices stand in")
+    return _made(str(name), _MAKERS[str(name)](n_src, **common))
 
 _MAKERS = dict(synthetic=synthetic_corpus, espeak=espeak_corpus, librispeech=librispeech_corpus)
 _FOLDERS = ("wsj0-mix", "librimix")
@@ -388,15 +386,15 @@ def common_speakers(
     methods: str | Iterable[str],   # keys of `CONFIGURATIONS`, with commas between
 ) -> int | tuple[int, int]:         # speakers per mixture, or (fewest, most)
     "Return for how many speakers configurations are; `ValueError` if they differ."
-    counts = {}
+    found = {}
     for name in several(methods):
         config = SeparationConfig.preset(name)
-        counts.setdefault((config.n_src_min, config.n_src_max), name)
-    if len(counts) != 1:
+        found.setdefault((config.n_src_min, config.n_src_max), name)
+    if len(found) != 1:
         raise ValueError("methods: expected some for one count of speakers, got "
                          + (" and ".join(f"{name!r} for {low}" + f" to {high}" * (high > low)
-                                         for (low, high), name in counts.items()) or "none"))
-    (low, high), = counts
+                                         for (low, high), name in found.items()) or "none"))
+    (low, high), = found
     return low if low == high else (low, high)
 
 # %% ../../nbs/20_separation/244_experiments.ipynb #36ccfc8b
