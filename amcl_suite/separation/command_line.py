@@ -40,10 +40,6 @@ def parse_sizes(
     if len(sizes) == 3: return dict(zip(("tr", "cv", "tt"), sizes))
     raise ValueError(f"--sizes: expected three counts such as 60,20,20, got {text!r}")
 
-def _span(n_src: tuple[int, int]):
-    "Return a count, or a range where there is one."
-    return n_src[0] if n_src[0] == n_src[1] else n_src
-
 # %% ../../nbs/20_separation/284_command_line.ipynb #86e57165
 Speakers = Annotated[str, typer.Option(help="Speakers per mixture: 2, or 2-3 for two or three.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is random.")]
@@ -90,12 +86,12 @@ def make(
     with Bar(console, f"mixing {kind}") as bar:
         if kind == "wsj0":
             from amcl_suite.separation.wsj0 import make_wsj0_mix
-            root = make_wsj0_mix(mix_lists, wsj0, out, _span(n_src), sample_rate, mode,
+            root = make_wsj0_mix(mix_lists, wsj0, out, n_src, sample_rate, mode,
                                  progress=bar)
         else:
             from amcl_suite.separation import making
             make_kind, first = getattr(making, f"{kind}_corpus"), (clips,) if clips else ()
-            root = make_kind(*first, _span(n_src), out, progress=bar, **options)
+            root = make_kind(*first, n_src, out, progress=bar, **options)
     print_line(console, f"corpus: {root}")
     print_line(console, f"next: amcl-separation check {root} --speakers {speakers}")
     if kind == "clips": _tell_left_out(console, root)
@@ -134,7 +130,7 @@ def check(
     check_installed("separation", "soundfile")
     from amcl_suite.separation.layouts import read_corpus
     from amcl_suite.separation.validation import validate
-    console, n_src = open_console(), _span(parse_speakers(speakers))
+    console, n_src = open_console(), parse_speakers(speakers)
     names = several(splits)
     if not names: raise ValueError(f"--splits: expected names such as tr,cv,tt, got {splits!r}")
     parts = {name: read_corpus(corpus, name, n_src, sample_rate) for name in names}
@@ -192,17 +188,15 @@ def train(
     changes |= dict(parse_assignment(text) for text in values or ())
     config = SeparationConfig.preset(configuration, size, **changes)
     low, high = config.n_src_min, config.n_src_max
-    prepared = prepare_corpus(corpus, _span((low, high)), tuple(made.values()))
+    prepared = prepare_corpus(corpus, (low, high), tuple(made.values()))
     if prepared.stands_in: print_line(console, prepared.stands_in)
     print_line(console, f"{config.objective.name}, {config.backbone} ({config.size}), "
-                   f"{speakers or _counts(low, high)} speakers of {prepared.name}, to {out}")
+                   f"{low}{f'-{high}' * (high > low)} speakers of {prepared.name}, to {out}")
     trained = train_separator(config, prepared, out, progress=epoch_lines(console))
     print_line(console, f"ended: {trained.stopped or 'after the last epoch'}")
     print_line(console, f"separator: {trained.checkpoint}")
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #a143b240
-def _counts(low: int, high: int) -> str: return f"{low}" if low == high else f"{low}-{high}"
-
 def _speakers_of(text: str | None, n_hyps: int | None) -> dict:
     "Return the fields that `--speakers` sets; as many outputs as speakers unless told otherwise."
     if text is None: return {}
@@ -262,8 +256,8 @@ def _test_rows(console, model, corpus: str, split: str, speakers, sizes: str, li
     from amcl_suite.separation.experiments import prepare_corpus
     from amcl_suite.separation.layouts import read_corpus
     known = model.metadata.get("configuration") or {}
-    n_src = _span(parse_speakers(speakers) if speakers else
-                  (known.get("n_src_min", 2), known.get("n_src_max", 2)))
+    n_src = (parse_speakers(speakers) if speakers else
+             (known.get("n_src_min", 2), known.get("n_src_max", 2)))
     prepared = prepare_corpus(corpus, n_src, tuple(parse_sizes(sizes).values()))
     if prepared.stands_in: print_line(console, prepared.stands_in)
     rows = read_corpus(prepared.root, split, n_src, sample_rate=model.config.sample_rate)

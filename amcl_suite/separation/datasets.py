@@ -210,10 +210,9 @@ def _cut(data: MixtureDataset, epoch: int, index: int) -> Example:
     "Return one example of a corpus; `DataError` names the row if its audio is unusable."
     start, length = data.place((epoch, index))
     parts = data._parts(index, start, length)
-    padded = length if data.segment is None else data.segment
-    sources = torch.zeros(data.n_src_max, padded)
+    sources = torch.zeros(data.n_src_max, data.segment or length)
     sources[:len(parts) - 1, :length] = parts[1:]
-    mixture = torch.nn.functional.pad(parts[0], (0, padded - length))
+    mixture = torch.nn.functional.pad(parts[0], (0, sources.shape[1] - length))
     return Example(mixture, sources, heard_sources(sources, data.silence), data.corpus[index].id)
 
 # %% ../../nbs/20_separation/226_datasets.ipynb #45cf534d

@@ -209,9 +209,8 @@ def _made(name: str, root: Path, remark: str = "") -> Prepared:
 
 def _holds_clips(root: Path) -> bool:
     "Tell whether a folder holds single voices, as speaker/clip.wav or with a manifest."
-    if not root.is_dir(): return False
     if (root / "manifest.csv").is_file(): return True
-    if (root / "corpus.json").is_file(): return False
+    if not root.is_dir() or (root / "corpus.json").is_file(): return False
     speakers = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
     return any(name.lower().endswith(SOUND_SUFFIXES) and not name.startswith(".")
                for speaker in speakers for name in os.listdir(speaker))
@@ -247,10 +246,9 @@ def make_loaders(
                               **common)
     else: fresh = MixtureDataset(train, config.segment, cache=_fits(train), **common)
     fixed = MixtureDataset(valid, config.segment, crop="start", cache=_fits(valid), **common)
-    return (make_loader(fresh, config.batch_size, True, config.n_workers, config.training.seed,
-                        n_replicas=1, rank=0),
-            make_loader(fixed, config.batch_size, False, config.n_workers, config.training.seed,
-                        n_replicas=1, rank=0))
+    return tuple(make_loader(data, config.batch_size, shuffle, config.n_workers,
+                             config.training.seed, n_replicas=1, rank=0)
+                 for data, shuffle in ((fresh, True), (fixed, False)))
 
 def _fits(corpus: Corpus, most: int = 2**31) -> bool:
     "Tell whether all samples, as 16-bit integers, take less than `most` bytes."
@@ -335,8 +333,7 @@ def run_separation(
     import pandas
     accelerator = one_of("device", device, ("auto", "cpu", "cuda")).replace("cuda", "gpu")
     plan = _plan(methods, n_seeds, seed, size, dict(accelerator=accelerator) | changes)
-    parts, total = [], sum(config.training.n_epochs for config in plan.values())
-    done = 0
+    parts, done, total = [], 0, sum(config.training.n_epochs for config in plan.values())
     for (name, own), config in plan.items():
         def report(epoch, n_epochs, **values):
             if progress: progress(done + epoch, total, label=f"{name}, seed {own}", **values)
