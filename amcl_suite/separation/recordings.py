@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+import torch
 from fastcore.basics import patch
 from ..core.audio import SOUND_SUFFIXES, write_audio
 from ..core.expect import between

@@ -19,8 +19,7 @@ from .models import ModelConfig, Separation, build_model
 from .objectives import Objective, ObjectiveConfig
 from .temperature import Annealing
 from .watch import (Watch, example_sounds, hard_values, reseed_outputs,
-                                         set_back_outputs, slot_weights, usage_entropy,
-                                         write_sounds)
+                                         set_back_outputs, usage_entropy, write_sounds)
 
 # %% auto #0
 __all__ = ['SeparationOptimiser', 'SeparationSystem']

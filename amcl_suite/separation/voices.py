@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
-import torch
 from torch import Tensor
 from ..core.audio import read_audio, resample
 from ..core.data import sha256_of
