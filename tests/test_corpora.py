@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 from amcl_suite.core.audio import write_audio
 from amcl_suite.core.files import DataError
 from amcl_suite.separation.corpora import Corpus, MixtureRow
-from amcl_suite.separation.datasets import (DynamicMixing, EpochSampler, MixtureDataset, clips_of,
-                                            collate, make_loader)
+from amcl_suite.separation.datasets import EpochSampler, MixtureDataset, collate, make_loader
+from amcl_suite.separation.dynamic import DynamicMixing, clips_of
 
 
 def corpus_in(root, n_rows=9):

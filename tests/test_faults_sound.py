@@ -10,19 +10,25 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from amcl_suite.core.audio import is_silent, read_audio, write_audio
+from amcl_suite.core.audio import read_audio, write_audio
+from amcl_suite.core.sound import is_silent
 from amcl_suite.core.data import data_folders
 from amcl_suite.core.files import DataError
+from amcl_suite.separation.checkpoints import CheckpointError, load_model, save_model
+from amcl_suite.separation.clips import clips_from_folder, speaker_of
 from amcl_suite.separation.command_line import main
-from amcl_suite.separation.corpora import (Corpus, MixtureRow, read_corpus, read_json_lists,
-                                           read_metadata, read_wsj0_mix, validate)
-from amcl_suite.separation.metrics import evaluate_batch, load_metrics
-from amcl_suite.separation.mixing import clips_corpus, left_out, make_wsj0_mix, mix, read_mix_list
-from amcl_suite.separation.models import (CheckpointError, DPRNNConfig, build_model, load_model,
-                                          save_model)
-from amcl_suite.separation.separate import separate, separate_folder
+from amcl_suite.separation.corpora import Corpus, MixtureRow
+from amcl_suite.separation.evaluation import load_metrics
+from amcl_suite.separation.layouts import read_corpus, read_json_lists, read_metadata, read_wsj0_mix
+from amcl_suite.separation.making import clips_corpus, left_out
+from amcl_suite.separation.metrics import evaluate_batch
+from amcl_suite.separation.mixing import mix
+from amcl_suite.separation.models import DPRNNConfig, build_model
+from amcl_suite.separation.recordings import separate_folder
+from amcl_suite.separation.separate import separate
 from amcl_suite.separation.temperature import stored_unit
-from amcl_suite.separation.voices import clips_from_folder, speaker_of
+from amcl_suite.separation.validation import validate
+from amcl_suite.separation.wsj0 import make_wsj0_mix, read_mix_list
 
 RNG = np.random.default_rng(0)
 OPTIONS = dict(sizes=dict(tr=4, cv=2, tt=2), seconds=.5, seed=0)

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 from amcl_suite.core.audio import audio_info
-from amcl_suite.separation.mixing import synthetic_corpus
+from amcl_suite.separation.making import synthetic_corpus
 
 OPTIONS = {"sizes": {"tr": 12, "cv": 4, "tt": 4}, "seconds": 1.0, "n_speakers": 6, "n_clips": 3}
 SCRIPT = """
 import json, sys, time
-from amcl_suite.separation.mixing import synthetic_corpus
+from amcl_suite.separation.making import synthetic_corpus
 def progress(done, total):
     print(done, flush=True)
     time.sleep(float(sys.argv[3]))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 from amcl_suite.core import audio
-from amcl_suite.core.audio import (SOUND_SUFFIXES, AudioError, audio_info, check_heard, is_silent,
-                                   read_audio)
+from amcl_suite.core.audio import SOUND_SUFFIXES, AudioError, audio_info, read_audio
+from amcl_suite.core.sound import check_heard, is_silent
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -12,8 +12,9 @@ import pandas
 import pytest
 import torch
 from amcl_suite.core.audio import audio_info, read_audio, write_audio
+from amcl_suite.separation.checkpoints import save_model
 from amcl_suite.separation.command_line import main
-from amcl_suite.separation.models import DPRNNConfig, build_model, save_model
+from amcl_suite.separation.models import DPRNNConfig, build_model
 
 PROGRAM = (sys.executable, "-c", "from amcl_suite.separation.command_line import main; main()")
 TRAIN = ("train", "--epochs", "1", "--set", "segment=1", "--seed", "1")
@@ -108,10 +109,10 @@ def test_train_evaluate_separate(amcl, corpus, tmp_path):
     assert status == 0 and "epoch 1 of 1" in out and str(tmp_path / "run" / "separator.pt") in out, err
     status, out, err = amcl(*words)                            # done before: nothing is trained again
     assert status == 0 and "epoch 1 of 1" not in out and "ended: after the last epoch" in out, err
-    status, out, err = amcl(*words[:-1], "mcl_sisdr")          # another objective in this folder
+    status, out, err = amcl(*words[:-1], "wta_sisdr")          # another objective in this folder
     assert no_traceback(status, out, err) and "amcl_sisdr" in err and "another folder" in err
     kept = torch.load(tmp_path / "run" / "separator.pt", weights_only=True)
-    assert kept["metadata"]["configuration"]["seed"] == 1
+    assert kept["metadata"]["configuration"]["training"]["seed"] == 1
 
     table = tmp_path / "metrics.parquet"
     status, out, err = amcl("evaluate", tmp_path / "run", corpus, "--out", table, "--by", "input_level",
@@ -136,7 +137,7 @@ def test_train_evaluate_separate(amcl, corpus, tmp_path):
 @pytest.mark.parametrize("words, contains", [
     (("train", "--out", "x", "--objective", "pit_sisdrr"), "pit_sisdrr"),
     (("train", "--out", "x", "--configuration", "amlc-3"), "did you mean 'amcl-3'"),
-    (("train", "--out", "x", "--set", "epochs=3"), "did you mean 'n_epochs'"),
+    (("train", "--out", "x", "--set", "epochs=3"), "did you mean 'training.n_epochs'"),
     (("train", "--out", "x", "--set", "epochs"), "KEY=VALUE"),
     (("train", "--out", "x", "--set", "temperature=-1"), "temperature"),
     (("train", "--out", "x", "--objective", "relaxed_sisdr", "--set", "epsilon=2"), "epsilon"),

@@ -13,10 +13,11 @@ import torch
 from torch.utils.data import Dataset
 torch.set_num_threads(1)
 from amcl_suite.core.trainer import TrainerSettings, train
-from amcl_suite.separation.datasets import DynamicMixing, make_loader
+from amcl_suite.separation.datasets import make_loader
+from amcl_suite.separation.dynamic import DynamicMixing
 from amcl_suite.separation.models import model_config
 from amcl_suite.separation.objectives import ObjectiveConfig
-from amcl_suite.separation.system import OptimiserConfig, SeparationSystem
+from amcl_suite.separation.system import SeparationOptimiser, SeparationSystem
 from amcl_suite.separation.temperature import Annealing, TemperatureConfig
 from amcl_suite.separation.voices import synthetic_voices
 
@@ -36,7 +37,7 @@ class Hooked(Dataset):
 def system():
     schedule = Annealing(TemperatureConfig("linear", initial=1., end=3), 2.5)
     return SeparationSystem(network, ObjectiveConfig("amcl_sisdr"), schedule,
-                            OptimiserConfig(learning_rate=3e-3, halve_patience=1))
+                            SeparationOptimiser(learning_rate=3e-3, halve_patience=1))
 
 def run(folder, hook=None, **changes):
     settings = TrainerSettings(**(dict(n_epochs=5, monitor="val/pit_si_sdr", mode="max", keep_best=2,

@@ -25,7 +25,8 @@ def changed(
                              f"{_hint(config, name)}. Fields: {', '.join(known)}")
         inner = getattr(config, name)
         nested = is_dataclass(inner) and isinstance(value, Mapping)
-        values[name] = changed(inner, **value) if nested else value
+        try: values[name] = changed(inner, **value) if nested else value
+        except ValueError as error: raise ValueError(f"{name}.{error}") from None
     return replace(config, **values)
 
 def leaves(

@@ -60,9 +60,9 @@ def _root_or_cwd() -> Path:
 # %% ../../nbs/70_core/702_settings.ipynb #5d524591
 def require(
     module: str,     # dotted name of the module, such as "soundfile"
-    extra: str,      # extra of this package that brings it, such as "separation"
+    extra: str = "", # extra of this package that brings it, such as "separation"; "": none
 ) -> ModuleType:     # the imported module
-    "Import an optional module; `ImportError` naming the extra to install if it is missing."
+    "Import an optional module; `ImportError` saying what to install if it is missing."
     try: return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."): raise
@@ -78,5 +78,5 @@ def check_installed(
 
 def _lacking(module: str, extra: str) -> ImportError:
     "Return the error for a module that isn't installed."
-    return ImportError(f"{module} is not installed: run `pip install \"amcl_suite[{extra}]\"`",
-                       name=module)
+    what = f'"amcl_suite[{extra}]"' if extra else module
+    return ImportError(f"{module} is not installed: run `pip install {what}`", name=module)

@@ -8,11 +8,12 @@ import functools, warnings
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from ..core.expect import one_of
 from ..core.settings import require
 
 # %% auto #0
-__all__ = ['HEADS', 'asteroid_layer', 'BorrowedMasker', 'filterbank', 'half_overlap_add', 'decode', 'FusedNorm', 'fuse_norms',
-           'standardise', 'DualPathMasker', 'largest_difference', 'toeplitz', 'SudoMasker', 'ConvMasker', 'ScoringHead',
+__all__ = ['HEADS', 'asteroid_layer', 'BorrowedMasker', 'filterbank', 'half_overlap_add', 'decoded_waveforms', 'FusedNorm',
+           'fuse_norms', 'standardise', 'DualPathMasker', 'toeplitz', 'SudoMasker', 'ConvMasker', 'ScoringHead',
            'RecurrentHead', 'scoring_head']
 
 # %% ../../nbs/20_separation/230_blocks.ipynb #8edd9227
@@ -73,7 +74,7 @@ def half_overlap_add(
     total = F.pad(first, (0, 0, 0, 0, 0, 1)) + F.pad(second, (0, 0, 0, 0, 1, 0))
     return total.flatten(-3, -2)
 
-def decode(
+def decoded_waveforms(
     decoder: nn.Module,   # from `filterbank`
     masked: Tensor,       # `(batch, n_hyps, n_filters, frames)`, any memory layout
 ) -> Tensor:              # `(batch, n_hyps, time)`
@@ -180,24 +181,6 @@ class DualPathMasker(BorrowedMasker):
                          self.mask_net.weight[..., 0])
         return self.output_act(masks.permute(0, 2, 3, 1))
 
-# %% ../../nbs/20_separation/230_blocks.ipynb #58ad8c98
-def largest_difference(
-    masker: BorrowedMasker,   # with a pass of its own
-    encoded: Tensor,          # `(batch, n_filters, frames)`
-) -> tuple[float, float]:     # of the masks; of the gradients, relative to the largest one
-    "Return how far a masker's own pass is from asteroid's, in values and in gradients."
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        push = torch.randn(encoded.shape[0], masker.n_src, *encoded.shape[1:])
-    push = push.to(encoded)      # random weights, since softmax masks sum to one
-    found = []
-    for run in (masker, masker.original()):
-        masks = run(encoded)
-        found.append([masks, *torch.autograd.grad((masks * push).sum(), masker.parameters())])
-    scale = max(g.abs().max().item() for g in found[1][1:])
-    gaps = [(a - b).abs().max().item() for a, b in zip(*found)]
-    return gaps[0], max(gaps[1:]) / scale
-
 # %% ../../nbs/20_separation/230_blocks.ipynb #9bb821d5
 def toeplitz(
     kernels: Tensor,   # `(n_kernels, size + 1)`, size even
@@ -254,7 +237,7 @@ class ScoringHead(nn.Module):
     "Logits from the mean over time: linear, ReLU, linear."
     def __init__(self,
         n_filters: int,       # channels of the features
-        width: int = 128,     # hidden units; 128 in the reference
+        width: int = 128,     # hidden units; 128 in the released code
         n_outputs: int = 1,   # 1: each hypothesis on its own; n_hyps: all scores at once
     ):
         super().__init__()
@@ -292,10 +275,8 @@ def scoring_head(
     n_hyps: int,       # hypotheses
     width: int = 128,  # hidden units of the heads without recurrence
 ) -> nn.Module | None: # None for "none"
-    "Build a scoring head by the name of the reference's `count_stage`."
-    if kind not in HEADS:
-        raise ValueError(f"kind: expected one of {', '.join(HEADS)}, got {kind!r}")
-    if kind == "none": return None
+    "Build a scoring head by the name of the released code's `count_stage`."
+    if one_of("kind", kind, HEADS, "head") == "none": return None
     if kind == "crnn_late": return RecurrentHead(n_filters * n_hyps, n_hyps)
     if kind == "crnn_early": return RecurrentHead(n_filters, n_hyps)
     return ScoringHead(n_filters, width, n_hyps if "early" in kind else 1)

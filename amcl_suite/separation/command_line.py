@@ -7,13 +7,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from ..core.configuration import pick_device
+from ..core.configuration import pick_device, several
+from ..core.expect import one_of
 from ..core.settings import check_installed
 from ..core.terminal import (Bar, epoch_lines, open_console, parse_assignment,
                                       print_line, print_table, run_app)
 
 # %% auto #0
-__all__ = ['app', 'KINDS', 'parse_speakers', 'parse_sizes', 'make', 'check', 'train', 'evaluate', 'separate', 'main']
+__all__ = []
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #8dd6af0e
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -35,14 +36,9 @@ def parse_sizes(
     text: str,                 # "60,20,20": mixtures for training, validation, test
 ) -> dict[str, int]:           # by the names of the splits: tr, cv, tt
     "Return the sizes of a corpus; `ValueError` for another text."
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) == 3 and all(part.isdigit() for part in parts):
-        return dict(zip(("tr", "cv", "tt"), map(int, parts)))
+    sizes = several(text, int, "--sizes")
+    if len(sizes) == 3: return dict(zip(("tr", "cv", "tt"), sizes))
     raise ValueError(f"--sizes: expected three counts such as 60,20,20, got {text!r}")
-
-def _span(n_src: tuple[int, int]):
-    "Return a count, or a range where there is one."
-    return n_src[0] if n_src[0] == n_src[1] else n_src
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #86e57165
 Speakers = Annotated[str, typer.Option(help="Speakers per mixture: 2, or 2-3 for two or three.")]
@@ -88,14 +84,14 @@ def make(
     if kind == "wsj0":                                      # its lists decide these
         _check_kind(kind, mix_lists=mix_lists, wsj0=wsj0, sizes=sizes, seconds=seconds, seed=seed)
     with Bar(console, f"mixing {kind}") as bar:
-        if kind == "wsj0": root = _make_wsj0(mix_lists, wsj0, out, n_src, sample_rate, mode, bar)
-        elif kind == "clips":
-            from amcl_suite.separation.mixing import clips_corpus
-            root = clips_corpus(clips, _span(n_src), out, progress=bar, **options)
+        if kind == "wsj0":
+            from amcl_suite.separation.wsj0 import make_wsj0_mix
+            root = make_wsj0_mix(mix_lists, wsj0, out, n_src, sample_rate, mode,
+                                 progress=bar)
         else:
-            from amcl_suite.separation import mixing
-            maker = getattr(mixing, f"{kind}_corpus")
-            root = maker(_span(n_src), folder=out, progress=bar, **options)
+            from amcl_suite.separation import making
+            make_kind, first = getattr(making, f"{kind}_corpus"), (clips,) if clips else ()
+            root = make_kind(*first, n_src, out, progress=bar, **options)
     print_line(console, f"corpus: {root}")
     print_line(console, f"next: amcl-separation check {root} --speakers {speakers}")
     if kind == "clips": _tell_left_out(console, root)
@@ -103,9 +99,8 @@ def make(
 # %% ../../nbs/20_separation/284_command_line.ipynb #9800aea5
 def _check_kind(kind: str, **given) -> None:
     "Raise `ValueError` for an unknown kind, or options that don't belong to it."
-    if kind not in KINDS:
-        raise ValueError(f"KIND: expected one of {', '.join(KINDS)}, got {kind!r}")
-    needs = {"clips": ("clips",), "wsj0": ("mix_lists", "wsj0")}.get(kind, ())
+    needs = {"clips": ("clips",), "wsj0": ("mix_lists", "wsj0")}
+    needs = needs.get(one_of("KIND", kind, KINDS), ())
     for name, value in given.items():
         option = "--" + name.replace("_", "-")
         if name in needs and value is None: raise ValueError(f"{option}: needed for kind {kind}")
@@ -114,17 +109,12 @@ def _check_kind(kind: str, **given) -> None:
 
 def _tell_left_out(console, root: Path) -> None:
     "Name the clips that couldn't be used, and end with status 1 if there are any."
-    from amcl_suite.separation.mixing import left_out
+    from amcl_suite.separation.making import left_out
     names = left_out(root)
     for name in names: print_line(console, f"failed: {name}")
     if not names: return
     print_line(console, f"{len(names)} clips could not be used; the corpus is made of the others")
     raise typer.Exit(1)
-
-def _make_wsj0(mix_lists, wsj0, out, n_src, sample_rate, mode, bar) -> Path:
-    "Make WSJ0-mix from its lists, one list for each count of speakers."
-    from amcl_suite.separation.mixing import make_wsj0_mix
-    return make_wsj0_mix(mix_lists, wsj0, out, _span(n_src), sample_rate, mode, progress=bar)
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #9c54d7ce
 @app.command()
@@ -138,9 +128,10 @@ def check(
 ) -> None:
     "Check that mixtures are sums of their sources, that files are whole, and speakers don't leak."
     check_installed("separation", "soundfile")
-    from amcl_suite.separation.corpora import read_corpus, validate
-    console, n_src = open_console(), _span(parse_speakers(speakers))
-    names = [name.strip() for name in splits.split(",") if name.strip()]
+    from amcl_suite.separation.layouts import read_corpus
+    from amcl_suite.separation.validation import validate
+    console, n_src = open_console(), parse_speakers(speakers)
+    names = several(splits)
     if not names: raise ValueError(f"--splits: expected names such as tr,cv,tt, got {splits!r}")
     parts = {name: read_corpus(corpus, name, n_src, sample_rate) for name in names}
     with Bar(console, "checking") as bar:
@@ -156,18 +147,10 @@ def check(
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #984f7117
 Objective = Annotated[Optional[str], typer.Option(
-    help="Such as pit_sisdr, mcl_sisdr, amcl_sisdr; default: the configuration's.")]
+    help="Such as pit_sisdr, wta_sisdr, amcl_sisdr; default: the configuration's.")]
 Values = Annotated[Optional[list[str]], typer.Option(
-    "--set", metavar="KEY=VALUE", help="Any other field; may be repeated.")]
-
-def _typed(values: dict) -> dict:
-    "Return the fields with the types that the configuration has; whole numbers may be floats."
-    from dataclasses import fields
-    from amcl_suite.separation.experiments import SeparationConfig
-    kinds = {field.name: str(field.type) for field in fields(SeparationConfig)}
-    cast = lambda name, value: (float(value) if kinds.get(name) == "float" and type(value) is int
-                                else str(value) if kinds.get(name) == "str" else value)
-    return {name: cast(name, value) for name, value in values.items()}
+    "--set", metavar="KEY=VALUE", help=(
+        "Any other field, by name or place (training.patience); may be repeated."))]
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #3686ab97
 @app.command()
@@ -184,7 +167,8 @@ def train(
         min=1, help="Outputs; default: as many as speakers.")] = None,
     backbone: Annotated[str, typer.Option(help="dprnn, sudo or convtasnet.")] = "dprnn",
     size: Annotated[str, typer.Option(help="small (for a CPU) or paper.")] = "small",
-    epochs: Annotated[Optional[int], typer.Option(min=1, help="At most so many.")] = None,
+    epochs: Annotated[Optional[int], typer.Option(
+        min=1, help="At most so many; a temperature is 0 from half of them on.")] = None,
     seed: Annotated[Optional[int], typer.Option(min=0, help="Default: 42.")] = None,
     devices: Annotated[Optional[int], typer.Option(
         min=1, help="GPUs, or processes on a CPU.")] = None,
@@ -201,20 +185,18 @@ def train(
                    seed=seed, n_devices=devices, precision=precision)
     changes |= _speakers_of(speakers, n_hyps)
     changes = {name: value for name, value in changes.items() if value is not None}
-    changes |= _typed(dict(parse_assignment(text) for text in values or ()))
+    changes |= dict(parse_assignment(text) for text in values or ())
     config = SeparationConfig.preset(configuration, size, **changes)
     low, high = config.n_src_min, config.n_src_max
-    prepared = prepare_corpus(corpus, _span((low, high)), tuple(made.values()))
-    if getattr(prepared, "stands_in", ""): print_line(console, prepared.stands_in)
-    print_line(console, f"{config.objective}, {config.backbone} ({config.size}), "
-                   f"{speakers or _counts(low, high)} speakers of {prepared.name}, to {out}")
+    prepared = prepare_corpus(corpus, (low, high), tuple(made.values()))
+    if prepared.stands_in: print_line(console, prepared.stands_in)
+    print_line(console, f"{config.objective.name}, {config.backbone} ({config.size}), "
+                   f"{low}{f'-{high}' * (high > low)} speakers of {prepared.name}, to {out}")
     trained = train_separator(config, prepared, out, progress=epoch_lines(console))
     print_line(console, f"ended: {trained.stopped or 'after the last epoch'}")
     print_line(console, f"separator: {trained.checkpoint}")
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #a143b240
-def _counts(low: int, high: int) -> str: return f"{low}" if low == high else f"{low}-{high}"
-
 def _speakers_of(text: str | None, n_hyps: int | None) -> dict:
     "Return the fields that `--speakers` sets; as many outputs as speakers unless told otherwise."
     if text is None: return {}
@@ -243,15 +225,14 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     "Print the metrics of a separator on a corpus, with intervals over its mixtures."
-    slower = [name.strip() for name in extras.split(",") if name.strip()]
+    slower = several(extras)
     check_installed("separation", "soundfile", *_NETWORKS,
                     *(_SLOWER[name] for name in slower if name in _SLOWER))
-    from amcl_suite.separation.metrics import evaluate_model, save_metrics
-    from amcl_suite.separation.models import load_model
+    from amcl_suite.separation.checkpoints import load_model
     from amcl_suite.separation.datasets import MixtureDataset, make_loader
+    from amcl_suite.separation.evaluation import evaluate_model, save_metrics
     console, device = open_console(), pick_device(device)
-    if by not in (None, *_GROUPS):
-        raise ValueError(f"--by: expected one of {', '.join(_GROUPS)}, got {by!r}")
+    if by is not None: one_of("--by", by, _GROUPS)
     model = load_model(checkpoint / "separator.pt" if checkpoint.is_dir() else checkpoint, device)
     rows = _test_rows(console, model, corpus, split, speakers, sizes, limit)
     n_hyps = model.config.n_hyps
@@ -272,33 +253,35 @@ _SLOWER = {"stoi": "pystoi", "pesq": "pesq"}   # metric -> module
 
 def _test_rows(console, model, corpus: str, split: str, speakers, sizes: str, limit: int):
     "Return the mixtures to evaluate on."
-    from amcl_suite.separation.corpora import read_corpus
     from amcl_suite.separation.experiments import prepare_corpus
+    from amcl_suite.separation.layouts import read_corpus
     known = model.metadata.get("configuration") or {}
-    n_src = _span(parse_speakers(speakers) if speakers else
-                  (known.get("n_src_min", 2), known.get("n_src_max", 2)))
+    n_src = (parse_speakers(speakers) if speakers else
+             (known.get("n_src_min", 2), known.get("n_src_max", 2)))
     prepared = prepare_corpus(corpus, n_src, tuple(parse_sizes(sizes).values()))
-    if getattr(prepared, "stands_in", ""): print_line(console, prepared.stands_in)
+    if prepared.stands_in: print_line(console, prepared.stands_in)
     rows = read_corpus(prepared.root, split, n_src, sample_rate=model.config.sample_rate)
     return rows.take(limit) if limit else rows
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #22117033
 def _show(console, frame, by: str | None) -> None:
     "Print means with intervals, then counting and signs of collapse."
-    from amcl_suite.separation.metrics import (METRICS, UNITS, collapse, counting, per_speaker,
-                                               summarise)
+    from amcl_suite.separation.evaluation import (METRIC_UNITS, SEPARATION_METRICS, collapse,
+                                                  counting, per_speaker, summarise_by)
     extra = [name for name in ("sdr", "stoi", "pesq") if name in frame]
-    tables = [(summarise(frame, metrics=[*METRICS, *extra]), ())]
-    if by == "input_level": tables.append((summarise(per_speaker(frame), by, ["si_sdri"]), (by,)))
-    elif by: tables.append((summarise(frame, by, ["pit_si_sdri", "best_si_sdri", *extra]), (by,)))
+    tables = [(summarise_by(frame, metrics=[*SEPARATION_METRICS, *extra]), ())]
+    if by:
+        rows, shown = ((per_speaker(frame), ["si_sdri"]) if by == "input_level" else
+                       (frame, ["pit_si_sdri", "best_si_sdri", *extra]))
+        tables.append((summarise_by(rows, by, shown), (by,)))
+    unit = lambda name: METRIC_UNITS.get(name, "")
     for table, keys in tables:
-        cells = [[*(str(row[key]) for key in keys), row["metric"], UNITS.get(row["metric"], ""),
+        cells = [[*(str(row[key]) for key in keys), row["metric"], unit(row["metric"]),
                   *_interval(row), row["n"]] for row in table.to_dict("records")]
         print_table(console, (*keys, "metric", "unit", "mean", "95 % interval", "n"), cells)
     signs = counting(frame) | collapse(frame)
     print_table(console, ("counting and collapse", "unit", "value"),
-                [(name, UNITS.get(name, ""), _number(name, value))
-                 for name, value in signs.items()])
+                [(name, unit(name), _number(name, value)) for name, value in signs.items()])
 
 def _interval(row: dict) -> tuple[str, str]:
     "Return mean and interval, or why there are none."
@@ -308,7 +291,7 @@ def _interval(row: dict) -> tuple[str, str]:
 
 def _number(name: str, value: float) -> str:
     "Return a value, or why it is missing."
-    from amcl_suite.separation.metrics import MISSING
+    from amcl_suite.separation.evaluation import MISSING
     if value == value: return f"{value:.3g}"
     return f"none: {MISSING.get(name, 'no mixture has a value')}"
 
@@ -326,7 +309,7 @@ def separate(
 ) -> None:
     "Separate a recording, or all of a folder, of any length and rate; goes on after a stop."
     check_installed("separation", "soundfile", *_NETWORKS)
-    from amcl_suite.separation.separate import separate_files, separate_folder
+    from amcl_suite.separation.recordings import separate_files, separate_folder
     console, where = open_console(), pick_device(device)
     if not source.exists(): raise ValueError(f"SOURCE: {source} does not exist")
     work = separate_folder if source.is_dir() else separate_files

@@ -4,45 +4,29 @@
 
 # %% ../../nbs/20_separation/210_distances.ipynb #052659ae
 from __future__ import annotations
-import difflib
 from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from ..core.audio import SILENT, is_silent
+from ..core.sound import SILENT, is_silent
+from ..core.expect import integer, like, one_of, shaped
 
 # %% auto #0
 __all__ = ['DISTANCES', 'neg_si_sdr', 'neg_snr', 'mse', 'distance', 'si_sdr_matrix', 'active_targets']
 
 # %% ../../nbs/20_separation/210_distances.ipynb #5055ff67
-def _check_signals(hypotheses: Tensor, targets: Tensor) -> None:
-    "Raise `ValueError` unless both are floating `(batch, count, time)` of one batch and time."
+def _check_signals(hypotheses: Tensor, targets: Tensor, target_mask, lengths) -> None:
+    "Raise `ValueError` unless signals, mask and lengths have shapes that fit together."
     for name, value in dict(hypotheses=hypotheses, targets=targets).items():
-        if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim != 3:
-            got = (f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor)
-                   else type(value).__name__)
-            raise ValueError(f"{name}: expected a floating tensor (batch, count, time), got {got}")
-        if value.shape[1] < 1 or value.shape[2] < 2:
-            raise ValueError(f"{name}: expected at least one signal of at least two samples, got "
-                             f"shape {tuple(value.shape)}")
-    if hypotheses.shape[0] != targets.shape[0] or hypotheses.shape[2] != targets.shape[2]:
-        raise ValueError("targets: expected batch and time of hypotheses "
-                         f"{tuple(hypotheses.shape)}, got {tuple(targets.shape)}")
-
-def _check_mask(target_mask: Tensor, targets: Tensor) -> None:
-    "Raise `ValueError` unless the mask is bool `(batch, n_targets)`."
-    if target_mask.dtype != torch.bool or target_mask.shape != targets.shape[:2]:
-        raise ValueError(f"target_mask: expected bool of shape {tuple(targets.shape[:2])}, got "
-                         f"{target_mask.dtype} of shape {tuple(target_mask.shape)}")
-
-def _check_lengths(lengths: Tensor, targets: Tensor) -> None:
-    "Raise `ValueError` unless lengths are integers `(batch,)` in 2 .. time."
-    if lengths.shape != targets.shape[:1] or lengths.is_floating_point():
-        raise ValueError(f"lengths: expected integers of shape {tuple(targets.shape[:1])}, got "
-                         f"{lengths.dtype} of shape {tuple(lengths.shape)}")
-    if lengths.numel() and not 2 <= int(lengths.min()) <= int(lengths.max()) <= targets.shape[2]:
-        raise ValueError(f"lengths: expected 2 .. {targets.shape[2]} samples, got "
-                         f"{int(lengths.min())} .. {int(lengths.max())}")
+        shaped(name, value, "batch", "count+", "time", kind="float")
+        integer(f"{name}: samples", value.shape[2], 2)
+    like("targets", targets, (len(hypotheses), targets.shape[1], hypotheses.shape[2]),
+         "batch and time of hypotheses")
+    if target_mask is not None:
+        like("target_mask", target_mask, targets.shape[:2], "one per target", kind="bool")
+    if lengths is not None and len(like("lengths", lengths, targets.shape[:1], "batch", "int")):
+        for value in (lengths.min(), lengths.max()):
+            integer("lengths", int(value), 2, targets.shape[2], "samples")
 
 # %% ../../nbs/20_separation/210_distances.ipynb #d7ad953e
 def _blocks(hypotheses: Tensor, targets: Tensor, lengths: Tensor | None):
@@ -115,12 +99,9 @@ class _Gram(torch.autograd.Function):
 # %% ../../nbs/20_separation/210_distances.ipynb #ec5f53a1
 def _gram(hypotheses, targets, target_mask, lengths, centred=True):
     "Check the input, blank absent targets, and return cross products and energies."
-    _check_signals(hypotheses, targets)
-    if lengths is not None: _check_lengths(lengths, targets)
-    if target_mask is not None:
-        _check_mask(target_mask, targets)
-        if not bool(target_mask.all()):
-            targets = torch.where(target_mask[..., None], targets, torch.zeros_like(targets))
+    _check_signals(hypotheses, targets, target_mask, lengths)
+    if target_mask is not None and not bool(target_mask.all()):
+        targets = torch.where(target_mask[..., None], targets, torch.zeros_like(targets))
     return _Gram.apply(hypotheses, targets, lengths, centred)
 
 def _finished(costs, hypotheses, target_mask, floor=None):
@@ -185,10 +166,7 @@ def distance(
     name: str,     # "sisdr", "snr" or "mse"
 ) -> Callable:     # `(hypotheses, targets, target_mask, lengths) -> costs`
     "Return a distance by name; `ValueError` naming the nearest known one."
-    if name in DISTANCES: return DISTANCES[name]
-    near = difflib.get_close_matches(str(name), DISTANCES, 1)
-    hint = f", did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"distance: unknown {name!r}{hint} Known: {', '.join(DISTANCES)}")
+    return DISTANCES[one_of("distance", name, DISTANCES, "distance")]
 
 # %% ../../nbs/20_separation/210_distances.ipynb #48f0521b
 @torch.no_grad()
@@ -206,7 +184,5 @@ def active_targets(
     tolerance: float = SILENT, # standard deviation up to which one is silent, full scale is 1
 ) -> Tensor:                   # bool `(batch, n_targets)`
     "Tell which targets are not silent, as `is_silent` of the audio chapter says."
-    if not isinstance(targets, Tensor) or targets.ndim != 3 or not targets.is_floating_point():
-        raise ValueError("targets: expected a floating tensor (batch, n_targets, time), got "
-                         f"{tuple(getattr(targets, 'shape', ())) or type(targets).__name__}")
+    shaped("targets", targets, "batch", "n_targets", "time", kind="float")
     return ~is_silent(targets, tolerance)

@@ -4,24 +4,37 @@
 
 # %% ../../nbs/20_separation/244_experiments.ipynb #96c0f948
 from __future__ import annotations
-import difflib, hashlib, os
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
+import math, os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, is_dataclass, replace
+from itertools import product
 from pathlib import Path
 from fastcore.basics import patch
-from ..core.plots import method_style
 from ..core.audio import SOUND_SUFFIXES
+from ..core.configuration import changed, leaves, pick_device, scale_of, several
+from ..core.data import checksum, locate, sha256_of
+from ..core.expect import counts, integer, one_of, ranges
 from ..core.files import read_json, replacing, write_json_atomic
-from .corpora import Corpus, read_corpus
-from .datasets import DynamicMixing, MixtureDataset, clips_of, make_loader
-from .metrics import (evaluate_model, load_metrics, read_table, run_summary,
-                                           save_metrics)
-from .mixing import (clips_corpus, espeak_corpus, librispeech_corpus,
-                                           synthetic_corpus)
-from .models import load_model, model_config
+from ..core.identity import claim, plain
+from ..core.statistics import summarise
+from ..core.trainer import TrainerSettings, train
+from ..mcl.rules import rule
+from .checkpoints import load_model
+from .corpora import Corpus
+from .datasets import MixtureDataset, make_loader
+from .dynamic import DynamicMixing, clips_of
+from .evaluation import (METRIC_UNITS, evaluate_model, load_metrics,
+                                              read_table, run_summary, save_metrics)
+from .layouts import read_corpus
+from .making import (clips_corpus, espeak_corpus, librispeech_corpus,
+                                          synthetic_corpus)
+from .models import ModelConfig, model_config
 from .objectives import ObjectiveConfig
-from .temperature import (Annealing, TemperatureConfig,
-                                                measure_unit, stored_unit)
+from .system import SeparationOptimiser, SeparationSystem
+from .temperature import (Annealing, TemperatureConfig, measure_unit,
+                                               stored_unit)
+from .voices import has_espeak
+from .watch import Watch
 
 # %% auto #0
 __all__ = ['CONFIGURATIONS', 'SeparationConfig', 'Prepared', 'prepare_corpus', 'TrainedSeparator', 'make_loaders',
@@ -29,108 +42,82 @@ __all__ = ['CONFIGURATIONS', 'SeparationConfig', 'Prepared', 'prepare_corpus', '
            'summarise_seeds']
 
 # %% ../../nbs/20_separation/244_experiments.ipynb #5f3a2f58
+_PAPER = TrainerSettings(n_epochs=200, monitor=SeparationSystem.monitor, mode="max", patience=30,
+                         keep_best=5, seed=42)
+
 @dataclass(frozen=True)
 class SeparationConfig:
-    "One training run: objective, network, speakers, length; the paper's values are the defaults."
-    objective: str = "pit_sisdr"   # "<framework>_<distance>", see `separation.objectives`
+    "One training run; the paper's values are the defaults."
+    objective: ObjectiveConfig = ObjectiveConfig()            # what is minimised
+    temperature: TemperatureConfig = TemperatureConfig()      # of a rule that cools
+    optimiser: SeparationOptimiser = SeparationOptimiser()    # how the weights move
+    training: TrainerSettings = _PAPER                        # length, patience, device, seed
+    watch: Watch = Watch()         # guards, and the rescue of dead outputs
     n_src_min: int = 2             # fewest speakers of a mixture
     n_src_max: int = 2             # most speakers of a mixture
     n_hyps: int = 2                # outputs of the network
     backbone: str = "dprnn"        # "dprnn", "sudo" or "convtasnet"
     size: str = "paper"            # of the network: "paper" or "small"
     head: str = "late"             # scoring head, or "none"
-    score_weight: float = 0.1      # weight of the score loss
-    epsilon: float = 0.1           # share of the losers, framework "relaxed"
-    schedule: str = "linear"       # of the temperature, framework "amcl"
-    temperature: float = 0.05      # at the start, in units of `unit`
-    temperature_end: int = 100     # epoch from which the temperature is 0
-    decay: float = 0.9             # factor per epoch of the exponential schedule
-    unit: str = "variance"         # what a temperature of 1 means, measured on the training set
-    every: str = "epoch"           # cool once per "epoch" or "step"; `temperature_end` counts those
-    rescue: bool = False           # give outputs that win nothing a new start
     segment: float = 5.0           # s, length of a training example
     batch_size: int = 22           # mixtures per step
-    n_epochs: int = 200            # at most so many epochs
     n_train: int = 0               # training mixtures to use; 0: all
-    learning_rate: float = 1e-3    # of Adam, at the start
-    halve_patience: int = 5        # epochs without progress until the learning rate is halved
-    patience: int = 30             # epochs without progress until the run stops; 0: never
-    keep_best: int = 5             # checkpoints to keep
     dynamic: bool = False          # new mixtures at every access; the corpus is a folder of clips
     sample_rate: int = 8000        # Hz
-    seed: int = 42                 # of weights, crops and order
     head_start: int = 0            # epochs in which the first output learns alone
     n_workers: int = 10            # processes that read audio; 0: none
-    precision: str = "32"          # "32" or "bf16"
-    accelerator: str = "auto"      # "auto", "cpu" or "gpu"
-    n_devices: int = 0             # processes or GPUs; 0: as many as the run was given
 
     def __post_init__(self):
-        for name, low in _LOWEST.items():
-            if not getattr(self, name) >= low:
-                raise ValueError(f"{name}: expected at least {low}, got {getattr(self, name)}")
-        if self.n_src_max < self.n_src_min:
-            raise ValueError(f"n_src_max: expected at least n_src_min = {self.n_src_min}, got "
-                             f"{self.n_src_max}")
-        if not (self.segment > 0 and self.learning_rate > 0):
-            raise ValueError(f"segment, learning_rate: expected numbers > 0, got {self.segment}, "
-                             f"{self.learning_rate}")
-        if self.framework in ("pit", "sinkpit", "probpit") and self.n_hyps < self.n_src_max:
-            raise ValueError(f"n_hyps: PIT needs an output for each of {self.n_src_max} speakers, "
-                             f"got {self.n_hyps}; raise it, or take objective=\"mcl_sisdr\"")
-        self.make_objective(), self.make_model(), self.make_temperature()
+        counts(self, "n_src_min", "n_hyps", "batch_size")
+        counts(self, "n_train", "head_start", "n_workers", low=0)
+        integer("n_src_max", self.n_src_max, self.n_src_min)
+        ranges(self, segment=(0, math.inf, "()"))
+        used = self.objective.rule
+        if used.joint and used.name != "transport" and self.n_hyps < self.n_src_max:
+            raise ValueError(f"n_hyps: {used.style.label} needs an output for each of "
+                             f"{self.n_src_max} speakers, got {self.n_hyps}; raise it, or take "
+                             "objective=\"wta_sisdr\"")
+        self.model                                            # checks what it is made of
 
-_LOWEST = dict(n_src_min=1, n_hyps=1, batch_size=1, n_epochs=1, n_train=0, halve_patience=1,
-               patience=0, keep_best=1, seed=0, n_workers=0, n_devices=0, temperature=0,
-               temperature_end=1, head_start=0)
+    @property
+    def model(self) -> ModelConfig:
+        return model_config(self.backbone, size=self.size, n_hyps=self.n_hyps, head=self.head,
+                            sample_rate=self.sample_rate)
 
 # %% ../../nbs/20_separation/244_experiments.ipynb #131d7263
-@patch(as_prop=True)
-def framework(
-    self: SeparationConfig,
-) -> str:  # "pit", "mcl", ...
-    "Return the part of the objective's name that chooses the assignment."
-    return self.objective.split("_")[0]
+_MAIN = {"objective": "objective.name", "temperature": "temperature.initial",
+         "temperature_end": "temperature.end"}
 
-@patch
-def make_objective(
-    self: SeparationConfig,
-) -> ObjectiveConfig:  # validated
-    "Return the objective's configuration."
-    return ObjectiveConfig(self.objective, score_weight=self.score_weight, epsilon=self.epsilon)
-
-@patch
-def make_model(
-    self: SeparationConfig,
-):  # a model configuration of `separation.models`
-    "Return the network's configuration."
-    return model_config(self.backbone, size=self.size, n_hyps=self.n_hyps, head=self.head,
-                        sample_rate=self.sample_rate)
-
-@patch
-def make_temperature(
-    self: SeparationConfig,
-) -> TemperatureConfig | None:  # None unless the objective has a temperature
-    "Return the temperature's configuration."
-    if not self.make_objective().needs_temperature: return None
-    return TemperatureConfig(self.schedule, initial=self.temperature, end=self.temperature_end,
-                             decay=self.decay, unit=self.unit, every=self.every)
+def _placed(**flat) -> dict:
+    "Return changes as `changed` takes them; names that are unknown are left for it to refuse."
+    defaults, places, nested = leaves(SeparationConfig()), {}, {}
+    for place in defaults: places.setdefault(place.rpartition(".")[2], place)
+    for name, value in flat.items():
+        whole = isinstance(value, Mapping) or is_dataclass(value)
+        place = name if whole else (places | _MAIN).get(name, name)
+        default = defaults.get(place)                        # a 2 may stand for 2.0, a 32 for "32"
+        if isinstance(default, str) or (isinstance(default, float) and type(value) is int):
+            value = type(default)(value)
+        part, _, field = place.rpartition(".")
+        if part: nested.setdefault(part, {})[field] = value
+        else: nested[field] = value
+    return nested
 
 # %% ../../nbs/20_separation/244_experiments.ipynb #730b2eb5
 def _published() -> dict[str, dict]:
-    "Return the 26 configurations of the reference by number: what differs from the defaults."
+    "Return the 26 published configurations by number: what differs from the defaults."
     table = {}
     def add(**changes): table[f"{len(table) + 1:03d}"] = changes
     for n_src in (2, 3, 4):
-        for framework in ("pit", "emd", "mcl", "amcl"):
-            add(objective=f"{framework}_sisdr", **_speakers(n_src))
+        for name in ("pit", "transport", "wta", "amcl"):
+            add(objective=f"{name}_sisdr", **_speakers(n_src))
     for schedule in ("linear", "exponential"):
         for temperature in (.05, .5, 2., 10.):
             add(objective="amcl_sisdr", schedule=schedule, temperature=temperature, patience=0)
-    for seed in (42, 21): add(objective="mcl_sisdr", seed=seed)
-    for framework, batch in (("amcl", 18), ("mcl", 20)):
-        add(objective=f"{framework}_sisdr", **_speakers(3) | dict(n_hyps=5))
-        add(objective=f"{framework}_sisdr", **_speakers(3) | dict(n_hyps=10, batch_size=batch))
+    for seed in (42, 21): add(objective="wta_sisdr", seed=seed)
+    for name, batch in (("amcl", 18), ("wta", 20)):
+        add(objective=f"{name}_sisdr", **_speakers(3) | dict(n_hyps=5))
+        add(objective=f"{name}_sisdr", **_speakers(3) | dict(n_hyps=10, batch_size=batch))
     return table
 
 def _speakers(low: int, high: int = 0) -> dict:
@@ -139,12 +126,10 @@ def _speakers(low: int, high: int = 0) -> dict:
 
 def _ours() -> dict[str, dict]:
     "Return the configurations that the paper's tables need or its code allows, by name."
-    table = {}
-    for framework in ("pit", "emd", "mcl", "amcl", "relaxed"):
-        for low, high in ((2, 2), (3, 3), (4, 4), (5, 5), (2, 3), (2, 4), (2, 5)):
-            name = f"{framework}-{low}" + (f"-{high}" if high > low else "")
-            table[name] = dict(objective=f"{framework}_sisdr", **_speakers(low, high))
-    return table
+    spans = ((2, 2), (3, 3), (4, 4), (5, 5), (2, 3), (2, 4), (2, 5))
+    return {f"{name}-{low}" + f"-{high}" * (high > low):
+            dict(objective=f"{name}_sisdr", **_speakers(low, high))
+            for name in ("pit", "transport", "wta", "amcl", "relaxed") for low, high in spans}
 
 CONFIGURATIONS = _published() | _ours()
 
@@ -157,26 +142,22 @@ _SIZES = {
 @patch(cls_method=True)
 def preset(
     cls: SeparationConfig,
-    name: str = "001",      # key of `CONFIGURATIONS`
+    name: str = "001",      # key of `CONFIGURATIONS`, with any name of the rule
     size: str = "paper",    # "paper", or "small" for the CPU twin
-    **changes,              # fields to change
+    n_epochs: int = 0,      # another length, at half of which the temperature is 0; 0: as it is
+    **changes,              # fields to change, by name or place
 ) -> SeparationConfig:      # validated
     "Return a configuration by its number or name; `ValueError` naming the nearest known one."
-    for value, known, what in ((name, CONFIGURATIONS, "name"), (size, _SIZES, "size")):
-        if value not in known: raise ValueError(_unknown(what, value, known))
-    known = [field.name for field in fields(cls)]
-    for change in changes:
-        if change not in known: raise ValueError(_unknown("field", change, known))
-    settings = CONFIGURATIONS[name] | _SIZES[size]
-    if "n_epochs" in changes and "temperature_end" not in changes:
-        changes["temperature_end"] = max(1, changes["n_epochs"] // 2)
-    return cls(**(settings | changes))
+    settings = CONFIGURATIONS[_key(name)] | _SIZES[one_of("size", size, _SIZES)]
+    if n_epochs: settings |= dict(n_epochs=n_epochs, temperature_end=max(1, n_epochs // 2))
+    return changed(cls(), **_placed(**settings | changes))
 
-def _unknown(what: str, value: str, known) -> str:
-    "Return the text of an error about an unknown name."
-    near = difflib.get_close_matches(str(value), list(known), 1)
-    return (f"{what}: unknown {value!r}" + (f", did you mean {near[0]!r}?" if near else "")
-            + f" Known: {', '.join(known)}")
+def _key(name: str) -> str:
+    "Return the key of a configuration, which may name its rule as a paper does: \"mcl-2\"."
+    kind, dash, rest = name.partition("-")
+    try: key = f"{rule(kind).name}-{rest}" if dash else name
+    except ValueError: key = name
+    return one_of("name", key if key in CONFIGURATIONS else name, CONFIGURATIONS, "configuration")
 
 # %% ../../nbs/20_separation/244_experiments.ipynb #8284b76e
 @dataclass(frozen=True)
@@ -202,45 +183,40 @@ class Prepared:
 def prepare_corpus(
     name: str | Path,             # a folder, or a name (above)
     n_src: int | tuple = 2,       # speakers per mixture, or (fewest, most)
-    sizes: tuple = (60, 20, 20),  # mixtures to make for tr, cv, tt; a folder has its own
+    sizes: tuple | str = (60, 20, 20),  # mixtures to make for tr, cv, tt; a folder has its own
     seed: int = 0,                # of the mixtures that are made
 ) -> Prepared:                    # its name, folder and checksum
     "Return a corpus, made first if it is generated; `DataError` where it can't be had."
-    from amcl_suite.core.data import checksum, locate
-    makers = dict(synthetic=synthetic_corpus, espeak=espeak_corpus, librispeech=librispeech_corpus)
-    known, remark = [*makers, *_FOLDERS], ""
-    common = dict(sizes=dict(zip(("tr", "cv", "tt"), sizes)), seed=seed)
+    common = dict(sizes=dict(zip(("tr", "cv", "tt"), several(sizes, int, "sizes"))), seed=seed)
     if str(name) in _FOLDERS: return Prepared(name, locate(name).path, checksum(name))
-    if str(name) not in makers:
+    if str(name) not in _MAKERS:
         root = Path(name).expanduser().resolve()
         if _holds_clips(root): return _made(root.name, clips_corpus(root, n_src, **common))
         if root.is_dir(): return Prepared(root.name, root)
-        raise ValueError(_unknown("corpus", name, known) + ", or the path of a folder")
+        one_of("corpus", str(name), (*_MAKERS, *_FOLDERS, "the path of a folder"), "corpus")
     if missing := _missing(str(name)):
-        name, remark = "synthetic", f"{missing}: harmonic synthetic voices stand in"
-    return _made(str(name), makers[str(name)](n_src, **common), remark)
+        return _made("synthetic", synthetic_corpus(n_src, **common),
+                     f"{missing}: harmonic synthetic voices stand in")
+    return _made(str(name), _MAKERS[str(name)](n_src, **common))
 
+_MAKERS = dict(synthetic=synthetic_corpus, espeak=espeak_corpus, librispeech=librispeech_corpus)
 _FOLDERS = ("wsj0-mix", "librimix")
 
 # %% ../../nbs/20_separation/244_experiments.ipynb #df855a83
 def _made(name: str, root: Path, remark: str = "") -> Prepared:
     "Return a corpus that one of our generators made."
-    manifest = (root / "corpus.json").read_bytes()
-    return Prepared(name, root, hashlib.sha256(manifest).hexdigest(), remark)
+    return Prepared(name, root, sha256_of(root / "corpus.json"), remark)
 
 def _holds_clips(root: Path) -> bool:
     "Tell whether a folder holds single voices, as speaker/clip.wav or with a manifest."
-    if not root.is_dir(): return False
     if (root / "manifest.csv").is_file(): return True
-    if (root / "corpus.json").is_file(): return False
+    if not root.is_dir() or (root / "corpus.json").is_file(): return False
     speakers = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
     return any(name.lower().endswith(SOUND_SUFFIXES) and not name.startswith(".")
                for speaker in speakers for name in os.listdir(speaker))
 
 def _missing(name: str) -> str:
     "Say what a generated corpus lacks on this machine, or return \"\"."
-    from amcl_suite.core.data import checksum
-    from amcl_suite.separation.voices import has_espeak
     if name == "espeak" and not has_espeak(): return "the program espeak-ng is not installed"
     if name == "librispeech" and not checksum("librispeech"): return "LibriSpeech was not found"
     return ""
@@ -263,17 +239,16 @@ def make_loaders(
     "Return the loaders of training (random crops) and validation (fixed crops)."
     train, valid = corpus.read("tr", config), corpus.read("cv", config)
     if config.n_train: train = train[:config.n_train]
-    common = dict(seed=config.seed, n_src_max=config.n_src_max)
+    common = dict(seed=config.training.seed, n_src_max=config.n_src_max)
     if config.dynamic:
         n_src = (config.n_src_min, config.n_src_max)
         fresh = DynamicMixing(clips_of(train), n_src, config.segment, n_per_epoch=len(train),
-                              seed=config.seed, n_src_max=config.n_src_max)
+                              **common)
     else: fresh = MixtureDataset(train, config.segment, cache=_fits(train), **common)
     fixed = MixtureDataset(valid, config.segment, crop="start", cache=_fits(valid), **common)
-    return (make_loader(fresh, config.batch_size, True, config.n_workers, config.seed,
-                        n_replicas=1, rank=0),
-            make_loader(fixed, config.batch_size, False, config.n_workers, config.seed,
-                        n_replicas=1, rank=0))
+    return tuple(make_loader(data, config.batch_size, shuffle, config.n_workers,
+                             config.training.seed, n_replicas=1, rank=0)
+                 for data, shuffle in ((fresh, True), (fixed, False)))
 
 def _fits(corpus: Corpus, most: int = 2**31) -> bool:
     "Tell whether all samples, as 16-bit integers, take less than `most` bytes."
@@ -281,13 +256,13 @@ def _fits(corpus: Corpus, most: int = 2**31) -> bool:
 
 def _annealing(config: SeparationConfig, loader, folder: Path) -> Annealing | None:
     "Return the annealing with its unit, measured once per run and kept beside the checkpoints."
-    settings = config.make_temperature()
-    if settings is None: return None
+    if not config.objective.needs_temperature: return None
+    kind = config.temperature.unit
     def measure():
-        return measure_unit(((batch.sources, batch.source_mask) for batch in loader), config.unit)
-    unit = stored_unit(folder / "unit.json", measure, kind=config.unit, seed=config.seed,
+        return measure_unit(((batch.sources, batch.source_mask) for batch in loader), kind)
+    unit = stored_unit(folder / "unit.json", measure, kind=kind, seed=config.training.seed,
                        segment=config.segment, n_mixtures=len(loader.dataset))
-    return Annealing(settings, unit)
+    return Annealing(config.temperature, unit)
 
 # %% ../../nbs/20_separation/244_experiments.ipynb #19be6acc
 def train_separator(
@@ -297,40 +272,22 @@ def train_separator(
     progress: Callable | None = None,    # called as `(done, total, **values)`, in epochs
 ) -> TrainedSeparator:                   # with the best checkpoint
     "Train one separator, or go on with it; clear errors before the first step."
-    from amcl_suite.core.trainer import TrainerSettings, train
-    from amcl_suite.separation.system import OptimiserConfig, SeparationSystem, Watch
     folder, loaders = Path(folder), make_loaders(config, corpus)
-    _check_same_run(folder, config, corpus)
+    cools, cooling = config.objective.needs_temperature, config.temperature
+    now = plain(config) | {"corpus": corpus.checksum or corpus.name}
+    claim(folder / "run.json", now if cools else now | {"temperature": None}, _FREE)
     annealing = _annealing(config, loaders[0], folder)
-    optimiser = OptimiserConfig(learning_rate=config.learning_rate,
-                                halve_patience=config.halve_patience)
-    system = SeparationSystem(config.make_model(), config.make_objective(), annealing, optimiser,
-                              Watch(rescue=config.rescue), config.seed, config.head_start)
-    settings = TrainerSettings(
-        n_epochs=config.n_epochs, precision=config.precision, n_devices=config.n_devices,
-        accelerator=config.accelerator, patience=config.patience, keep_best=config.keep_best,
-        patience_from=config.temperature_end if annealing and config.every == "epoch" else 0,
-        gradient_clip=5., seed=config.seed, monitor=system.monitor, mode="max")
-    trained = train(system, *loaders, settings, folder, progress=progress)
+    system = SeparationSystem(config.model, config.objective, annealing, config.optimiser,
+                              config.watch, config.training.seed, config.head_start)
+    first = math.ceil(cooling.end) if cools and cooling.every == "epoch" else 0
+    trained = train(system, *loaders, replace(config.training, patience_from=first), folder,
+                    progress=progress)
     path = system.export(trained.best_path, folder / "separator.pt", corpus=corpus.name,
-                         configuration=asdict(config))
+                         configuration=plain(config))
     return TrainedSeparator(path, config, trained.history, annealing.unit if annealing else 0.,
                             trained.stopped)
 
-# %% ../../nbs/20_separation/244_experiments.ipynb #cfdadfbd
 _FREE = ("n_epochs", "n_workers", "n_devices", "accelerator", "keep_best", "patience")
-_COOLING = ("schedule", "temperature", "temperature_end", "decay", "unit", "every")
-
-def _check_same_run(folder: Path, config: SeparationConfig, corpus: Prepared) -> None:
-    "Note what a folder is trained on; `ValueError` if it holds a run of something else."
-    path = folder / "run.json"
-    now = asdict(config) | {"corpus": corpus.checksum or corpus.name}
-    then = read_json(path) if os.path.lexists(path) else now
-    free = _FREE if config.make_temperature() else _FREE + _COOLING
-    for name in (n for n in now if n not in free and then.get(n) != now[n]):
-        raise ValueError(f"{name}: the run in {folder} has {then.get(name)!r}, now it is "
-                         f"{now[name]!r}; use another folder, or remove that one to start again")
-    write_json_atomic(path, now)
 
 # %% ../../nbs/20_separation/244_experiments.ipynb #2fea8af7
 def judge_separator(
@@ -341,13 +298,11 @@ def judge_separator(
     batch_size: int = 4,           # mixtures of similar length at once
 ):                                 # data frame of `evaluate_model`, one line per mixture
     "Return the metrics of every mixture of a split, whole utterances."
-    import torch
     rows = corpus.read(split, config)
     loader = make_loader(MixtureDataset(rows, None, n_src_max=config.n_src_max, crop="whole"),
                          batch_size, n_workers=config.n_workers, n_replicas=1, rank=0)
-    use_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
-    return evaluate_model(load_model(checkpoint), loader, "cuda" if use_gpu else "cpu", rows,
-                          missing="penalty")
+    device = pick_device(config.training.accelerator.replace("gpu", "cuda"))
+    return evaluate_model(load_model(checkpoint), loader, device, rows, missing="penalty")
 
 # %% ../../nbs/20_separation/244_experiments.ipynb #2fa7a353
 @dataclass(frozen=True)
@@ -357,84 +312,90 @@ class SeparationResults:
     histories: object  # one line per epoch
     mixtures: object   # one line per test mixture
     checkpoints: dict  # (configuration, seed) -> path
+    scale: str         # "full" if all runs have the paper's size on its kind of corpus, or "small"
 
     def __repr__(self):
         return (f"SeparationResults({len(self.runs)} runs, {len(self.histories)} epochs, "
                 f"{len(self.mixtures)} judged mixtures)")
 
 def run_separation(
-    configurations,                      # keys of `CONFIGURATIONS`
+    methods: str | Iterable[str],        # keys of `CONFIGURATIONS`, with commas between
     corpus: Prepared,                    # from `prepare_corpus`
     folder: str | Path,                  # one folder per run is made in it; found ones go on
-    seeds=(42,),                         # one run each
+    n_seeds: int = 1,                    # runs of each; one that has a seed of its own keeps it
+    seed: int = 42,                      # the first
     size: str = "small",                 # "small" or "paper"
     progress: Callable | None = None,    # called as `(done, total, label=..., **values)`, in epochs
-    accelerator: str = "auto",           # "auto", "cpu" or "gpu"
+    device: str = "auto",                # "auto", "cpu" or "cuda"
     **changes,                           # fields of `SeparationConfig` to change in all runs
 ) -> SeparationResults:                  # test metrics, curves, checkpoints
-    "Train and judge configurations over seeds; a configuration with its own seed keeps it."
+    "Train and judge configurations over seeds."
     import pandas
-    plan = _plan(configurations, seeds, size, changes | {"accelerator": accelerator})
-    parts, total = [], sum(config.n_epochs for config in plan.values())
-    done = 0
-    for (name, seed), config in plan.items():
+    accelerator = one_of("device", device, ("auto", "cpu", "cuda")).replace("cuda", "gpu")
+    plan = _plan(methods, n_seeds, seed, size, dict(accelerator=accelerator) | changes)
+    parts, done, total = [], 0, sum(config.training.n_epochs for config in plan.values())
+    for (name, own), config in plan.items():
         def report(epoch, n_epochs, **values):
-            if progress: progress(done + epoch, total, label=f"{name}, seed {seed}", **values)
-        parts.append(_one_run(name, config, corpus, Path(folder) / f"{name}-seed{seed}", report))
-        done += config.n_epochs
+            if progress: progress(done + epoch, total, label=f"{name}, seed {own}", **values)
+        parts.append(_one_run(name, config, corpus, Path(folder) / f"{name}-seed{own}", report))
+        done += config.training.n_epochs
     tables = [pandas.concat(tables, ignore_index=True) for tables in zip(*(p[:3] for p in parts))]
-    return SeparationResults(*tables, dict(zip(plan, (p[3] for p in parts))))
+    scales = {scale_of(config, SeparationConfig.preset(name, backbone=config.backbone))
+              for (name, _), config in plan.items()} if corpus.name in _FOLDERS else {"small"}
+    return SeparationResults(*tables, dict(zip(plan, (p[3] for p in parts))),
+                             "full" if scales == {"full"} else "small")
 
 # %% ../../nbs/20_separation/244_experiments.ipynb #a84e0ef7
-def _plan(configurations, seeds, size: str, changes: dict) -> dict:
+def _plan(methods, n_seeds: int, seed: int, size: str, changes: dict) -> dict:
     "Return (name, seed) -> configuration; `ValueError` for an unknown name or an empty plan."
-    plan = {}
-    for name in configurations:
-        own = CONFIGURATIONS.get(name, {}).get("seed")
-        for seed in seeds if own is None else (own,):
-            plan[name, seed] = SeparationConfig.preset(name, size, **changes | {"seed": seed})
-    if not plan: raise ValueError("configurations, seeds: expected at least one of each, got none")
+    plan, seeds = {}, range(seed, seed + integer("n_seeds", n_seeds, 1))
+    for name in map(_key, several(methods)):
+        own = CONFIGURATIONS[name].get("seed")
+        for each in seeds if own is None else (own,):
+            plan[name, each] = SeparationConfig.preset(name, size, **changes | {"seed": each})
+    if not plan: raise ValueError("methods: expected at least one configuration, got none")
     return plan
 
 def _one_run(name: str, config: SeparationConfig, corpus: Prepared, folder: Path, report) -> tuple:
     "Return the tables of one run and its checkpoint; a run that was judged before is only read."
     import pandas
-    path, mixtures = folder / "summary.json", folder / "mixtures.parquet"
-    if not path.exists():
+    names = [folder / name for name in ("summary.json", "history.parquet", "mixtures.parquet")]
+    if names[0].exists():
+        summary, history, judged = (read(path) for read, path in
+                                    zip((read_json, read_table, load_metrics), names))
+    else:
         trained = train_separator(config, corpus, folder, report)
-        judged = judge_separator(trained.checkpoint, corpus, config)
-        save_metrics(mixtures, judged)
-        with replacing(folder / "history.parquet") as temporary:
-            trained.history.to_parquet(temporary)
-        write_json_atomic(path, run_summary(judged) | dict(
-            unit_db=trained.unit, stopped=trained.stopped, n_epochs=len(trained.history)))
-    labels = dict(configuration=name, framework=config.framework, seed=config.seed,
-                  method=method_style(config.framework).label)
-    summary = read_json(path) | dict(schedule=config.schedule, temperature=config.temperature)
-    tables = (pandas.DataFrame([summary]), read_table(folder / "history.parquet"),
-              load_metrics(mixtures))
+        judged, history = judge_separator(trained.checkpoint, corpus, config), trained.history
+        summary = run_summary(judged) | dict(unit_db=trained.unit, stopped=trained.stopped,
+                                             n_epochs=len(history))
+        save_metrics(names[2], judged)
+        with replacing(names[1]) as temporary: history.to_parquet(temporary)
+        write_json_atomic(names[0], summary)                     # last: all is there
+    used, cooling = config.objective.rule, config.temperature
+    labels = dict(configuration=name, rule=used.name, method=used.style.label,
+                  seed=config.training.seed)
+    summary = summary | dict(schedule=cooling.schedule, temperature=cooling.initial)
+    tables = (pandas.DataFrame([summary]), history, judged)
     return (*(table.assign(**labels) for table in tables), folder / "separator.pt")
 
 # %% ../../nbs/20_separation/244_experiments.ipynb #8b93ebd5
 def common_speakers(
-    configurations: Iterable[str],  # keys of `CONFIGURATIONS`
+    methods: str | Iterable[str],   # keys of `CONFIGURATIONS`, with commas between
 ) -> int | tuple[int, int]:         # speakers per mixture, or (fewest, most)
     "Return for how many speakers configurations are; `ValueError` if they differ."
-    counts = {}
-    for name in configurations:
+    found = {}
+    for name in several(methods):
         config = SeparationConfig.preset(name)
-        counts.setdefault((config.n_src_min, config.n_src_max), name)
-    if len(counts) != 1:
-        raise ValueError("configurations: expected some for one count of speakers, got "
+        found.setdefault((config.n_src_min, config.n_src_max), name)
+    if len(found) != 1:
+        raise ValueError("methods: expected some for one count of speakers, got "
                          + (" and ".join(f"{name!r} for {low}" + f" to {high}" * (high > low)
-                                         for (low, high), name in counts.items()) or "none"))
-    (low, high), = counts
+                                         for (low, high), name in found.items()) or "none"))
+    (low, high), = found
     return low if low == high else (low, high)
 
 # %% ../../nbs/20_separation/244_experiments.ipynb #36ccfc8b
 _HEADLINE = ("pit_si_sdr", "pit_si_sdri", "best_si_sdr", "best_si_sdri", "gap", "shared_winner")
-_UNITS = dict(count_accuracy="", score_auroc="", score_calibration_error="", shared_winner="",
-              n_dead="outputs")
 _LOWER = ("gap", "shared_winner", "n_dead", "score_calibration_error")
 
 def summarise_seeds(
@@ -443,12 +404,11 @@ def summarise_seeds(
 ) -> list[dict]:                   # method, metric, unit, better, value, std, n, per_seed
     "Return mean and standard deviation over seeds, one dictionary per method and metric."
     lines = []
-    for method, part in runs.groupby("method", sort=False):
-        for metric in metrics:
-            values = part[metric]
-            lines.append(dict(
-                method=method, metric=metric, unit=_UNITS.get(metric, "dB"),
-                better="lower" if metric in _LOWER else "higher", value=values.mean(),
-                std=values.std() if len(values) > 1 else None, n=len(values),
-                per_seed=values.tolist()))
+    for (method, part), metric in product(runs.groupby("method", sort=False), metrics):
+        found, unit = summarise(part[metric].dropna().tolist() or [math.nan]), METRIC_UNITS[metric]
+        lines.append(dict(
+            method=method, metric=metric, unit=unit.replace("0 to 1", ""),
+            better="lower" if metric in _LOWER else "higher", value=found["mean"],
+            std=found["std"] if len(part) > 1 else None, n=len(part),
+            per_seed=part[metric].tolist()))
     return lines

@@ -6,19 +6,21 @@
 from __future__ import annotations
 import itertools, time
 from collections.abc import Callable
+from statistics import median_high
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from ..core.expect import between, integer
 from ..core.environment import environment
 from ..mcl.assignment import annealed, permutation, winner_takes_all
+from ..mcl.rules import assign_by
 from .distances import neg_si_sdr
 from .models import build_model, model_config
-from .objectives import (Objective, objective_config, permutation_marginals,
-                                              sinkhorn_permutation, transport_cost)
+from .objectives import Objective
 
 # %% auto #0
-__all__ = ['broadcast_neg_si_sdr', 'broadcast_objective', 'enumerated_permutation', 'peak_memory', 'loss_ratio', 'stage_times',
-           'step_share', 'measure_complexity', 'run_benchmarks']
+__all__ = ['broadcast_neg_si_sdr', 'broadcast_objective', 'enumerated_permutation', 'peak_memory', 'loss_ratio', 'seconds_of',
+           'stage_times', 'step_share', 'measure_complexity', 'loss_benchmarks']
 
 # %% ../../nbs/20_separation/290_loss_speed.ipynb #13f82fe1
 def broadcast_neg_si_sdr(
@@ -37,13 +39,13 @@ def broadcast_objective(
     hypotheses: Tensor,        # `(batch, n_hyps, time)`
     score_logits: Tensor,      # `(batch, n_hyps)`
     targets: Tensor,           # `(batch, n_targets, time)`
-    framework: str = "amcl",   # "pit", "mcl" or "amcl"
+    rule: str = "amcl",        # "pit", "wta" or "amcl"
     temperature: float = 1.,   # dB, for "amcl"
 ) -> Tensor:                   # scalar loss, score loss with weight 0.1 included
     "Return an objective on broadcast distances: the yardstick, not for use."
     costs = broadcast_neg_si_sdr(hypotheses, targets)
-    hard = permutation(costs) if framework == "pit" else winner_takes_all(costs)
-    weights = annealed(costs, temperature) if framework == "amcl" else hard
+    hard = permutation(costs) if rule == "pit" else winner_takes_all(costs)
+    weights = annealed(costs, temperature) if rule == "amcl" else hard
     scoring = F.binary_cross_entropy_with_logits(score_logits, hard.amax(-2))
     return (weights * costs).sum(-1).mean() + .1 * scoring
 
@@ -85,32 +87,32 @@ def peak_memory(
 # %% ../../nbs/20_separation/290_loss_speed.ipynb #c4e1fc9a
 def loss_ratio(
     n: int = 10,                # hypotheses and speakers
-    framework: str = "amcl",    # "pit", "mcl" or "amcl"
+    rule: str = "amcl",         # "pit", "wta" or "amcl"
     batch_size: int = 8,        # mixtures
     seconds: float = 4.,        # s, at 8 kHz
     rounds: int = 3,            # both forms in turn, so often
     device: str = "cpu",        # where to run
 ) -> dict:                      # ms and MB of both forms, and their ratios
     "Return how much faster and smaller our objective is than the broadcast form."
-    if min(n, batch_size, rounds) < 1 or not seconds > 0:
-        raise ValueError("n, batch_size, seconds, rounds: expected positive numbers, got "
-                         f"{n}, {batch_size}, {seconds}, {rounds}")
+    for name, value in dict(n=n, batch_size=batch_size, rounds=rounds).items():
+        integer(name, value, 1)
+    between("seconds", seconds, 0, ends="()")
     hyps, logits, targets = _example(n, batch_size, seconds, device)
-    objective, losses = Objective(f"{framework}_sisdr"), {}
+    objective, losses = Objective(f"{rule}_sisdr"), {}
     forms = {"ours": lambda: objective(hyps, logits, targets, temperature=1.).loss,
-             "broadcast": lambda: broadcast_objective(hyps, logits, targets, framework, 1.)}
+             "broadcast": lambda: broadcast_objective(hyps, logits, targets, rule, 1.)}
     def pass_of(form):
         loss = forms[form]()
         losses[form] = float(loss.detach())
         return torch.autograd.grad(loss, (hyps, logits))
     bytes_ = {form: peak_memory(lambda: pass_of(form), device) for form in forms}
-    times = [{form: _seconds(lambda: pass_of(form), device) for form in forms}
+    times = [{form: seconds_of(lambda: pass_of(form), device) for form in forms}
              for _ in range(rounds)]
     ratios = sorted(t["broadcast"] / t["ours"] for t in times)
-    return dict(what=f"{framework}, n = {n}, {batch_size} x {seconds:g} s", n=n,
-                framework=framework, ratio=_median(ratios), ratio_min=ratios[0],
+    return dict(what=f"{rule}, n = {n}, {batch_size} x {seconds:g} s", n=n,
+                rule=rule, ratio=median_high(ratios), ratio_min=ratios[0],
                 ratio_max=ratios[-1], memory_ratio=bytes_["broadcast"] / bytes_["ours"],
-                **{f"{form}_ms": 1e3 * _median([t[form] for t in times]) for form in forms},
+                **{f"{form}_ms": 1e3 * median_high([t[form] for t in times]) for form in forms},
                 **{f"{form}_mb": bytes_[form] / 1e6 for form in forms}, rounds=rounds,
                 difference=abs(losses["ours"] - losses["broadcast"]),
                 device=torch.device(device).type, threads=torch.get_num_threads())
@@ -124,15 +126,17 @@ def _example(n: int, batch_size: int, seconds: float, device: str):
     hyps = (mixing @ targets).to(device).requires_grad_()
     return hyps, torch.zeros(batch_size, n, device=device, requires_grad=True), targets.to(device)
 
-def _seconds(work: Callable, device: str) -> float:
+# %% ../../nbs/20_separation/290_loss_speed.ipynb #a258f8b6
+def seconds_of(
+    work: Callable,        # called once without arguments
+    device: str = "cpu",   # that is waited for
+) -> float:                # s
     "Return the wall time of a call."
     if torch.device(device).type == "cuda": torch.cuda.synchronize(device)
     start = time.perf_counter()
     work()
     if torch.device(device).type == "cuda": torch.cuda.synchronize(device)
     return time.perf_counter() - start
-
-def _median(values: list) -> float: return sorted(values)[len(values) // 2]
 
 # %% ../../nbs/20_separation/290_loss_speed.ipynb #d93a53b0
 def stage_times(
@@ -146,9 +150,11 @@ def stage_times(
     "Return the time of distances and of each assignment for one batch."
     hyps, _, targets = _example(n, batch_size, seconds, device)
     costs = neg_si_sdr(hyps, targets).detach()
-    choices = {"pit": permutation, "mcl": winner_takes_all, "amcl": lambda c: annealed(c, 1.)}
-    for name in ("emd", "sinkpit") + (("probpit",) if n <= 10 else ()):
-        choices[name] = _choice(name, batch_size, n, device)
+    scores = torch.linspace(-1, 1, n, device=device).expand(batch_size, n)
+    choices = {name: assign_by(name, temperature=1.)
+               for name in ("amcl", "sinkpit") + (("probpit",) if n <= 10 else ())}
+    choices |= dict(pit=permutation, wta=winner_takes_all,
+                    transport=assign_by("transport", score_logits=scores))
     if n <= n_enumerated: choices["enumerated"] = lambda c: enumerated_permutation(c.cpu())
     stages = {name: (lambda choose=choose: choose(costs)) for name, choose in choices.items()}
     stages["distance"] = lambda: torch.autograd.grad(neg_si_sdr(hyps, targets).sum(), hyps)
@@ -157,22 +163,14 @@ def stage_times(
     for name, stage in stages.items():
         if name != "enumerated" or n < 7: stage()                            # allocation, imports
     return dict(n=n, batch_size=batch_size, seconds=seconds,
-                **{name: 1e3 * min(_seconds(stage, device) for _ in range(
+                **{name: 1e3 * min(seconds_of(stage, device) for _ in range(
                     1 if name == "enumerated" and n > 7 else rounds))
                    for name, stage in stages.items()})
-
-# %% ../../nbs/20_separation/290_loss_speed.ipynb #92c5264d
-def _choice(name: str, batch_size: int, n: int, device: str) -> Callable:
-    "Return the assignment step of a framework that is more than one rule."
-    scores = torch.linspace(-1, 1, n, device=device).expand(batch_size, n)
-    return {"emd": lambda c: transport_cost(c, scores),
-            "sinkpit": lambda c: sinkhorn_permutation(c, 1.),
-            "probpit": lambda c: permutation_marginals(c, 1.)}[name]
 
 # %% ../../nbs/20_separation/290_loss_speed.ipynb #2cc8902e
 def step_share(
     n: int = 20,                # hypotheses and speakers
-    framework: str = "pit",     # any framework
+    rule: str = "pit",          # any rule
     batch_size: int = 4,        # mixtures
     seconds: float = 2.,        # s, at 8 kHz
     rounds: int = 3,            # each so often; the medians count
@@ -182,7 +180,7 @@ def step_share(
     hyps, logits, targets = _example(n, batch_size, seconds, device)
     model = build_model(model_config("dprnn", "small", n_hyps=n), seed=0).to(device)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.)
-    objective = Objective(objective_config(f"{framework}_sisdr"))
+    objective = Objective(f"{rule}_sisdr")
     costs = neg_si_sdr(hyps, targets).detach()
     def step():
         optimiser.zero_grad()
@@ -193,9 +191,9 @@ def step_share(
     def whole(): return torch.autograd.grad(
         objective(hyps, logits, targets, temperature=1.).loss, hyps)
     for work in (step, whole, choose): work()
-    times = [[_seconds(work, device) for work in (step, whole, choose)] for _ in range(rounds)]
-    step_s, whole_s, choose_s = (_median(list(column)) for column in zip(*times))
-    return dict(what=f"{framework}, n = {n}, {batch_size} x {seconds:g} s", n=n,
+    times = [[seconds_of(work, device) for work in (step, whole, choose)] for _ in range(rounds)]
+    step_s, whole_s, choose_s = (median_high(list(column)) for column in zip(*times))
+    return dict(what=f"{rule}, n = {n}, {batch_size} x {seconds:g} s", n=n,
                 step_ms=1e3 * step_s, objective_ms=1e3 * whole_s, assignment_ms=1e3 * choose_s,
                 objective_share=whole_s / step_s, assignment_share=choose_s / step_s,
                 rounds=rounds, device=torch.device(device).type, threads=torch.get_num_threads())
@@ -225,11 +223,11 @@ def measure_complexity(
     return dict(environment=environment(), batch_size=batch_size, seconds=seconds, stages=stages,
                 steps=shares, device=torch.device(device).type, threads=torch.get_num_threads())
 
-def run_benchmarks(
+def loss_benchmarks(
     device: str = "cpu",   # where to run
 ) -> dict:                 # ready for JSON
     "Run the benchmarks of the speed page; return machine and results."
-    cases = [("amcl", 2), ("amcl", 5), ("amcl", 10), ("pit", 10), ("mcl", 10)]
+    cases = [("amcl", 2), ("amcl", 5), ("amcl", 10), ("pit", 10), ("wta", 10)]
     return dict(environment=environment(),
-                losses=[loss_ratio(n, framework, device=device) for framework, n in cases],
+                losses=[loss_ratio(n, rule, device=device) for rule, n in cases],
                 shares=[step_share(n, device=device, rounds=5) for n in (2, 10, 20)])

@@ -4,41 +4,28 @@
 
 # %% ../../nbs/20_separation/234_metrics.ipynb #b4d4254d
 from __future__ import annotations
-import io, itertools, math
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+import itertools, math
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from ..core.plots import method_style
-from ..core.files import DataError, read_bytes, replacing
-from ..core.settings import require
+from ..core.expect import finite, like, one_of, shaped
 from ..mcl.assignment import permutation, winner_takes_all
-from .corpora import Corpus
 from .distances import active_targets, si_sdr_matrix
 
 # %% auto #0
-__all__ = ['METRICS', 'UNITS', 'MISSING', 'exact_matrix', 'match_outputs', 'penalised_si_sdr', 'emd_si_sdr', 'winners',
-           'best_of_kept', 'evaluate_batch', 'evaluate_model', 'sdr', 'stoi', 'pesq', 'bootstrap_interval', 'summarise',
-           'compare', 'per_speaker', 'plot_input_levels', 'counting', 'confusion', 'plot_confusion', 'plot_reliability',
-           'winner_shares', 'collapse', 'plot_winners', 'run_summary', 'save_metrics', 'load_metrics', 'read_table']
+__all__ = ['exact_matrix', 'match_outputs', 'penalised_si_sdr', 'emd_si_sdr', 'winners', 'best_of_kept', 'evaluate_batch']
 
 # %% ../../nbs/20_separation/234_metrics.ipynb #4b6f261c
 def _checked(hypotheses, scores, targets, mixture, target_mask):
     "Return scores and mask with their defaults filled in; `ValueError` on a shape that misfits."
-    batch, n_hyps, time = hypotheses.shape if hypotheses.ndim == 3 else (0, 0, 0)
+    batch, n_hyps, time = shaped("hypotheses", hypotheses, "batch+", "n_hyps", "time").shape
     scores = torch.ones_like(hypotheses[..., 0]) if scores is None else scores.detach()
+    finite("scores", like("scores", scores, (batch, n_hyps), "batch and hypotheses"))
+    finite("mixture", like("mixture", mixture, (batch, time), "batch and time of hypotheses"))
+    like("targets", targets, (batch, targets.shape[1], time), "batch and time of hypotheses")
     mask = active_targets(targets) if target_mask is None else target_mask
-    wanted = dict(hypotheses=(hypotheses, (batch, n_hyps, time)), scores=(scores, (batch, n_hyps)),
-                  targets=(targets, (batch, targets.shape[1], time)),
-                  mixture=(mixture, (batch, time)), target_mask=(mask, tuple(targets.shape[:2])))
-    for name, (value, shape) in wanted.items():
-        if tuple(value.shape) != shape or not batch:
-            shape = shape if batch else "(batch, n_hyps, time)"
-            raise ValueError(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
-    for name, value in dict(scores=scores, mixture=mixture).items():
-        if not torch.isfinite(value).all(): raise ValueError(f"{name}: holds NaN or infinity")
+    like("target_mask", mask, targets.shape[:2], "one per target", kind="bool")
     if not ((scores >= 0) & (scores <= 1)).all():
         raise ValueError(f"scores: expected probabilities in [0, 1], got {float(scores.min()):.3g} "
                          f"to {float(scores.max()):.3g}; pass the sigmoid of the logits")
@@ -61,19 +48,18 @@ def exact_matrix(
         example, output = bad.nonzero()[0].tolist()
         raise ValueError(f"hypotheses: output {output} of example {example} holds NaN or infinity, "
                          "or a target does; the model has diverged or the data are damaged")
-    values = torch.where(target_mask.cpu()[..., None], values, torch.zeros_like(values))
+    values = torch.where(target_mask.cpu()[..., None], values, 0.)
     return values[..., :n_hyps], values[..., n_hyps]
 
 def _check_values(values: Tensor, target_mask: Tensor, scores: Tensor | None = None) -> None:
     "Raise `ValueError` for values of real targets, or scores, that are not finite; scores >= 0."
-    if not bool((values.isfinite() | ~target_mask[..., None]).all()):
-        raise ValueError("values: expected finite dB for real targets, got NaN or infinity")
-    if scores is not None and not bool((scores.isfinite() & (scores >= 0)).all()):
-        raise ValueError("scores: expected finite numbers >= 0, got others, or NaN")
+    finite("values", torch.where(target_mask[..., None], values, 0.), "of real targets, in dB")
+    if scores is not None and bool((finite("scores", scores) < 0).any()):
+        raise ValueError(f"scores: expected numbers >= 0, got {float(scores.min()):.3g}")
 
 def _over_targets(values: Tensor, target_mask: Tensor) -> Tensor:
     "Return means over the real targets; NaN where there are none."
-    values = torch.where(target_mask, values, torch.zeros_like(values))
+    values = torch.where(target_mask, values, 0.)
     return values.sum(-1) / target_mask.sum(-1)
 
 # %% ../../nbs/20_separation/234_metrics.ipynb #c9dc7005
@@ -195,8 +181,7 @@ def evaluate_batch(
     missing: str = "error",              # too few outputs for PIT: "error", or charge a "penalty"
 ) -> dict[str, Tensor]:                  # per-mixture tensors on the CPU, batch first
     "Return all metrics of a batch from one exact matrix; NaN where no one speaks."
-    if missing not in ("error", "penalty"):
-        raise ValueError(f"missing: expected \"error\" or \"penalty\", got {missing!r}")
+    one_of("missing", missing, ("error", "penalty"))
     scores, mask = _checked(hypotheses, scores, targets, mixture, target_mask)
     if lengths is not None: lengths = lengths.to(hypotheses.device)
     values, at_input = exact_matrix(hypotheses, targets, mixture, mask, lengths)
@@ -229,420 +214,3 @@ def _levels(hypotheses: Tensor, mixture: Tensor, lengths: Tensor | None) -> Tens
     power = lambda x: torch.linalg.vecdot(x.detach(), x.detach()).cpu().double()
     ratio = power(hypotheses) / power(mixture).clamp(min=1e-20)[:, None]
     return 10 * torch.log10(ratio.clamp(min=1e-12))
-
-# %% ../../nbs/20_separation/234_metrics.ipynb #3d83a75e
-def _rows(batch, found: dict[str, Tensor], corpus: Corpus | None) -> list[dict]:
-    "Return one dictionary of plain values per mixture."
-    rows = []
-    for k, name in enumerate(batch.ids):
-        row, real = {"id": name}, batch.source_mask[k].cpu()
-        for key, value in found.items():
-            if value.ndim == 1: row[key] = value[k].item()
-            elif key in ("winners", "matches", "speaker_si_sdr", "speaker_input_si_sdr"):
-                row[key] = value[k][real].tolist()
-            else: row[key] = value[k].tolist()
-        if corpus is not None: row |= _known(corpus.row(name), real.nonzero()[:, 0].tolist())
-        rows.append(row)
-    return rows
-
-def _known(row, active: list[int]) -> dict:
-    "Return what the corpus knows of the speakers that are heard."
-    sexes = [row.sexes[i] for i in active] if row.sexes else []
-    levels = [row.levels[i] for i in active] if row.levels else []
-    return {"sexes": "".join(sorted(sexes)), "speaker_sexes": sexes,
-            "level_range": max(levels) - min(levels) if levels else math.nan}
-
-def _by_length(batch) -> Iterable:
-    "Yield parts of a batch whose mixtures are equally long, cut to that length."
-    for n in batch.lengths.unique().tolist():
-        chosen = (batch.lengths == n).nonzero()[:, 0]
-        yield type(batch)(batch.mixture[chosen, :n], batch.sources[chosen, :, :n],
-                          batch.source_mask[chosen], batch.lengths[chosen],
-                          tuple(batch.ids[k] for k in chosen.tolist()))
-
-# %% ../../nbs/20_separation/234_metrics.ipynb #343b7282
-def evaluate_model(
-    model,                               # mixtures `(batch, time)` -> hypotheses and scores
-    loader: Iterable,                    # of `MixtureBatch`
-    device: str | torch.device = "cpu",  # where the model runs
-    corpus: Corpus | None = None,        # adds sexes and levels, and gives the order
-    threshold: float = 0.5,              # outputs with a higher score are kept
-    penalty: float = -30.,               # dB for each missing or surplus output
-    missing: str = "error",              # too few outputs for PIT: "error", or charge a "penalty"
-    extras: Sequence[str] = (),          # of "sdr", "stoi", "pesq": slower metrics as well
-    progress: Callable | None = None,    # called with (done, total) in batches
-):                                       # data frame, one line per mixture
-    "Return the metrics of every mixture that a loader yields."
-    import pandas
-    rows, seen, rate = [], [], _sample_rate(model, corpus, extras)
-    training = getattr(model, "training", False)
-    model = model.to(device).eval() if hasattr(model, "eval") else model
-    try:
-        for done, batch in enumerate(loader):
-            for part in _by_length(batch):
-                with torch.inference_mode(): made = model(part.mixture.to(device))
-                heard = (part.sources.to(device), part.mixture.to(device), part.source_mask)
-                found = evaluate_batch(made.hypotheses, made.scores, *heard, threshold,
-                                       penalty=penalty, missing=missing)
-                found |= _extra(extras, made.hypotheses, part, found["matches"], rate)
-                rows += _rows(part, found, corpus)
-            seen += batch.ids
-            if progress: progress(done + 1, len(loader))
-    finally:
-        if hasattr(model, "train"): model.train(training)
-    if not rows: raise ValueError("loader: expected at least one batch, got none")
-    order = seen if corpus is None else [row.id for row in corpus]
-    place = {name: k for k, name in enumerate(order)}
-    return pandas.DataFrame(sorted(rows, key=lambda row: place[row["id"]]))
-
-# %% ../../nbs/20_separation/234_metrics.ipynb #f678b546
-def sdr(
-    estimate,            # `(time,)` tensor or array
-    target,              # `(time,)` tensor or array, not silent
-    n_taps: int = 512,   # length of the filter that is forgiven
-) -> float:              # dB
-    "Return BSS-eval's SDR: the target may be filtered as well as scaled."
-    from scipy.fft import irfft, next_fast_len, rfft
-    from scipy.linalg import solve_toeplitz
-    x, s = _arrays(estimate=estimate, target=target)
-    size = next_fast_len(2 * max(len(x), len(s)) + n_taps, real=True)
-    spectrum = rfft(s, size)
-    inner = irfft(spectrum.conj() * rfft(x, size), size)[:n_taps]
-    column = irfft(np.abs(spectrum) ** 2, size)[:n_taps]
-    column[0] *= 1 + 1e-10                                   # a narrow band makes it singular
-    taps = solve_toeplitz(column, inner)
-    explained = float(taps @ inner)
-    least = max(1e-20 * float(x @ x), 1e-300)                # bounds at -200 and +200 dB
-    if not x.any(): return -200.                             # silence explains nothing
-    return 10 * math.log10(max(explained, least) / max(float(x @ x) - explained, least))
-
-# %% ../../nbs/20_separation/234_metrics.ipynb #0562a8c8
-def stoi(
-    estimate,            # `(time,)` tensor or array
-    target,              # `(time,)` tensor or array
-    sample_rate: int,    # Hz
-) -> float:              # 0 to 1
-    "Return the short-time objective intelligibility, computed by pystoi."
-    loud = _loud(target=target, estimate=estimate)
-    return float(require("pystoi", "separation").stoi(*loud, sample_rate))
-
-def pesq(
-    estimate,            # `(time,)` tensor or array
-    target,              # `(time,)` tensor or array
-    sample_rate: int,    # Hz: 8000 (narrow band) or 16000 (wide band)
-) -> float:              # 1 to 4.5; NaN where it hears no utterance
-    "Return the perceptual evaluation of speech quality, computed by pesq."
-    if sample_rate not in (8000, 16000):
-        raise ValueError(f"sample_rate: PESQ is defined for 8000 and 16000 Hz, got {sample_rate}")
-    module = require("pesq", "separation")
-    try: return float(module.pesq(sample_rate, *_loud(target=target, estimate=estimate),
-                                  "nb" if sample_rate == 8000 else "wb"))
-    except (module.NoUtterancesError, module.BufferTooShortError): return math.nan
-
-# %% ../../nbs/20_separation/234_metrics.ipynb #5bb4afee
-def _arrays(**signals) -> list[np.ndarray]:
-    "Return float64 arrays; `ValueError` naming a signal that holds NaN or infinity."
-    arrays = {name: np.asarray(signal, dtype=np.float64) for name, signal in signals.items()}
-    for name, array in arrays.items():
-        if not np.isfinite(array).all(): raise ValueError(f"{name}: holds NaN or infinity")
-    return list(arrays.values())
-
-def _loud(**signals) -> list[np.ndarray]:
-    "Return float64 arrays scaled to a peak of 0.9."
-    return [a * (0.9 / max(np.abs(a).max(), 1e-12)) for a in _arrays(**signals)]
-
-_EXTRAS = {"sdr": lambda x, s, rate: sdr(x, s), "stoi": stoi, "pesq": pesq}
-
-def _sample_rate(model, corpus, extras) -> int:
-    "Return the sample rate that slower metrics need; `ValueError` for an unknown name."
-    if wrong := set(extras) - set(_EXTRAS):
-        raise ValueError(f"extras: expected some of {', '.join(_EXTRAS)}, got {sorted(wrong)}")
-    known = (getattr(owner, "sample_rate", 0) for owner in (corpus, getattr(model, "config", None)))
-    rate = next(filter(None, known), 0)
-    if extras and not rate: raise ValueError("corpus: needed for the sample rate of `extras`")
-    return rate
-
-def _extra(extras, hypotheses: Tensor, batch, matches: Tensor, rate: int) -> dict[str, Tensor]:
-    "Return the mean of each slower metric over the matched pairs of every mixture."
-    outputs, found = hypotheses.cpu(), {}
-    for name in extras:
-        means = []
-        for k, row in enumerate(matches.tolist()):
-            values = [_EXTRAS[name](outputs[k, i], batch.sources[k, j], rate)
-                      for j, i in enumerate(row) if i >= 0]
-            means.append(float(np.mean(values)) if values else math.nan)
-        found[name] = torch.tensor(means, dtype=torch.float64)
-    return found
-
-# %% ../../nbs/20_separation/234_metrics.ipynb #c77d47a0
-def bootstrap_interval(
-    values,                      # `(n,)` numbers
-    level: float = 0.95,         # probability of the interval
-    n_resamples: int = 2000,     # bootstrap samples
-    seed: int = 0,               # of the resampling
-) -> tuple[float, float]:        # low and high; NaN for no values
-    "Return a percentile bootstrap interval of the mean."
-    values = np.asarray(values, dtype=np.float64)
-    values = values[~np.isnan(values)]
-    if not 0 < level < 1: raise ValueError(f"level: expected a number in (0, 1), got {level}")
-    if len(values) == 0: return math.nan, math.nan
-    rng, n = np.random.default_rng(seed), len(values)
-    parts = max(1, n_resamples * n // 2**22)                 # bounds the memory
-    means = np.concatenate([values[rng.integers(n, size=(len(part), n))].mean(1)
-                            for part in np.array_split(np.arange(n_resamples), parts)])
-    return tuple(float(q) for q in np.quantile(means, [(1 - level) / 2, (1 + level) / 2]))
-
-METRICS = ("pit_si_sdr", "pit_si_sdri", "best_si_sdr", "best_si_sdri", "gap", "emd_si_sdr",
-           "penalised_si_sdr", "kept_best_si_sdr", "input_si_sdr")
-UNITS = {**dict.fromkeys((*METRICS, "si_sdri", "si_sdr", "sdr"), "dB"), "stoi": "0 to 1",
-         "pesq": "1 to 4.5", "count_error": "speakers", "count_bias": "speakers",
-         "distinct_winners": "outputs", "n_dead": "outputs", "n_silent": "outputs",
-         "winner_entropy": "nats", "mixture_entropy": "nats",
-         **dict.fromkeys(("count_accuracy", "score_precision", "score_recall", "score_auroc",
-                          "score_calibration_error", "shared_winner"), "0 to 1")}
-MISSING = {   # why a number of `counting` can be missing
-    "score_precision": "no output is kept", "score_recall": "no output is matched to a speaker",
-    "score_auroc": "needs matched outputs and surplus ones; with as many outputs as speakers, all "
-                   "are matched"}
-
-# %% ../../nbs/20_separation/234_metrics.ipynb #ac920bac
-def summarise(
-    frame,                              # data frame of `evaluate_model` or `per_speaker`
-    by: str | Sequence[str] = (),       # columns to group by, such as "sexes" or "n_true"
-    metrics: Sequence[str] = METRICS,   # columns to average; those that are not there are left out
-    level: float = 0.95,                # probability of the interval
-    seed: int = 0,                      # of the bootstrap
-):                                      # tidy data frame: groups, metric, mean, low, high, std, n
-    "Return means with bootstrap intervals; `KeyError` naming a column to group by that is missing."
-    import pandas
-    by = [by] if isinstance(by, str) else list(by)
-    if lost := [name for name in by if name not in frame]:
-        raise KeyError(f"by: no column {lost[0]!r}; there are {', '.join(frame.columns)}")
-    groups = frame.groupby(by, sort=True, observed=True) if by else [((), frame)]
-    rows = []
-    for key, part in groups:
-        for name in (name for name in metrics if name in part):
-            values = part[name].dropna().to_numpy(dtype=np.float64)
-            low, high = bootstrap_interval(values, level, seed=seed)
-            mean, n = (values.mean() if len(values) else math.nan), len(values)
-            rows.append(dict(zip(by, key)) | dict(metric=name, mean=mean, low=low, high=high,
-                        std=values.std(ddof=1) if n > 1 else math.nan, n=n))
-    return pandas.DataFrame(rows)
-
-def compare(
-    frame,                         # data frame of one separator
-    other,                         # data frame of another one on the same mixtures
-    metric: str = "pit_si_sdri",   # column to compare
-    level: float = 0.95,           # probability of the interval
-    seed: int = 0,                 # of the bootstrap
-) -> dict[str, float]:             # mean of frame minus other, low, high, n
-    "Return the mean paired difference of two separators with a bootstrap interval."
-    ours, theirs = (table.set_index("id")[metric] for table in (frame, other))
-    pairs = ours.to_frame("a").join(theirs.rename("b"))
-    if len(pairs) != len(other) or pairs["b"].isna().sum() > other[metric].isna().sum():
-        raise ValueError("other: expected the same mixtures as in frame, by id")
-    difference = (pairs["a"] - pairs["b"]).dropna().to_numpy()
-    low, high = bootstrap_interval(difference, level, seed=seed)
-    return dict(mean=float(difference.mean()), low=low, high=high, n=len(difference))
-
-# %% ../../nbs/20_separation/234_metrics.ipynb #33dc1671
-def per_speaker(
-    frame,                 # data frame of `evaluate_model`
-    width: float = 2.5,    # dB, width of the bins of input SI-SDR
-):                         # data frame: id, si_sdr, input_si_sdr, si_sdri, input_level, sex
-    "Return one line per speaker; `input_level` is the centre of its bin in dB."
-    import pandas
-    columns = {"si_sdr": "speaker_si_sdr", "input_si_sdr": "speaker_input_si_sdr"}
-    lists = {new: frame[old].map(list) for new, old in columns.items()}
-    known = "speaker_sexes" in frame and frame["speaker_sexes"].map(len).eq(frame["n_true"]).all()
-    if known: lists["sex"] = frame["speaker_sexes"].map(list)
-    table = pandas.DataFrame({"id": frame["id"], "n_true": frame["n_true"], **lists})
-    table = table[table["n_true"] > 0].explode(list(lists), ignore_index=True)
-    table = table.astype({"si_sdr": float, "input_si_sdr": float})
-    table["si_sdri"] = table["si_sdr"] - table["input_si_sdr"]
-    table["input_level"] = ((table["input_si_sdr"] / width).apply(np.floor) + .5) * width
-    return table
-
-def plot_input_levels(
-    ax,                     # matplotlib axis to draw on
-    frame,                  # data frame of `evaluate_model`
-    method: str = "pit",    # gives colour, marker and label
-    width: float = 2.5,     # dB, width of the bins
-    least: int = 5,         # bins with fewer speakers are left out
-):                          # the axis
-    "Draw the SI-SDR improvement of a speaker against its level in the mixture."
-    style = method_style(method)
-    table = summarise(per_speaker(frame, width), "input_level", ("si_sdri",))
-    table = table[table["n"] >= least]
-    ax.plot(table["input_level"], table["mean"], color=style.colour, marker=style.marker,
-            label=style.label)
-    ax.fill_between(table["input_level"], table["low"], table["high"], color=style.colour,
-                    alpha=.2, lw=0)
-    ax.set(xlabel="SI-SDR in the mixture (dB)", ylabel="improvement (dB)")
-    return ax
-
-# %% ../../nbs/20_separation/234_metrics.ipynb #edbb1b94
-def _flat(frame) -> tuple[np.ndarray, np.ndarray]:
-    "Return all scores and whether their outputs are matched to a speaker."
-    scores = np.concatenate([np.asarray(row, dtype=np.float64) for row in frame["scores"]])
-    if not ((scores >= 0) & (scores <= 1)).all():
-        raise ValueError("scores: expected probabilities in [0, 1], got others, or NaN")
-    return scores, np.concatenate([np.asarray(row, dtype=bool) for row in frame["matched"]])
-
-def _auroc(scores: np.ndarray, matched: np.ndarray) -> float:
-    "Return the area under the curve from ranks; NaN unless both kinds occur."
-    from scipy.stats import rankdata
-    n_used, n_unused = int(matched.sum()), int((~matched).sum())
-    if not n_used or not n_unused: return math.nan
-    ranks = rankdata(scores)[matched].sum() - n_used * (n_used + 1) / 2
-    return float(ranks / (n_used * n_unused))
-
-def _reliability(scores: np.ndarray, matched: np.ndarray, n_bins: int) -> np.ndarray:
-    "Return mean score, share of matched outputs and count of every bin that isn't empty."
-    bins = np.minimum((scores * n_bins).astype(int), n_bins - 1)
-    chosen = [bins == b for b in range(n_bins)]
-    return np.array([(scores[c].mean(), matched[c].mean(), c.sum()) for c in chosen if c.any()])
-
-# %% ../../nbs/20_separation/234_metrics.ipynb #526249d6
-def counting(
-    frame,               # data frame of `evaluate_model`
-    n_bins: int = 10,    # bins of the calibration error
-) -> dict[str, float]:   # accuracy, error, precision, recall, AUROC, calibration error
-    "Return how well the number of speakers is known; NaN where a ratio has no cases."
-    scores, matched = _flat(frame)
-    error = (frame["n_counted"] - frame["n_true"]).to_numpy()
-    ranked = [np.sort(np.asarray(s, dtype=np.float64))[::-1][:k] for s, k in
-              zip(frame["scores"], frame["n_counted"])]
-    limit = min((s.min() for s in ranked if len(s)), default=math.inf)   # lowest score kept
-    kept = scores >= limit
-    hits, table = int((kept & matched).sum()), _reliability(scores, matched, n_bins)
-    ratio = lambda n, of: float(n / of) if of else math.nan
-    return {"count_accuracy": float((error == 0).mean()),
-            "count_error": float(np.abs(error).mean()), "count_bias": float(error.mean()),
-            "score_precision": ratio(hits, kept.sum()), "score_recall": ratio(hits, matched.sum()),
-            "score_auroc": _auroc(scores, matched),
-            "score_calibration_error":
-                float((np.abs(table[:, 0] - table[:, 1]) * table[:, 2]).sum() / len(scores))}
-
-def confusion(
-    frame,     # data frame of `evaluate_model`
-):             # data frame of counts: true number in rows, counted number in columns
-    "Return how often which number of speakers was counted."
-    import pandas
-    table = pandas.crosstab(frame["n_true"], frame["n_counted"])
-    counts = range(int(min(table.index.min(), table.columns.min())),
-                   int(max(table.index.max(), table.columns.max())) + 1)
-    return table.reindex(index=table.index, columns=counts, fill_value=0)
-
-# %% ../../nbs/20_separation/234_metrics.ipynb #038252b4
-def plot_confusion(
-    ax,                          # matplotlib axis to draw on
-    frame,                       # data frame of `evaluate_model`
-    colour: str = "#0072B2",     # of a cell with all mixtures of its row
-):                               # the axis
-    "Draw how often which number of speakers was counted, in per cent of each true number."
-    from matplotlib.colors import LinearSegmentedColormap
-    table = confusion(frame)
-    share = table.to_numpy() / table.to_numpy().sum(1, keepdims=True)
-    cells = LinearSegmentedColormap.from_list("count", ["white", colour])
-    ax.imshow(share, cmap=cells, vmin=0, vmax=1, aspect="equal")
-    for (row, column), value in np.ndenumerate(share):
-        ax.text(column, row, f"{100 * value:.0f} %", ha="center", va="center", fontsize=8,
-                color="white" if value > .6 else "black")
-    ax.set_xticks(range(len(table.columns)), table.columns)
-    ax.set_yticks(range(len(table.index)), [f"{k}  (n = {r.sum()})" for k, r in table.iterrows()])
-    ax.set(xlabel="counted speakers", ylabel="true speakers")
-    ax.grid(False)
-    return ax
-
-def plot_reliability(
-    ax,                      # matplotlib axis to draw on
-    frame,                   # data frame of `evaluate_model`
-    method: str = "pit",     # gives colour, marker and label
-    n_bins: int = 10,        # bins of the score
-):                           # the axis
-    "Draw how often outputs are matched against their score; larger marks hold more outputs."
-    style, table = method_style(method), _reliability(*_flat(frame), n_bins)
-    if not ax.lines: ax.plot([0, 1], [0, 1], color="#888888", lw=1, ls="--")
-    ax.plot(table[:, 0], table[:, 1], color=style.colour, label=style.label)
-    ax.scatter(table[:, 0], table[:, 1], 8 + 300 * table[:, 2] / table[:, 2].sum(),
-               color=style.colour, marker=style.marker)
-    ax.set(xlabel="score", ylabel="share matched to a speaker", xlim=(-.03, 1.03),
-           ylim=(-.03, 1.03), aspect="equal")
-    return ax
-
-# %% ../../nbs/20_separation/234_metrics.ipynb #f6879232
-def winner_shares(
-    frame,             # data frame of `evaluate_model`
-) -> np.ndarray:       # `(n_hyps,)`, sums to 1
-    "Return the share of all speakers that each output wins."
-    usage = np.sum([np.asarray(row, dtype=np.float64) for row in frame["usage"]], axis=0)
-    return usage / max(usage.sum(), 1)
-
-def collapse(
-    frame,                        # data frame of `evaluate_model`
-    dead_below: float = 0.01,     # outputs that win a smaller share of the speakers are dead
-    silent_below: float = -60.,   # dB below the mixture: outputs that are quieter are silent
-) -> dict[str, float]:            # gap, shared_winner, winner_entropy, n_dead, n_silent, ...
-    "Return the signs of collapse of a separator on a corpus."
-    share = winner_shares(frame)
-    nats = abs(float(np.sum(share[share > 0] * np.log(share[share > 0]))))
-    levels = np.stack([np.asarray(row, dtype=np.float64) for row in frame["output_levels"]])
-    return {"gap": float(frame["gap"].mean()),
-            "shared_winner": float(frame["shared_winner"].mean()),
-            "distinct_winners": float(frame["n_distinct_winners"].mean()),
-            "winner_entropy": nats, "mixture_entropy": float(frame["winner_entropy"].mean()),
-            "n_dead": int((share < dead_below).sum()),
-            "n_silent": int((np.median(levels, axis=0) < silent_below).sum())}
-
-def plot_winners(
-    ax,                      # matplotlib axis to draw on
-    frame,                   # data frame of `evaluate_model`
-    method: str = "pit",     # gives the colour
-):                           # the axis
-    "Draw the share of speakers that each output wins, with the equal share as a dashed line."
-    share = winner_shares(frame)
-    ax.bar(range(1, len(share) + 1), share, color=method_style(method).colour)
-    ax.axhline(1 / len(share), color="#555555", lw=1, ls="--")
-    ax.set(xlabel="output", ylabel="share of speakers won", xticks=range(1, len(share) + 1),
-           ylim=(0, 1))
-    return ax
-
-# %% ../../nbs/20_separation/234_metrics.ipynb #f28eb41d
-def run_summary(
-    frame,                # data frame of `evaluate_model`
-) -> dict[str, float]:    # means of all metrics, counting, signs of collapse
-    "Return one separator's results as plain numbers."
-    names = [*METRICS, *(name for name in _EXTRAS if name in frame)]
-    return ({name: float(frame[name].mean()) for name in names} | counting(frame)
-            | collapse(frame) | {"n_mixtures": len(frame)})
-
-def save_metrics(
-    path: str | Path,    # file to write, usually *.parquet
-    frame,               # data frame of `evaluate_model`
-) -> Path:               # the path
-    "Write the metrics of all mixtures, atomically."
-    with replacing(path) as temporary: frame.to_parquet(temporary, index=False)
-    return Path(path)
-
-def load_metrics(
-    path: str | Path,    # file of `save_metrics`
-):                       # data frame
-    "Read the metrics of all mixtures; `DataError` naming a file that holds something else."
-    frame = read_table(path)
-    if lost := {"id", "scores", "pit_si_sdr"} - set(frame):
-        raise DataError(f"{path}: no columns {', '.join(sorted(lost))}; is it a table of metrics?")
-    return frame
-
-def read_table(
-    path: str | Path,    # a Parquet file
-):                       # data frame
-    "Read a table; `DataError` naming a file that is missing, damaged or none."
-    import pandas
-    content = read_bytes(path)
-    try: return pandas.read_parquet(io.BytesIO(content))
-    except MemoryError: raise
-    except Exception as error:        # pyarrow's errors have no common class
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path}: no table can be read ({why}); delete it, or write it "
-                        "again") from None

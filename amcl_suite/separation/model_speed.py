@@ -5,18 +5,21 @@
 # %% ../../nbs/20_separation/292_model_speed.ipynb #5082184b
 from __future__ import annotations
 from collections.abc import Callable
+from statistics import median_high
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from ..core.expect import between, integer, one_of
 from ..core.environment import environment
-from .datasets import DynamicMixing, make_loader
-from .loss_speed import _median, _seconds
-from .models import (
-    DPRNNConfig, ModelConfig, Separation, Separator, build_model, count_parameters, model_config)
+from .datasets import make_loader
+from .dynamic import DynamicMixing
+from .loss_speed import seconds_of
+from .models import (DPRNNConfig, ModelConfig, Separation, Separator,
+                                          build_model, model_config, n_parameters)
 from .voices import synthetic_voices
 
 # %% auto #0
-__all__ = ['BorrowedPass', 'step_ratio', 'recurrent_share', 'feed_ratio', 'run_benchmarks']
+__all__ = ['BorrowedPass', 'step_ratio', 'recurrent_share', 'feed_ratio', 'model_benchmarks']
 
 # %% ../../nbs/20_separation/292_model_speed.ipynb #6c84ec92
 class BorrowedPass(nn.Module):
@@ -25,8 +28,7 @@ class BorrowedPass(nn.Module):
         model: Separator,   # with a `late` head; its weights are shared, not copied
     ):
         super().__init__()
-        if model.config.head != "late":
-            raise ValueError(f"model: expected head 'late', got {model.config.head!r}")
+        one_of("model.config.head", model.config.head, ("late",))
         self.model, self.masker = model, model.masker.original()
 
     def forward(self,
@@ -62,9 +64,9 @@ def step_ratio(
     device: str = "cpu",                 # where to run
 ) -> dict:                               # ms per step of both, their ratio and its spread
     "Return how many times faster our training step is than asteroid's over the same weights."
-    if min(batch_size, rounds) < 1 or not seconds > 0:
-        raise ValueError("batch_size, seconds, rounds: expected positive numbers, got "
-                         f"{batch_size}, {seconds}, {rounds}")
+    integer("batch_size", batch_size, 1)
+    integer("rounds", rounds, 1)
+    between("seconds", seconds, 0, ends="()")
     config = config or DPRNNConfig.small()
     model = build_model(config, seed=0).to(device)
     noise = torch.Generator().manual_seed(0)
@@ -73,12 +75,12 @@ def step_ratio(
     with torch.no_grad(): gap = model(mixture).hypotheses - borrowed(mixture).hypotheses
     steps = [_stepper(model, mixture), _stepper(borrowed, mixture)]
     for step in steps: step()
-    times = [[_seconds(step, device) for step in steps] for _ in range(rounds)]
+    times = [[seconds_of(step, device) for step in steps] for _ in range(rounds)]
     ratios = sorted(theirs / ours for ours, theirs in times)
-    ours, theirs = (1e3 * _median(side) for side in zip(*times))
-    return dict(what=f"{config.backbone}, {count_parameters(model):,} "
+    ours, theirs = (1e3 * median_high(side) for side in zip(*times))
+    return dict(what=f"{config.backbone}, {n_parameters(model):,} "
                      f"parameters, {batch_size} x {seconds:g} s",
-                ours_ms=ours, asteroid_ms=theirs, ratio=_median(ratios), ratio_min=ratios[0],
+                ours_ms=ours, asteroid_ms=theirs, ratio=median_high(ratios), ratio_min=ratios[0],
                 ratio_max=ratios[-1], difference=float(gap.abs().max()), rounds=rounds,
                 device=str(mixture.device.type), threads=torch.get_num_threads())
 
@@ -122,17 +124,18 @@ def feed_ratio(
     for _ in range(rounds):
         batches = iter(loader)
         step = _stepper(model, next(batches).mixture)
-        feed_s = _seconds(lambda: feed(batches), "cpu") / n_batches
+        feed_s = seconds_of(lambda: feed(batches), "cpu") / n_batches
         step()
-        times.append((feed_s, _seconds(step, "cpu")))
+        times.append((feed_s, seconds_of(step, "cpu")))
     ratios = sorted(step_s / feed_s for feed_s, step_s in times)
-    feed_ms, step_ms = (1e3 * _median(list(side)) for side in zip(*times))
+    feed_ms, step_ms = (1e3 * median_high(list(side)) for side in zip(*times))
     return dict(what=f"{batch_size} x {seconds:g} s, two voices, three speeds", feed_ms=feed_ms,
-                step_ms=step_ms, ratio=_median(ratios), ratio_min=ratios[0], ratio_max=ratios[-1],
-                n_workers=n_workers, rounds=rounds, threads=torch.get_num_threads())
+                step_ms=step_ms, ratio=median_high(ratios), ratio_min=ratios[0],
+                ratio_max=ratios[-1], n_workers=n_workers, rounds=rounds,
+                threads=torch.get_num_threads())
 
 # %% ../../nbs/20_separation/292_model_speed.ipynb #480b70ee
-def run_benchmarks(
+def model_benchmarks(
     device: str = "cpu",   # where to run
 ) -> dict:                 # ready for JSON
     "Run all benchmarks of this chapter; return machine and results."

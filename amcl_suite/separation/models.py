@@ -4,22 +4,20 @@
 
 # %% ../../nbs/20_separation/232_models.ipynb #0b88f405
 from __future__ import annotations
-import dataclasses, difflib, math, os, warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+import math
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core.files import DataError, read_weights, write_weights
-from .blocks import (
-    HEADS, ConvMasker, DualPathMasker, SudoMasker, decode, filterbank, scoring_head)
+from ..core.expect import integer, make, one_of, ranges
+from .blocks import (HEADS, ConvMasker, DualPathMasker, SudoMasker,
+                                          decoded_waveforms, filterbank, scoring_head)
 
 # %% auto #0
 __all__ = ['BACKBONES', 'Separation', 'ModelConfig', 'DPRNNConfig', 'SudoConfig', 'ConvTasNetConfig', 'model_config', 'Separator',
-           'build_model', 'count_parameters', 'CheckpointError', 'save_model', 'load_model', 'from_asteroid']
+           'build_model', 'n_parameters']
 
 # %% ../../nbs/20_separation/232_models.ipynb #f90abb64
 class Separation(NamedTuple):
@@ -33,19 +31,6 @@ class Separation(NamedTuple):
         if self.score_logits is None: return torch.ones_like(self.hypotheses[..., 0])
         return self.score_logits.sigmoid()
 
-# %% ../../nbs/20_separation/232_models.ipynb #1d2ecfa8
-def _known(
-    what: str,             # kind of the name, for the message
-    name: str,             # what was given
-    valid: Iterable[str],  # what is allowed
-) -> None:
-    "Raise `ValueError` for an unknown name, with the nearest valid one."
-    valid = list(valid)
-    if name in valid: return
-    near = difflib.get_close_matches(str(name), valid, 1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ValueError(f"{what}: expected one of {', '.join(valid)}, got {name!r}{hint}")
-
 # %% ../../nbs/20_separation/232_models.ipynb #b698a64d
 @dataclass(frozen=True)
 class ModelConfig:
@@ -56,21 +41,19 @@ class ModelConfig:
     sample_rate: int = 8000  # Hz, of the waveforms it is meant for
 
     def __post_init__(self):
-        _known("head", self.head, HEADS)
-        for field in dataclasses.fields(self):
-            value, low = getattr(self, field.name), 0 if field.name == "skip" else 1
-            if field.type == "int" and (type(value) is not int or value < low):
-                raise ValueError(f"{field.name}: expected an integer >= {low}, got {value!r}")
+        one_of("head", self.head, HEADS, "head")
+        for field in fields(self):
+            low = 0 if field.name == "skip" else 1
+            if field.type == "int": integer(field.name, getattr(self, field.name), low)
         if hasattr(self, "encoder_activation"):
-            _known("encoder_activation", self.encoder_activation, ("relu", "linear"))
-            _known("mask_activation", self.mask_activation, self._masks)
+            ranges(self, encoder_activation=["relu", "linear"], mask_activation=list(self._masks))
         if self.stride > self.kernel_size:
             raise ValueError(f"stride: expected at most kernel_size = {self.kernel_size} (else "
                              f"samples are lost), got {self.stride}")
-        if self.head.startswith("crnn") and not isinstance(self, DPRNNConfig):
+        if self.head.startswith("crnn") and self.backbone != "dprnn":
             raise ValueError(f"head: {self.head!r} exists for DPRNN only; take \"late\"")
 
-    stride, kernel_size = 1, 1      # overridden by the children
+    backbone, stride, kernel_size = "", 1, 1      # overridden by the children
 
 # %% ../../nbs/20_separation/232_models.ipynb #c237b825
 @dataclass(frozen=True)
@@ -86,7 +69,7 @@ class DPRNNConfig(ModelConfig):
     encoder_activation: str = "relu"  # after the encoder: "relu" or "linear"
     mask_activation: str = "sigmoid"  # of the masks: "sigmoid", "relu" or "linear"
 
-    _masks = ("sigmoid", "relu", "linear")
+    backbone, _masks = "dprnn", ("sigmoid", "relu", "linear")
 
     def __post_init__(self):
         super().__post_init__()
@@ -102,7 +85,7 @@ class SudoConfig(ModelConfig):
     depth: int = 4                    # time scales of a U-block
     mask_activation: str = "softmax"  # of the masks: "softmax", "sigmoid", "relu" or "linear"
 
-    _masks = ("softmax", "sigmoid", "relu", "linear")
+    backbone, _masks = "sudo", ("softmax", "sigmoid", "relu", "linear")
     encoder_activation = "relu"
     stride = property(lambda self: self.kernel_size // 2)
 
@@ -128,7 +111,7 @@ class ConvTasNetConfig(ModelConfig):
     encoder_activation: str = "relu"  # after the encoder: "relu" or "linear"
     mask_activation: str = "sigmoid"  # of the masks: "sigmoid", "relu", "softmax" or "linear"
 
-    _masks = ("sigmoid", "relu", "softmax", "linear")
+    backbone, _masks = "convtasnet", ("sigmoid", "relu", "softmax", "linear")
 
 # %% ../../nbs/20_separation/232_models.ipynb #37e9172f
 BACKBONES = dict(dprnn=DPRNNConfig, sudo=SudoConfig, convtasnet=ConvTasNetConfig)
@@ -146,30 +129,18 @@ def model_config(
     **options,                # fields to change
 ) -> ModelConfig:             # validated
     "Return a configuration by names; `ValueError` naming the nearest valid one."
-    _known("backbone", backbone, BACKBONES)
-    _known("size", size, ("paper", "small"))
-    kind = BACKBONES[backbone]
-    for name in options: _known("option", name, [field.name for field in dataclasses.fields(kind)])
-    return kind(**(_SMALL[backbone] if size == "small" else {}) | options)
+    one_of("size", size, ("paper", "small"))
+    kind = BACKBONES[one_of("backbone", backbone, BACKBONES, "backbone")]
+    return getattr(kind, size)(**options)
 
 # %% ../../nbs/20_separation/232_models.ipynb #bec91505
-@patch(as_prop=True)
-def backbone(
-    self: ModelConfig,
-) -> str:               # key of `BACKBONES`
-    "Name the backbone."
-    for name, kind in BACKBONES.items():
-        if type(self) is kind: return name
-    raise ValueError(f"config: expected one of {', '.join(k.__name__ for k in BACKBONES.values())}"
-                     f", got {type(self).__name__}")
-
 @patch(cls_method=True)
 def paper(
     cls: ModelConfig,
     **options,          # fields to change
 ) -> ModelConfig:       # of this backbone
     "Return the published size."
-    return model_config(_name_of(cls), "paper", **options)
+    return make(cls, options, "option")
 
 @patch(cls_method=True)
 def small(
@@ -177,11 +148,7 @@ def small(
     **options,          # fields to change
 ) -> ModelConfig:       # of this backbone
     "Return the size for a CPU."
-    return model_config(_name_of(cls), "small", **options)
-
-def _name_of(kind: type) -> str:
-    "Return the backbone's name of a configuration class."
-    return next((name for name, known in BACKBONES.items() if known is kind), kind.__name__)
+    return make(cls, _SMALL[cls.backbone] | options, "option")
 
 # %% ../../nbs/20_separation/232_models.ipynb #c3e37fbd
 def _masker(
@@ -205,6 +172,7 @@ class Separator(nn.Module):
         config: ModelConfig,   # of one of the backbones
     ):
         super().__init__()
+        one_of("config", type(config).__name__, [kind.__name__ for kind in BACKBONES.values()])
         self.config, self.metadata = config, {}
         sudo, half = config.backbone == "sudo", config.stride
         padding = dict(padding=half, output_padding=half - 1) if sudo else {}
@@ -222,7 +190,7 @@ class Separator(nn.Module):
         return encoded.relu() if self.config.encoder_activation == "relu" else encoded
 
     def __repr__(self):
-        return f"Separator({self.config}, {count_parameters(self):,} parameters)"
+        return f"Separator({self.config}, {n_parameters(self):,} parameters)"
 
 # %% ../../nbs/20_separation/232_models.ipynb #f8444dfc
 def _checked(
@@ -262,7 +230,7 @@ def forward(
     encoded = self.encode(waveform)
     masks = self.masker(encoded)
     masked = masks * encoded[:, None]
-    hypotheses = _full(decode(self.decoder, masked))
+    hypotheses = _full(decoded_waveforms(self.decoder, masked))
     hypotheses = F.pad(hypotheses, (0, waveform.shape[-1] - hypotheses.shape[-1]))
     kind = self.config.head
     features = encoded if "early" in kind else masked if kind.endswith("_enc") else masks
@@ -280,164 +248,8 @@ def build_model(
         torch.manual_seed(seed)
         return Separator(config)
 
-def count_parameters(
+def n_parameters(
     model: nn.Module,   # any module
 ) -> int:               # trainable values
     "Count the trainable values of a module."
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-# %% ../../nbs/20_separation/232_models.ipynb #32b5e2b4
-def _plain(
-    value: object,   # to store
-    name: str,       # where it comes from, for the message
-) -> object:         # the same in plain types
-    "Return nested dicts, lists, numbers and text as plain types; `ValueError` for anything else."
-    if value is None or isinstance(value, bool): return value
-    if isinstance(value, dict): return {str(k): _plain(v, f"{name}.{k}") for k, v in value.items()}
-    if isinstance(value, (list, tuple)): return [_plain(v, f"{name}[]") for v in value]
-    for kind in (int, float, str):
-        if isinstance(value, kind): return kind(value)
-    if isinstance(value, os.PathLike): return os.fspath(value)
-    if hasattr(value, "tolist"): return _plain(value.tolist(), name)     # arrays, tensors
-    if dataclasses.is_dataclass(value): return _plain(dataclasses.asdict(value), name)
-    raise ValueError(f"{name}: expected numbers, text, lists or dicts, got {type(value).__name__}")
-
-# %% ../../nbs/20_separation/232_models.ipynb #d8652616
-class CheckpointError(DataError):
-    "A file that is no separator of ours, or not the expected one; the message says what it is."
-
-_FORMAT, _VERSION = "amcl_suite.separation", 1
-
-def save_model(
-    path: str | Path,   # file to write, such as "separator.pt"
-    model: Separator,   # to keep; may be wrapped by `torch.compile` or data-parallel training
-    **metadata,         # plain values to add: objective, corpus, seed, ...
-) -> Path:              # the path
-    "Write configuration, weights and notes, whole or not at all."
-    for wrapper in ("_orig_mod", "module"): model = getattr(model, wrapper, model)
-    if not isinstance(model, Separator):
-        raise ValueError(f"model: expected a Separator, got {type(model).__name__}")
-    content = dict(format=_FORMAT, version=_VERSION, backbone=model.config.backbone,
-                   config=dataclasses.asdict(model.config),
-                   metadata=_plain(model.metadata | metadata, "metadata"),
-                   state={k: v.detach().cpu().clone() for k, v in model.state_dict().items()})
-    return write_weights(path, content)
-
-# %% ../../nbs/20_separation/232_models.ipynb #2f5e600d
-def _read(
-    path: str | Path,   # file to read
-) -> dict:              # its content, plain values and tensors only
-    "Read a file without running code from it; `CheckpointError` saying what is wrong."
-    if not Path(path).is_file():
-        raise CheckpointError(f"no checkpoint at {path}: train a separator or correct the path")
-    try:
-        with (torch.serialization.safe_globals([torch.torch_version.TorchVersion]),
-              warnings.catch_warnings()):
-            warnings.simplefilter("ignore")       # about pickles, which are refused anyway
-            content = read_weights(path)
-    except DataError as error:
-        raise CheckpointError(f"no checkpoint can be read: {error}. (A file with Python objects "
-                              "could run any code and is left unread; ask for one made by "
-                              "save_model.)") from None
-    return content if isinstance(content, dict) else {}
-
-def _refuse_foreign(content: dict, path: str | Path) -> None:
-    "Raise `CheckpointError` for anything but a separator of ours, with advice."
-    if content.get("format") == _FORMAT:
-        if content.get("version") == _VERSION: return
-        raise CheckpointError(f"{path} has format version {content.get('version')}, this code "
-                              f"reads {_VERSION}: update amcl_suite")
-    if {"model_name", "model_args", "state_dict"} <= content.keys():
-        raise CheckpointError(f"{path} is a checkpoint of asteroid ({content['model_name']}): "
-                              "convert it with from_asteroid")
-    if "pytorch-lightning_version" in content:
-        raise CheckpointError(f"{path} is a training checkpoint: load the exported separator beside"
-                              " it, or export one with save_model")
-    raise CheckpointError(f"{path} is no separator: expected a file made by save_model")
-
-# %% ../../nbs/20_separation/232_models.ipynb #a19ad2d9
-def _fill(
-    model: Separator,           # receives the weights
-    state: dict[str, Tensor],   # by name
-    source: str | Path,         # where they come from, for the message
-) -> None:
-    "Load weights; `CheckpointError` naming the first one that doesn't fit."
-    ours = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    got = {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
-    for name in sorted(ours.keys() | got.keys()):
-        if ours.get(name) != got.get(name):
-            raise CheckpointError(
-                f"{source} is of another architecture than its configuration says: {name} has "
-                f"shape {got.get(name, 'missing')}, expected {ours.get(name, 'no such weight')}")
-    model.load_state_dict(state)
-
-# %% ../../nbs/20_separation/232_models.ipynb #ed5c04a2
-def load_model(
-    path: str | Path,                    # file made by `save_model`
-    device: str | torch.device = "cpu",  # where the model will live
-    config: ModelConfig | None = None,   # refuse any other configuration; None: take the file's
-) -> Separator:                          # in evaluation mode; its notes are in `.metadata`
-    "Read a separator, running no code from the file; `CheckpointError` where that fails."
-    content = _read(path)
-    _refuse_foreign(content, path)
-    try: found = model_config(content["backbone"], **content["config"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} has a configuration that this code doesn't know "
-                              f"({error}): update amcl_suite") from None
-    if config is not None and config != found:
-        raise CheckpointError(f"{path} holds another architecture: expected {config}, got {found}")
-    model = Separator(found)
-    _fill(model, content.get("state", {}), path)
-    model.metadata = content.get("metadata", {})
-    return model.to(device).eval()
-
-# %% ../../nbs/20_separation/232_models.ipynb #29d9a863
-_SHARED = dict(n_src="n_hyps", n_filters="n_filters", kernel_size="kernel_size", stride="stride",
-               bn_chan="bottleneck", mask_act="mask_activation", sample_rate="sample_rate",
-               encoder_activation="encoder_activation")
-# model of asteroid: backbone, its names of our options, the only values of other options
-_ASTEROID = dict(
-    DPRNNTasNet=("dprnn", dict(hid_size="hidden", chunk_size="chunk", n_repeats="n_blocks"),
-                 dict(norm_type="gLN", bidirectional=True, rnn_type="LSTM", num_layers=1,
-                      use_mulcat=False)),
-    SuDORMRFNet=("sudo", dict(num_blocks="n_blocks", upsampling_depth="depth"), {}),
-    ConvTasNet=("convtasnet", dict(hid_chan="hidden", skip_chan="skip", n_blocks="n_blocks",
-                                   n_repeats="n_repeats"),
-                dict(norm_type="gLN", causal=False, conv_kernel_size=3)))
-
-def _translate(name: str, args: dict) -> ModelConfig:
-    "Return our configuration of a model of asteroid; `ValueError` for what we don't have."
-    _known("model_name", name, _ASTEROID)
-    backbone, names, only = _ASTEROID[name]
-    half = args.get("kernel_size", 0) // 2 if backbone == "sudo" else args.get("stride")
-    only = only | dict(fb_name="FreeFB", stride=half, out_chan=args.get("n_filters"),
-                       hop_size=args.get("chunk_size", 0) // 2)
-    for option, value in only.items():
-        if option in args and args[option] != value:
-            raise ValueError(f"{option}: expected {value!r}, got {args[option]!r}")
-    values = {ours: args[theirs] for theirs, ours in (_SHARED | names).items() if theirs in args}
-    if backbone == "sudo": values.pop("stride", None), values.pop("encoder_activation", None)
-    else: values["encoder_activation"] = values.get("encoder_activation") or "linear"
-    values["sample_rate"] = int(values.get("sample_rate") or 8000)
-    values["skip"] = values.get("skip") or 0
-    if backbone != "convtasnet": del values["skip"]
-    return model_config(backbone, head="none", **values)
-
-# %% ../../nbs/20_separation/232_models.ipynb #f2303db5
-def from_asteroid(
-    checkpoint: str | Path | dict,   # file made from asteroid's `serialize()`, or that dictionary
-) -> Separator:                      # without a scoring head, in evaluation mode
-    "Convert a checkpoint of asteroid; `CheckpointError` for options that we don't have."
-    source = "checkpoint" if isinstance(checkpoint, dict) else checkpoint
-    content = checkpoint if isinstance(checkpoint, dict) else _read(checkpoint)
-    if not {"model_name", "model_args", "state_dict"} <= content.keys():
-        raise CheckpointError(f"{source} is no checkpoint of asteroid: expected model_name, "
-                              "model_args and state_dict")
-    try: config = _translate(content["model_name"], content["model_args"])
-    except ValueError as error:
-        raise CheckpointError(f"{source} can't be converted: {error}") from None
-    model = Separator(config)
-    state = content["state_dict"].items()      # Sudo rm -rf's filters are stored there twice
-    _fill(model, {k: v for k, v in state if not k.startswith("encoder.encoder.")}, source)
-    model.metadata = dict(converted_from=f"asteroid {content['model_name']}")
-    return model.eval()

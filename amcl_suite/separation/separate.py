@@ -4,24 +4,20 @@
 
 # %% ../../nbs/20_separation/280_separate.ipynb #ddd0ab0a
 from __future__ import annotations
-import math, os, re
-from collections import Counter
-from collections.abc import Callable
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 import torch
-from fastcore.basics import patch
 from torch import Tensor
 from torch.nn import functional as F
-from ..core.audio import (SOUND_SUFFIXES, AudioError, is_silent, players, read_audio,
-                                   resample, write_audio)
-from ..core.files import DataError, read_json, shown, walk_files, write_json_atomic
+from ..core.audio import AudioError, read_audio, resample
+from ..core.sound import is_silent, players
+from ..core.expect import between, integer
 from ..mcl.assignment import permutation
-from .models import load_model
+from .checkpoints import load_model
 
 # %% auto #0
-__all__ = ['chunk_starts', 'continue_tracks', 'separate_chunks', 'fit_gains', 'Separated', 'separate', 'FolderResult',
-           'separate_files', 'separate_folder']
+__all__ = ['chunk_starts', 'continue_tracks', 'separate_chunks', 'fit_gains', 'Separated', 'separate']
 
 # %% ../../nbs/20_separation/280_separate.ipynb #f0859df1
 def chunk_starts(
@@ -30,9 +26,8 @@ def chunk_starts(
     overlap: float = 0.5,  # share of a chunk that the next one covers again, in [0.1, 0.9]
 ) -> list[int]:            # first sample of each chunk
     "Return where chunks begin; neighbours share at least `overlap` of their length."
-    if not 0.1 <= overlap <= 0.9:
-        raise ValueError(f"overlap: expected a share from 0.1 to 0.9, got {overlap}")
-    if chunk < 2: raise ValueError(f"chunk: expected at least 2 samples, got {chunk}")
+    between("overlap", overlap, 0.1, 0.9)
+    integer("chunk", chunk, 2)
     if n_samples <= chunk: return [0]
     hop = max(1, int(chunk * (1 - overlap)))
     return [*range(0, n_samples - chunk, hop), n_samples - chunk]
@@ -188,9 +183,7 @@ def separate(
     "Separate a recording of any length and rate; of a silent one nothing is kept, and noted so."
     model, model_rate = _loaded(checkpoint, device)
     waveform, rate = _recording(source, sample_rate, model_rate)
-    chunk = chunk_seconds * model_rate
-    if not (0.5 <= chunk_seconds < math.inf):
-        raise ValueError(f"chunk_seconds: expected at least 0.5 s, got {chunk_seconds}")
+    chunk = between("chunk_seconds", chunk_seconds, 0.5, math.inf, "[)", "s") * model_rate
     mixture = resample(waveform, rate, model_rate)
     n, least = len(mixture), model_rate // 4            # networks need a quarter of a second
     mixture = F.pad(mixture, (0, max(0, least - n)))
@@ -210,133 +203,3 @@ def _nobody(model, waveform: Tensor, rate: int, least: int, device) -> Separated
     nothing = torch.zeros(n_hyps)
     return Separated(torch.zeros(n_hyps, len(waveform)), nothing, nothing > 0, rate, waveform,
                      _SILENCE)
-
-# %% ../../nbs/20_separation/280_separate.ipynb #72225d1c
-@patch
-def save(
-    self: Separated,
-    folder: str | Path,    # made if missing
-    **facts,               # more plain values for `result.json`
-) -> list[Path]:           # files of the kept outputs, s1.wav, s2.wav, ...
-    "Write the kept outputs as 16-bit WAV files, and `result.json` last."
-    folder = Path(folder)
-    _claim(folder)
-    peak = float(self.sources.abs().max()) if self.count else 0.
-    gain = min(1., 0.99 / peak) if peak > 0 else 1.
-    paths = [write_audio(folder / f"s{k + 1}.wav", gain * estimate, self.sample_rate)
-             for k, estimate in enumerate(self.sources)]
-    for old in _tracks(folder):
-        if old not in paths: old.unlink()                    # of an earlier run that kept more
-    write_json_atomic(folder / "result.json", facts | dict(
-        count=self.count, scores=self.scores.tolist(), kept=self.kept.tolist(), gain=gain,
-        sample_rate=self.sample_rate, n_samples=self.mixture.shape[-1], note=self.note))
-    return paths
-
-def _tracks(folder: Path) -> list[Path]:
-    "Return the files in a folder that are called like results."
-    names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    return [folder / name for name in names if re.fullmatch(r"s[1-9]\d*\.wav", name)]
-
-def _claim(folder: Path) -> None:
-    "Mark a folder's results as unfinished; `DataError` if its tracks are somebody else's."
-    if not (folder / "result.json").is_file() and (tracks := _tracks(folder)):
-        raise DataError(f"{tracks[0]}: would be overwritten, and no result.json says that it is a "
-                        "result; choose another folder for the results")
-    write_json_atomic(folder / "result.json", {"finished": False})
-
-# %% ../../nbs/20_separation/280_separate.ipynb #228b001f
-def _recordings(folder: Path, out: Path) -> dict[str, Path]:
-    "Return the sound files below a folder by name; `DataError` if there are none."
-    if not folder.is_dir(): raise DataError(f"{folder}: no such folder of recordings")
-    files = [path for path in walk_files(folder, SOUND_SUFFIXES)     # but no earlier results
-             if not (folder in out.parents and out in path.parents)]
-    names = [path.relative_to(folder).with_suffix("").as_posix() for path in files]
-    n_called, found = Counter(names), {}
-    for path, name in zip(files, names):       # the suffix only where it tells two files apart
-        found[name if n_called[name] == 1 else path.relative_to(folder).as_posix()] = path
-    if (own := next((n for n in found if folder in (out / n).parents), None)) and (
-            folder not in out.parents):
-        raise ValueError(f"out: the results of {own} would go into {out / own}, among the "
-                         "recordings; choose another folder, such as one below it")
-    if found: return found
-    raise DataError(f"{folder}: holds no sound files ({', '.join(SOUND_SUFFIXES)})")
-
-def _done(folder: Path, facts: dict) -> dict | None:
-    "Return the result of an earlier run if it was made from the same with the same options."
-    try: result = read_json(folder / "result.json")
-    except DataError: return None
-    if not isinstance(result.get("scores"), list) or "count" not in result: return None
-    if len(_tracks(folder)) != result["count"]: return None              # somebody removed some
-    return result if all(result.get(k) == v for k, v in facts.items()) else None
-
-def _stamp(path: Path) -> list[int]:
-    "Return what tells two versions of a file apart; nothing if it is missing."
-    if not path.is_file(): return []
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
-
-# %% ../../nbs/20_separation/280_separate.ipynb #2804100e
-@dataclass(frozen=True)
-class FolderResult:
-    "What happened to one recording of a folder."
-    name: str               # path below the folder, without suffix
-    state: str              # "separated", "skipped" (done before) or "failed"
-    count: int = 0          # outputs kept
-    scores: tuple = ()      # of all outputs
-    error: str = ""         # why it failed
-    note: str = ""          # what else is to be known
-
-# %% ../../nbs/20_separation/280_separate.ipynb #55686f2c
-def separate_files(
-    files,                               # a sound file, or name -> sound file
-    out: str | Path,                     # results go to `out/NAME/s1.wav`, ...
-    checkpoint: str | Path,              # file of `save_model`, or folder with `separator.pt`
-    threshold: float = 0.5,              # outputs with a higher score are kept
-    chunk_seconds: float = 8.0,          # s, length of a chunk
-    device: str | torch.device = "cpu",  # where the model runs
-    force: bool = False,                 # do finished ones again
-    progress: Callable | None = None,    # called with (done, total, result)
-) -> list[FolderResult]:                 # one per recording, in order
-    "Separate recordings and write the results; one that fails doesn't stop the others."
-    if isinstance(files, (str, Path)): files = {Path(files).stem: Path(files)}
-    path, out, results = Path(checkpoint), Path(out), []
-    path = path / "separator.pt" if path.is_dir() else path
-    model, options = load_model(path, device), _options(threshold, chunk_seconds)
-    for name, source in files.items():
-        facts = dict(source=_stamp(source), checkpoint=_stamp(path), **options)
-        done = None if force else _done(out / name, facts)
-        if done is not None:
-            results.append(FolderResult(name, "skipped", done["count"], tuple(done["scores"]),
-                                        note=str(done.get("note", ""))))
-        else: results.append(_one(name, source, out / name, model, options, device, facts))
-        if progress: progress(len(results), len(files), results[-1])
-    return results
-
-# %% ../../nbs/20_separation/280_separate.ipynb #a1320683
-def separate_folder(
-    folder: str | Path,          # recordings, also in folders below
-    out: str | Path,             # results go to `out/NAME/s1.wav`, ...
-    checkpoint: str | Path,      # file of `save_model`, or folder with `separator.pt`
-    *options,                    # as of `separate_files`
-    **more,                      # as of `separate_files`
-) -> list[FolderResult]:         # one per recording, by name
-    "Separate all recordings of a folder with `separate_files`."
-    recordings = _recordings(Path(folder).resolve(), Path(out).resolve())
-    return separate_files(recordings, out, checkpoint, *options, **more)
-
-def _options(threshold: float, chunk_seconds: float) -> dict:
-    "Return the options that a result depends on; `ValueError` if one is out of range."
-    if not chunk_seconds >= 0.5:
-        raise ValueError(f"chunk_seconds: expected at least 0.5 s, got {chunk_seconds}")
-    return dict(threshold=float(threshold), chunk_seconds=float(chunk_seconds))
-
-def _one(name, source, out, model, options, device, facts) -> FolderResult:
-    "Separate one recording and write its results; errors of the recording become a result."
-    try:
-        found = separate(source, model, device=device, **options)
-        found.save(out, **facts)
-    except DataError as error: return FolderResult(name, "failed", error=str(error))
-    except (ValueError, MemoryError) as error:               # of this recording alone
-        return FolderResult(name, "failed", error=f"{shown(source)}: {error or 'too long'}")
-    return FolderResult(name, "separated", found.count, tuple(found.scores.tolist()),
-                        note=found.note)

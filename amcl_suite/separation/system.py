@@ -5,25 +5,28 @@
 # %% ../../nbs/20_separation/240_system.ipynb #8ac64532
 from __future__ import annotations
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import torch
 from fastcore.basics import patch
 from torch import Tensor
+from ..core.configuration import leaves
+from ..core.expect import counts, integer, ranges
 from ..core.trainer import System, read_checkpoint
+from .checkpoints import save_model
 from .datasets import MixtureBatch
-from .metrics import exact_matrix, match_outputs, winners
-from .models import ModelConfig, Separation, build_model, save_model
+from .models import ModelConfig, Separation, build_model
 from .objectives import Objective, ObjectiveConfig
 from .temperature import Annealing
+from .watch import (Watch, example_sounds, hard_values, reseed_outputs,
+                                         set_back_outputs, usage_entropy, write_sounds)
 
 # %% auto #0
-__all__ = ['OptimiserConfig', 'Watch', 'hard_values', 'SeparationSystem', 'reseed_outputs']
+__all__ = ['SeparationOptimiser', 'SeparationSystem']
 
 # %% ../../nbs/20_separation/240_system.ipynb #b2a88fef
 @dataclass(frozen=True)
-class OptimiserConfig:
+class SeparationOptimiser:
     "Optimiser and its schedule; the defaults are the paper's."
     learning_rate: float = 1e-3     # > 0, of Adam, at the start
     weight_decay: float = 0.0       # >= 0
@@ -31,14 +34,9 @@ class OptimiserConfig:
     halve_from: str = "start"       # "start", or "settled": when the temperature is at rest
 
     def __post_init__(self):
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate: expected a number > 0, got {self.learning_rate}")
-        for name in ("weight_decay", "halve_patience"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
-        if self.halve_from not in ("start", "settled"):
-            raise ValueError('halve_from: expected "start" or "settled", got '
-                             f"{self.halve_from!r}")
+        counts(self, "halve_patience", low=0)
+        ranges(self, learning_rate=(0, math.inf, "()"), weight_decay=(0,),
+               halve_from=["start", "settled"])
 
 # %% ../../nbs/20_separation/240_system.ipynb #d278876b
 class _Halve(torch.optim.lr_scheduler.ReduceLROnPlateau):
@@ -53,60 +51,6 @@ class _Halve(torch.optim.lr_scheduler.ReduceLROnPlateau):
         if self.last_epoch < self.first_epoch: self.last_epoch += 1
         else: super().step(metrics, epoch)
 
-# %% ../../nbs/20_separation/240_system.ipynb #8380b521
-@dataclass(frozen=True)
-class Watch:
-    "What the monitor looks for, and what it may do."
-    jump: float = 40.0         # dB above the running mean of the loss that end a training; 0: none
-    jump_steps: int = 3        # that many steps in a row
-    rescue: bool = False       # give dead outputs a new start
-    patience: int = 3          # >= 1, epochs in which an output wins nothing until it is rescued
-    noise: float = 0.1         # size of the change of the copied weights, relative to their spread
-    silence: float = -60.0     # dB below the mixture that count as silent
-    audio_every: int = 10      # epochs between audio examples for TensorBoard; 0: none
-
-    def __post_init__(self):
-        for name, low in dict(jump=0, jump_steps=1, patience=1, audio_every=0).items():
-            if not getattr(self, name) >= low:
-                raise ValueError(f"{name}: expected at least {low}, got {getattr(self, name)}")
-        if not 0 < self.noise < math.inf:
-            raise ValueError("noise: expected a number > 0 (an exact copy would stay one), got "
-                             f"{self.noise}")
-
-# %% ../../nbs/20_separation/240_system.ipynb #38b3eb2d
-def hard_values(
-    separation: Separation,   # of a batch
-    batch: MixtureBatch,      # what was to be separated
-    silence: float = -60.,    # dB below the mixture that count as silent
-) -> dict[str, Tensor]:       # name -> one entry per mixture with a speaker, float64
-    "Return the metrics of each mixture in which someone speaks; NaN where the output is no number."
-    heard = batch.source_mask.any(-1)
-    mixture, mask = batch.mixture[heard], batch.source_mask[heard]
-    hypotheses = separation.hypotheses.detach().float()[heard]
-    if not bool(hypotheses.isfinite().all()):
-        return {"pit_si_sdr": torch.full((len(mixture),), math.nan, dtype=torch.float64)}
-    if not len(mixture): return {}
-    values, at_input = exact_matrix(hypotheses, batch.sources[heard], mixture, mask,
-                                    batch.lengths[heard])
-    mask, (matched, _) = mask.cpu(), match_outputs(values, mask.cpu(), penalty=-30.)
-    won = winners(values, mask)
-    def mean(x): return torch.where(mask, x, torch.zeros_like(x)).sum(-1) / mask.sum(-1)
-    pit, best, level = mean(matched), mean(values.amax(-1)), hypotheses.square().mean(-1)
-    quiet = level < 10 ** (silence / 10) * mixture.square().mean(-1, keepdim=True)
-    result = {"pit_si_sdr": pit, "best_si_sdr": best, "gap": best - pit,
-              "pit_si_sdri": pit - mean(at_input), "silent": quiet.cpu().double(),
-              "usage": won["usage"].double(), "shared_winner": won["shared_winner"].double()}
-    if separation.score_logits is not None:
-        counted = (separation.score_logits[heard].cpu() > 0).sum(-1)
-        result["count_accuracy"] = (counted == mask.sum(-1)).double()
-    return result
-
-# %% ../../nbs/20_separation/240_system.ipynb #18cf9f1e
-def _entropy(usage: Tensor) -> float:
-    "Return the entropy of the outputs' shares of all wins, in nats: 0 to log(n_hyps)."
-    share = usage / usage.sum().clamp(min=1e-12)
-    return float(-torch.xlogy(share, share).sum())
-
 # %% ../../nbs/20_separation/240_system.ipynb #883c9270
 class SeparationSystem(System):
     "A separator in training: model, objective, temperature, and what is watched."
@@ -116,25 +60,25 @@ class SeparationSystem(System):
         model: ModelConfig,                               # network
         objective: ObjectiveConfig = ObjectiveConfig(),   # what is minimised
         annealing: Annealing | None = None,               # temperature; None: 0
-        optimiser: OptimiserConfig = OptimiserConfig(),   # how the weights move
+        optimiser: SeparationOptimiser = SeparationOptimiser(),   # how the weights move
         watch: Watch = Watch(),                           # guards
         seed: int = 0,                                    # of the first weights
         head_start: int = 0,                              # epochs in which output 0 learns alone
     ):
         super().__init__()
-        if not head_start >= 0:
-            raise ValueError(f"head_start: expected epochs >= 0, got {head_start}")
+        integer("head_start", head_start, 0)
         self.config, self.objective_config, self.annealing = model, objective, annealing
         self.optimiser_config, self.watch, self.weight_seed = optimiser, watch, seed
         self.objective, self.head_start = Objective(objective), head_start
-        self.alone = Objective(replace(objective, name=f"mcl_{objective.distance}"))
+        self.alone = Objective(replace(
+            objective, name=f"wta_{objective.distance}", too_many="refuse"))
         if self.objective.needs_temperature and annealing is None:
             raise ValueError(f"annealing: objective {objective.name!r} needs a temperature; pass "
                              "Annealing(TemperatureConfig(...), unit)")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = build_model(model)
-            if head_start: _set_back(self.model)
+            if head_start: set_back_outputs(self.model)
         self.unused_parameters = model.head != "none" and not objective.score_weight
         self.loss_mean, self.jumps, self.dead_for = None, 0, [0] * model.n_hyps
         self.n_rescued, self.heard, self.usage, self.dead, self.silent = 0, None, None, [], []
@@ -147,17 +91,13 @@ class SeparationSystem(System):
 
 # %% ../../nbs/20_separation/240_system.ipynb #d655102d
 @patch(as_prop=True)
-def temperature(
-    self: SeparationSystem,
-) -> float:                 # dB
+def temperature(self: SeparationSystem) -> float:   # dB
     "Return the temperature of the running epoch or step; 0 without annealing."
     if self.annealing is None: return 0.
     return float(self.annealing.temperature(self.current_epoch, self.global_step))
 
 @patch
-def settled_epoch(
-    self: SeparationSystem,
-) -> int:                   # 0-based
+def settled_epoch(self: SeparationSystem) -> int:   # 0-based
     "Return the epoch from which the temperature no longer changes."
     if self.annealing is None or self.annealing.config.schedule == "constant": return 0
     end = self.annealing.config.end
@@ -165,9 +105,7 @@ def settled_epoch(
     return math.ceil(end / max(1, self.trainer.num_training_batches))
 
 @patch
-def epoch_values(
-    self: SeparationSystem,
-) -> dict[str, float]:      # empty without annealing
+def epoch_values(self: SeparationSystem) -> dict[str, float]:   # empty without annealing
     "Return the temperature, in dB, for the history."
     return {} if self.annealing is None else {"temperature": self.temperature}
 
@@ -223,7 +161,7 @@ def validation_step(
 ) -> dict[str, Tensor]:     # see `hard_values`
     "Return the hard metrics of each mixture."
     separation = self.model(batch.mixture)
-    if batch_idx == 0: self.heard = _example(separation, batch)
+    if batch_idx == 0: self.heard = example_sounds(separation, batch)
     with torch.autocast(self.device.type, enabled=False):
         return hard_values(separation, batch, self.watch.silence)
 
@@ -236,9 +174,7 @@ def describe(
     return list(batch.ids)
 
 @patch
-def configure_optimizers(
-    self: SeparationSystem,
-) -> dict:                  # as Lightning wants it
+def configure_optimizers(self: SeparationSystem) -> dict:   # as Lightning wants it
     "Return Adam, and the halving of its rate on a plateau of the monitored metric."
     config = self.optimiser_config
     optimiser = torch.optim.Adam(self.model.parameters(), config.learning_rate,
@@ -262,7 +198,7 @@ def summarise(
     self.usage, self.dead = usage, (usage == 0).nonzero().flatten().tolist()
     self.silent = (silent > .5).nonzero().flatten().tolist()
     shares = {f"share_{k + 1}": float(share) for k, share in enumerate(usage / usage.sum())}
-    return values | shares | {"winner_entropy": _entropy(usage), "dead": len(self.dead),
+    return values | shares | {"winner_entropy": usage_entropy(usage), "dead": len(self.dead),
                               "silent": len(self.silent)}
 
 # %% ../../nbs/20_separation/240_system.ipynb #5bcb7ba0
@@ -284,47 +220,6 @@ def suspect(
             f"there for {self.jumps} steps: outputs have fallen silent, and no gradient brings "
             "them back. Lower the learning rate or the gradient clipping and go on from the best "
             "weights; if it comes back at the same mixtures, listen to them")
-
-# %% ../../nbs/20_separation/240_system.ipynb #aa7a86f9
-_SLOT_LAYER = {"dprnn": "masker.first_out.1", "convtasnet": "masker.mask_net.1", "sudo": "masker.m"}
-
-def _slots(model) -> dict[str, Tensor]:
-    "Return the parameters that make the masks, viewed as `(n_hyps, ...)`."
-    layer = model.get_submodule(_SLOT_LAYER[model.config.backbone])
-    return {name: p for name, p in layer.named_parameters()
-            if p.shape[0] % model.config.n_hyps == 0 and p.shape[0] >= model.config.n_hyps}
-
-@torch.no_grad()
-def _set_back(model, factor: float = 30.) -> None:
-    "Saturate the masks of all outputs but the first, which are then worse than the mixture."
-    for p in _slots(model).values(): p.view(model.config.n_hyps, -1)[1:] *= factor
-
-# %% ../../nbs/20_separation/240_system.ipynb #83f65a41
-@torch.no_grad()
-def reseed_outputs(
-    model: torch.nn.Module,                    # a separator; changed in place
-    dead: Iterable[int],                       # outputs to give a new start
-    source: int,                               # output to copy, one that wins
-    noise: float = 0.1,                        # relative to the spread of the copied weights
-    generator: torch.Generator | None = None,  # of the noise, on the CPU
-    optimiser=None,                            # whose moments to copy; changed in place
-) -> None:
-    "Give dead outputs the weights of another one, with noise; `ValueError` for a wrong index."
-    n_hyps = model.config.n_hyps
-    for index in (*dead, source):
-        if not 0 <= index < n_hyps or (index == source and index in dead):
-            raise ValueError(f"dead, source: expected outputs in 0..{n_hyps - 1}, the source not "
-                             f"among the dead, got {list(dead)} and {source}")
-    for p in _slots(model).values():
-        moments = optimiser.state.get(p, {}).values() if optimiser else ()
-        for tensor in (p, *(m for m in moments if getattr(m, "shape", None) == p.shape)):
-            slots = tensor.view(n_hyps, -1)
-            for index in dead: slots[index] = slots[source]
-        slots = p.view(n_hyps, -1)
-        spread = float(slots[source].std(correction=0)) or float(slots.std(correction=0))
-        for index in dead:
-            change = torch.randn(slots.shape[1], generator=generator).to(slots)
-            slots[index] += noise * spread * change
 
 # %% ../../nbs/20_separation/240_system.ipynb #f08dd90d
 @patch
@@ -351,34 +246,7 @@ def epoch_end(
     row["rescued"] = self.n_rescued
     every = self.watch.audio_every
     if self.logger and every and epoch % every == 0 and self.trainer.is_global_zero:
-        _write_audio(self.logger.experiment, self.heard, epoch + 1, self.config.sample_rate)
-
-# %% ../../nbs/20_separation/240_system.ipynb #ae7dc8bf
-def _example(separation: Separation, batch: MixtureBatch) -> dict[str, Tensor]:
-    "Return what there is to hear of the first mixture of a batch."
-    mask, n = batch.source_mask[0].cpu(), int(batch.lengths[0])
-    outputs = separation.hypotheses[0, :, :n].detach().float().cpu()
-    sources = batch.sources[0, :, :n].float().cpu()
-    sounds = {"mixture": batch.mixture[0, :n].float().cpu()}
-    if mask.any() and outputs.isfinite().all():
-        values, _ = exact_matrix(outputs[None], sources[None], sounds["mixture"][None], mask[None])
-        order = match_outputs(values, mask[None], penalty=-30.)[1][0].argmax(0)
-        matched = match_outputs(values, mask[None], penalty=-30.)[1][0].any(0)
-    else: order, matched = torch.zeros(len(outputs)), torch.zeros(len(outputs), dtype=torch.bool)
-    for j in mask.nonzero().flatten().tolist(): sounds[f"speaker_{j + 1}"] = sources[j]
-    for i, output in enumerate(outputs):
-        name = f"output_for_{int(order[i]) + 1}" if matched[i] else f"output_unmatched_{i}"
-        sounds[name] = output
-    return sounds
-
-def _write_audio(writer, sounds: dict[str, Tensor], epoch: int, sample_rate: int) -> None:
-    "Send sounds to TensorBoard, all scaled by the same factor; SI-SDR leaves the level open."
-    sounds = {k: v / v.abs().max().clamp(min=1e-8) if k.startswith("output") else v
-              for k, v in sounds.items()}
-    peak = max(float(v.abs().max()) for v in sounds.values())
-    for name, sound in sounds.items():
-        writer.add_audio(f"example/{name}", (sound / max(peak, 1e-8))[None], epoch,
-                         sample_rate=sample_rate)
+        write_sounds(self.logger.experiment, self.heard, epoch + 1, self.config.sample_rate)
 
 # %% ../../nbs/20_separation/240_system.ipynb #77564c1c
 @patch
@@ -407,15 +275,13 @@ _GUARDS = ("loss_mean", "jumps", "dead_for", "n_rescued")
 
 # %% ../../nbs/20_separation/240_system.ipynb #6e2d39f9
 @patch
-def fingerprint(
-    self: SeparationSystem,
-) -> dict:                  # names -> plain values
+def fingerprint(self: SeparationSystem) -> dict:   # names -> plain values
     "Return what a resumed training must agree in; the unit of the temperature is restored."
     parts = dict(model=self.config, objective=self.objective_config,
                  optimiser=self.optimiser_config, watch=self.watch,
                  temperature=self.annealing and self.annealing.config)
-    plain = {f"{part}.{name}": value for part, config in parts.items() if config is not None
-             for name, value in asdict(config).items()}
+    plain = {place: value for part, config in parts.items() if config is not None
+             for place, value in leaves(config, part).items()}
     return plain | {"backbone": self.config.backbone, "weight_seed": self.weight_seed,
                     "head_start": self.head_start}
 

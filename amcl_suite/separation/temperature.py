@@ -4,33 +4,35 @@
 
 # %% ../../nbs/20_separation/214_temperature.ipynb #4b834f0a
 from __future__ import annotations
-import contextlib, difflib, math
+import contextlib, math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
 from fastcore.basics import patch
-from ..core.files import DataError, decode, encode, read_json, write_json_atomic
+from ..core.expect import between, one_of, ranges
+from ..core.files import DataError, read_json, write_json_atomic
+from ..core.identity import check_same, differences, plain
 from ..mcl.assignment import annealed
+from ..mcl.schedules import constant, exponential, ramp
 from .distances import neg_si_sdr
 
 # %% auto #0
-__all__ = ['UNITS', 'MIN_UNIT', 'SCHEDULES', 'measure_unit', 'unit_from_levels', 'nominal_unit', 'stored_unit',
-           'TemperatureConfig', 'temperature_config', 'Annealing', 'assignment_entropy', 'entropy_temperature',
-           'critical_temperature']
+__all__ = ['TEMPERATURE_UNITS', 'MIN_UNIT', 'SCHEDULES', 'measure_unit', 'unit_from_levels', 'stored_unit', 'TemperatureConfig',
+           'Annealing', 'decision_entropy', 'entropy_temperature', 'transition_temperature']
 
 # %% ../../nbs/20_separation/214_temperature.ipynb #e830f37f
-UNITS = ("variance", "sample_diameter", "batch_diameter", "none")
-MIN_UNIT = .2   # dB; below, annealing would be MCL under another name
+TEMPERATURE_UNITS = ("variance", "sample_diameter", "batch_diameter", "none")
+MIN_UNIT = .2   # dB; below, annealing would be WTA under another name
 
 def measure_unit(
     batches: Iterable[tuple[Tensor, Tensor]],  # sources `(batch, n_src, time)` and bool mask
-    kind: str = "variance",                    # one of `UNITS`
+    kind: str = "variance",                    # one of `TEMPERATURE_UNITS`
 ) -> float:                                    # dB; 1 for "none"
     "Return the unit of temperature of a training set; `ValueError` if it is close to zero."
-    _check_unit_kind(kind)
+    one_of("unit", kind, TEMPERATURE_UNITS, "unit")
     if kind == "none": return 1.
     values = [value for sources, mask in batches for value in _spreads(sources, mask, kind)]
     if not values:
@@ -38,26 +40,19 @@ def measure_unit(
     return _check_unit(float(torch.tensor(values, dtype=torch.float64).mean()), kind)
 
 # %% ../../nbs/20_separation/214_temperature.ipynb #db6cde3e
-def _check_unit_kind(kind: str) -> None:
-    "Raise `ValueError` naming the nearest unit for an unknown one."
-    if kind in UNITS: return
-    near = difflib.get_close_matches(str(kind), UNITS, 1)
-    raise ValueError(f"unit: unknown {kind!r}" + (f", did you mean {near[0]!r}?" if near else "")
-                     + f" Known: {', '.join(UNITS)}")
-
 def _check_unit(unit: float, kind: str) -> float:
     "Return the unit; `ValueError` if it is close to zero or not finite."
     if kind == "none" or MIN_UNIT <= unit < math.inf: return unit
     raise ValueError(f"unit: {kind} is {unit:.3g} dB, expected at least {MIN_UNIT}: with equally "
                      "loud speakers the sources' spread around the mixture vanishes and annealing "
-                     'would be plain MCL; set unit="none" and give `initial` in dB')
+                     'would be plain WTA; set unit="none" and give `initial` in dB')
 
 def _spreads(sources: Tensor, mask: Tensor, kind: str) -> list[float]:
     "Return the spread of each mixture (or of the batch) that has at least two real sources."
     many = mask.sum(-1) > 1
     if not bool(many.any()): return []
     sources, mask = sources[many], mask[many]
-    sources = torch.where(mask[..., None], sources, torch.zeros_like(sources))
+    sources = torch.where(mask[..., None], sources, 0.)
     if kind == "variance":
         apart = neg_si_sdr(sources.sum(1, keepdim=True), sources, mask)[..., 0].abs()
         return (apart.sum(-1) / mask.sum(-1)).tolist()
@@ -81,19 +76,6 @@ def unit_from_levels(
     if not values: raise ValueError("levels: expected mixtures of at least two sources, got none")
     return _check_unit(float(np.mean(values)), "variance")
 
-def nominal_unit(
-    n_src: int,        # 2 to 5 speakers
-    n_grid: int = 400, # points per level in the average
-) -> float:            # dB
-    "Return the unit of WSJ0-mix's recipe: levels x and y uniform in 0 to 2.5 dB."
-    if n_src not in (2, 3, 4, 5): raise ValueError(f"n_src: expected 2 to 5, got {n_src}")
-    x = (np.arange(n_grid) + .5) / n_grid * 2.5
-    first, second = (grid.ravel() for grid in np.meshgrid(x, x if n_src > 3 else x[:1]))
-    zero = np.zeros_like(first)
-    columns = [first, second, -second, -first] if n_src > 3 else [first, -first]
-    power = 10 ** (np.stack(columns + [zero] * (n_src % 2), -1) / 10)
-    return float(np.abs(10 * np.log10(power / (power.sum(-1, keepdims=True) - power))).mean())
-
 # %% ../../nbs/20_separation/214_temperature.ipynb #46d2b7d5
 def stored_unit(
     path: str | Path,            # JSON file; written if missing or of other origin
@@ -101,13 +83,12 @@ def stored_unit(
     **origin,                    # what identifies it: corpus, split, seed, segment, kind
 ) -> float:                      # dB
     "Return the unit stored at `path` for this origin, or measure and store it."
-    path, origin = Path(path), decode(encode(dict(sorted(origin.items()))))
     with contextlib.suppress(DataError):
         known = read_json(path)
-        if known.get("origin") == origin and isinstance(known.get("unit"), float):
+        if not differences(known.get("origin"), origin) and isinstance(known.get("unit"), float):
             return known["unit"]
     unit = float(measure())
-    write_json_atomic(path, dict(origin=origin, unit=unit))
+    write_json_atomic(path, dict(origin=plain(origin), unit=unit))
     return unit
 
 # %% ../../nbs/20_separation/214_temperature.ipynb #f9c401f3
@@ -121,38 +102,15 @@ class TemperatureConfig:
     start: float = 0           # epochs (or steps) at `initial` before the fall
     end: float = 100           # epoch (or step) from which the temperature is zero
     decay: float = .9          # in (0, 1), factor per epoch (or step) of "exponential"
-    unit: str = "variance"     # one of `UNITS`; "none": `initial` is in dB
+    unit: str = "variance"     # one of `TEMPERATURE_UNITS`; "none": `initial` is in dB
     every: str = "epoch"       # "epoch" or "step"
 
     def __post_init__(self):
-        _check_unit_kind(self.unit)
-        if self.schedule not in SCHEDULES:
-            near = difflib.get_close_matches(str(self.schedule), SCHEDULES, 1)
-            raise ValueError(f"schedule: unknown {self.schedule!r}"
-                             + (f", did you mean {near[0]!r}?" if near else "")
-                             + f" Known: {', '.join(SCHEDULES)}")
-        limit = 1 if self.schedule == "adaptive" else math.inf
-        for key, good, wanted in (
-                ("initial", 0 < self.initial <= limit and math.isfinite(self.initial),
-                 "a number > 0" + (" and at most 1" if limit == 1 else "")),
-                ("start", 0 <= self.start < math.inf, "a number >= 0"),
-                ("end", self.end > self.start, f"a number above start ({self.start})"),
-                ("decay", 0 < self.decay < 1, "a number between 0 and 1"),
-                ("every", self.every in ("epoch", "step"), '"epoch" or "step"')):
-            if not good: raise ValueError(f"{key}: expected {wanted}, got {getattr(self, key)!r}")
-
-# %% ../../nbs/20_separation/214_temperature.ipynb #fe8a4106
-def temperature_config(
-    **options,              # fields of `TemperatureConfig`
-) -> TemperatureConfig:     # checked
-    "Return a configuration; `ValueError` naming the nearest field for an unknown option."
-    known = [field.name for field in fields(TemperatureConfig)]
-    for key in options:
-        if key in known: continue
-        near = difflib.get_close_matches(key, known, 1)
-        raise ValueError(f"options: unknown {key!r}" + (f", did you mean {near[0]!r}?" if near
-                         else "") + f" Known: {', '.join(known)}")
-    return TemperatureConfig(**options)
+        one_of("schedule", self.schedule, SCHEDULES, "schedule")
+        one_of("unit", self.unit, TEMPERATURE_UNITS, "unit")
+        ranges(self, initial=(0, 1, "(]") if self.schedule == "adaptive" else (0, math.inf, "()"),
+               start=(0, math.inf, "[)"), end=(self.start, math.inf, "(]"), decay=(0, 1, "()"),
+               every=["epoch", "step"])
 
 # %% ../../nbs/20_separation/214_temperature.ipynb #6c2f2600
 class Annealing:
@@ -175,17 +133,15 @@ class Annealing:
     def state_dict(self) -> dict:  # plain numbers and names
         "Return unit, schedule and running temperature for a checkpoint."
         return dict(unit=self.unit, adapted=self._adapted, fraction=self._fraction,
-                    config=asdict(self.config))
+                    config=plain(self.config))
 
     def load_state_dict(
         self,
         state: dict,     # from `state_dict`
     ) -> None:
         "Restore the unit and the running temperature; `ValueError` if another schedule wrote it."
-        if state["config"] != asdict(self.config):
-            other = sorted(k for k, v in asdict(self.config).items() if state["config"].get(k) != v)
-            raise ValueError("state: the checkpoint's temperature schedule differs in "
-                             f"{', '.join(other)}; resume with the configuration it was made with")
+        check_same(state["config"], self.config, "the checkpoint",
+                   fix="resume with the configuration it was made with")
         self.unit, self._adapted = state["unit"], state["adapted"]
         self._fraction = state["fraction"]
 
@@ -197,11 +153,9 @@ def relative(
 ) -> float:          # in units; for "adaptive" the wanted entropy fraction
     "Return the schedule's value at a time."
     c = self.config
-    if c.schedule == "constant": return c.initial
-    if time >= c.end: return 0.
-    elapsed = max(time - c.start, 0.)
-    if c.schedule == "exponential": return c.initial * c.decay ** elapsed
-    return c.initial * (1 - elapsed / (c.end - c.start))
+    if c.schedule == "constant": return constant(c.initial)(time)
+    if c.schedule == "exponential": return exponential(c.initial, c.decay, 0., c.start, c.end)(time)
+    return ramp(c.initial, 0., c.start, c.end)(time)
 
 # %% ../../nbs/20_separation/214_temperature.ipynb #0324553e
 @patch
@@ -235,7 +189,7 @@ def observe(
     self._adapted = math.exp(memory * math.log(old) + (1 - memory) * math.log(now))
 
 # %% ../../nbs/20_separation/214_temperature.ipynb #3b16c966
-def assignment_entropy(
+def decision_entropy(
     costs: Tensor,                      # `(..., n_targets, n_hyps)`, dB
     temperature: float,                 # > 0, dB
     target_mask: Tensor | None = None,  # bool `(..., n_targets)`, True for real targets
@@ -252,18 +206,17 @@ def entropy_temperature(
     target_mask: Tensor | None = None,  # bool `(..., n_targets)`, True for real targets
 ) -> float | None:                      # dB, in 1e-4 .. 1e4; None without a choice to make
     "Return the temperature at which the annealed weights have a given entropy, by bisection."
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction: expected a number in (0, 1], got {fraction}")
+    between("fraction", fraction, 0, 1, "(]")
     if costs.shape[-1] < 2 or (target_mask is not None and not bool(target_mask.any())): return None
     low, high = math.log(1e-4), math.log(1e4)
     for _ in range(30):
         middle = (low + high) / 2
-        undecided = assignment_entropy(costs, math.exp(middle), target_mask) < fraction
+        undecided = decision_entropy(costs, math.exp(middle), target_mask) < fraction
         low, high = (middle, high) if undecided else (low, middle)
     return math.exp((low + high) / 2)
 
 # %% ../../nbs/20_separation/214_temperature.ipynb #c63f332a
-def critical_temperature(
+def transition_temperature(
     temperatures: Sequence[float],  # dB, in any order; zeros are left out
     si_sdr: Sequence[float],        # dB, best-hypothesis SI-SDR at each, higher is better
     min_gain: float = 1.,           # dB, smallest rise below the plateau that counts
