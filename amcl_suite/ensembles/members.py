@@ -16,7 +16,7 @@ from .objectives import dropout_weights
 from .side_by_side import keep_memory, side_by_side
 
 # %% auto #0
-__all__ = ['BACKENDS', 'EnsembleOutput', 'Ensemble', 'make_ensemble', 'backward_by_member']
+__all__ = ['BACKENDS', 'EnsembleOutput', 'Ensemble', 'seeded', 'make_ensemble', 'backward_by_member']
 
 # %% ../../nbs/30_ensembles/316_members.ipynb #dd47e993
 BACKENDS = ("loop", "stack", "vmap")
@@ -173,6 +173,15 @@ def _run_vmap(template: nn.Module, inputs: Tensor) -> Tensor:
     return torch.vmap(run, out_dims=1, randomness="different")(*tensors)
 
 # %% ../../nbs/30_ensembles/316_members.ipynb #66b1a703
+def seeded(
+    seed: int,          # of the CPU's global generator
+    build: Callable,    # draws from it
+):                      # what `build` returns
+    "Call a function with torch's global generator at a seed; the generator itself is restored."
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return build()
+
 def make_ensemble(
     learner: str | Callable[[], nn.Module],   # name in `LEARNERS`, or a function making a member
     n_members: int,                           # >= 1
@@ -193,9 +202,7 @@ def make_ensemble(
         raise ValueError("learner: expected a name or a function that makes a member, got "
                          f"{learner!r:.60}; a network would be the same for all members")
     build = (lambda: build_learner(name, n_classes, **options)) if name else learner
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        members = [build() for _ in range(n_members)]
+    members = seeded(seed, lambda: [build() for _ in range(n_members)])
     ensemble = Ensemble(members, backend, drop_p, channels_last)
     ensemble.recipe = dict(name=name, n_classes=n_classes, seed=seed, options=options)
     return ensemble

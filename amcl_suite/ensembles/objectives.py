@@ -30,12 +30,13 @@ def check_labels(
     labels: Tensor,          # integers, any shape
     n_classes: int,          # how many classes there are
     name: str = "targets",   # of the argument, for the message
+    what: str = "labels",    # what they are
 ) -> Tensor:                 # the labels
     "Return labels that lie in 0 .. n_classes - 1; `ValueError` names the first that doesn't."
     wrong = ((labels < 0) | (labels >= n_classes)).nonzero()
     if not len(wrong): return labels
     place = tuple(wrong[0].tolist())
-    raise ValueError(f"{name}: expected labels 0 .. {n_classes - 1}, got {int(labels[place])} at "
+    raise ValueError(f"{name}: expected {what} 0 .. {n_classes - 1}, got {int(labels[place])} at "
                      f"{place if len(place) > 1 else place[0]}")
 
 def _check_logits(logits: Tensor, targets: Tensor, aggregation: str) -> Tensor:
