@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 torch.set_num_threads(1)
 from amcl_suite.core.trainer import TrainerSettings, train
-from amcl_suite.ensembles.images import EpochKeys, KeyBatches
+from amcl_suite.ensembles.loaders import EpochKeys, KeyBatches
 from amcl_suite.ensembles.members import make_ensemble
 from amcl_suite.ensembles.system import BatchStream, EnsembleSystem, OptimiserConfig
 
