@@ -12,14 +12,16 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..core.expect import between, finite, integer, like, one_of, shaped
-from .objectives import (check_labels, decompose, decompose_squared_error,
-                                             member_losses, pooled_log_probabilities)
+from .objectives import (AGGREGATIONS, check_labels, decompose,
+                                             decompose_squared_error, member_losses,
+                                             pooled_log_probabilities)
 from ..mcl.assignment import wide
 
 # %% auto #0
-__all__ = ['ENSEMBLE_METRICS', 'REGRESSION_METRICS', 'finite_outputs', 'check_classification', 'label_rank', 'example_metrics',
-           'Reliability', 'reliability', 'risk_coverage', 'aurc', 'MetricSums', 'evaluate_classification',
-           'check_regression', 'evaluate_regression']
+__all__ = ['ENSEMBLE_METRICS', 'REGRESSION_METRICS', 'ENSEMBLE_KINDS', 'finite_outputs', 'check_classification', 'label_rank',
+           'example_metrics', 'Reliability', 'reliability', 'risk_coverage', 'aurc', 'MetricSums',
+           'evaluate_classification', 'check_regression', 'evaluate_regression', 'member_axis', 'check_outputs',
+           'evaluate']
 
 # %% ../../nbs/30_ensembles/330_metrics.ipynb #79092212
 ENSEMBLE_METRICS = {
@@ -363,3 +365,33 @@ def evaluate_regression(
              "loss_ind": squared.mean(-2), "oracle_loss": squared.amin(-1).mean(-1),
              "rmse": parts.ensemble.sqrt()}
     return {name: found[name] for name in names}
+
+# %% ../../nbs/30_ensembles/330_metrics.ipynb #59e7ee71
+ENSEMBLE_KINDS = ("squared_error", *AGGREGATIONS)
+
+def member_axis(
+    aggregation: str,   # one of `ENSEMBLE_KINDS`
+) -> int:               # -1 for predictions, -2 for logits
+    "Return which axis of the outputs holds the members; `ValueError` for an unknown kind."
+    one_of("aggregation", aggregation, ENSEMBLE_KINDS, "aggregation")
+    return -1 if aggregation == "squared_error" else -2
+
+def check_outputs(
+    outputs,               # predictions `(..., n, M)`, or logits `(..., n, M, C)`
+    targets,               # `(..., n)` or `(n,)`: numbers, or labels
+    aggregation: str,      # one of `ENSEMBLE_KINDS`
+):                         # (outputs, targets) as tensors, targets `(..., n)`
+    "Return outputs and targets ready for use; `ValueError` names what is wrong with them."
+    check = check_regression if member_axis(aggregation) == -1 else check_classification
+    return check(outputs, targets)
+
+def evaluate(
+    outputs,                               # predictions `(..., n, M)`, or logits `(..., n, M, C)`
+    targets,                               # `(..., n)` or `(n,)`: numbers, or labels
+    aggregation: str,                      # one of `ENSEMBLE_KINDS`
+    names: Sequence[str] | None = None,    # metrics to compute; None: all of the kind
+    **options,                             # for `evaluate_classification`
+) -> dict[str, Tensor]:                    # name -> double `(...)`, or `(..., n_members)`
+    "Return the metrics of regression or classification."
+    if member_axis(aggregation) == -1: return evaluate_regression(outputs, targets, names)
+    return evaluate_classification(outputs, targets, aggregation, names, **options)
