@@ -5,6 +5,7 @@
 # %% ../../nbs/30_ensembles/312_family.ipynb #cc263732
 from __future__ import annotations
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 import torch
 from torch import Tensor
@@ -12,9 +13,11 @@ from ..core.expect import between, integer, one_of
 from ..core.parts import method_key, style
 from .objectives import member_losses
 from ..mcl.assignment import annealed, wide
+from ..mcl.schedules import constant, ramp
 
 # %% auto #0
-__all__ = ['PLACES', 'family_weights', 'pooled_loss', 'family_loss', 'Point', 'family_point', 'confident_loss']
+__all__ = ['PLACES', 'BETA_SCHEDULES', 'family_weights', 'pooled_loss', 'family_loss', 'Point', 'family_point', 'beta_schedule',
+           'averaged_as', 'confident_loss']
 
 # %% ../../nbs/30_ensembles/312_family.ipynb #7ac8e48d
 def family_weights(
@@ -82,6 +85,27 @@ def family_point(
     most = (integer("n_members", n_members, 2) - 1) / n_members
     beta = 1 - between("epsilon", epsilon, 0, most) / most
     return Point(f"{style(key).label}, ε = {epsilon:g}", beta, 0.)
+
+# %% ../../nbs/30_ensembles/312_family.ipynb #81d32189
+BETA_SCHEDULES = ("constant", "linear", "fall", "late")
+
+def beta_schedule(
+    kind: str,                     # one of `BETA_SCHEDULES`
+    beta: float,                   # >= 0, its value, or the largest one
+    n_epochs: int,                 # of the training
+    fraction: float = 0.5,         # in (0, 1], share of the training until beta is at rest
+) -> Callable[[float], float]:     # epoch, from 0 -> beta
+    "Return how beta runs; `ValueError` for an unknown schedule."
+    end = between("fraction", fraction, 0, 1, "(]") * n_epochs
+    return dict(constant=constant(beta), linear=ramp(0., beta, 0., end),
+                fall=ramp(beta, 0., 0., end), late=ramp(0., beta, end, end)
+                )[one_of("beta_schedule", kind, BETA_SCHEDULES)]
+
+def averaged_as(
+    aggregation: str,   # how an ensemble is trained, "pooled" for the family at any temperature
+) -> str:               # what is averaged when it predicts
+    "Return what an ensemble averages; pooled losses belong to averaged probabilities."
+    return "probability" if aggregation == "pooled" else aggregation
 
 # %% ../../nbs/30_ensembles/312_family.ipynb #0add2527
 def confident_loss(
