@@ -116,7 +116,8 @@ def distinct(
     values: Iterable,    # what came
 ) -> tuple:              # the values
     "Return values that are all different, at least one; `ValueError` otherwise."
-    values = tuple(values)
+    try: values = tuple(values)
+    except TypeError: raise ValueError(f"{name}: expected a list, got {values!r}") from None
     if values and len(set(values)) == len(values): return values
     raise ValueError(f"{name}: expected different values, at least one, got {list(values)}")
 

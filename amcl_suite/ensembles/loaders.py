@@ -17,7 +17,7 @@ from .augmentation import (Augmentation, epoch_generator, normalise,
 from .images import ImageSet, Split
 
 # %% auto #0
-__all__ = ['EpochKeys', 'KeyBatches', 'ImageBatches', 'ImageLoaders', 'image_loaders']
+__all__ = ['EpochKeys', 'KeyBatches', 'ImageBatches', 'ImageLoaders', 'image_loaders', 'BatchStream']
 
 # %% ../../nbs/30_ensembles/323_loaders.ipynb #f6394fcc
 class EpochKeys(Sampler):
@@ -140,3 +140,35 @@ def image_loaders(
     varied = ImageBatches(train, batch_size, *statistics, how if augment else Augmentation(),
                           image_set.shuffle, seed, train.images.device, training=True)
     return ImageLoaders(varied, plain(val), plain(test), plain(train))
+
+# %% ../../nbs/30_ensembles/323_loaders.ipynb #0327608c
+class BatchStream:
+    "Batches, pass after pass, cut into blocks of equal number: a `batch_sampler` for a DataLoader."
+    def __init__(self,
+        batches,             # a `KeyBatches`, or another whose `sampler.set_epoch` chooses the pass
+        n_batches: int,      # of a block
+    ):
+        self._batches, self.n_batches, self.epoch = batches, integer("n_batches", n_batches, 1), 0
+
+    @property
+    def per_pass(self) -> int:
+        "Return the batches of a pass."
+        return len(self._batches)
+
+    def __len__(self) -> int: return self.n_batches
+
+    def set_epoch(self,
+        epoch: int,          # 0-based, which block comes next
+    ) -> None:
+        "Choose the block."
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list]:
+        first = self.epoch * self.n_batches
+        known, batches = -1, []
+        for i in range(first, first + self.n_batches):
+            number, j = divmod(i, self.per_pass)
+            if number != known:
+                self._batches.sampler.set_epoch(number)
+                known, batches = number, list(self._batches)
+            yield batches[j]
