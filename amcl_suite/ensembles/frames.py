@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from ..core.expect import one_of
+from ..core.expect import finite, one_of
 from ..core.statistics import mean_interval
 from .family import averaged_as
 from .metrics import evaluate
 
 # %% auto #0
-__all__ = ['SweepResult', 'paired_differences', 'generalisation_gaps']
+__all__ = ['BANDS', 'SweepResult', 'paired_differences', 'generalisation_gaps', 'metric_rows', 'ensemble_rows', 'beta_summary']
 
 # %% ../../nbs/30_ensembles/337_frames.ipynb #313e3e62
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def paired_differences(
     rows = frame.query("metric == @metric and split == @split and learner == -1")
     if not len(rows): one_of(f"metric on {split!r}", metric, sorted(frame.metric.unique()), "metric")
     table = rows.pivot_table(index=[*keys, "seed"], columns="beta", values="value")
-    one_of("baseline", baseline, table.columns.tolist())
+    one_of("baseline", float(baseline), table.columns.tolist())
     lines = []
     for names, part in table.sub(table[baseline], axis=0).groupby(level=keys):
         for beta in part:
@@ -114,3 +114,57 @@ def generalisation_gaps(
     first, second = (rows[rows.split == s].set_index(keys)["value"] for s in splits)
     return (second - first).reset_index().assign(split=splits[1]).assign(
         metric=lambda table: "gap_" + table["metric"])
+
+# %% ../../nbs/30_ensembles/337_frames.ipynb #f31689cf
+def metric_rows(
+    frame,                                # tidy table
+    metric: str,                          # such as "ens_loss"; "": all
+    split: str = "",                      # such as "test"; "": all
+    needs: Sequence = ("beta", "seed"),   # further columns that must be there
+):                                        # its rows, `run` renamed to `seed`
+    "Return the rows of one metric and split; `ValueError` naming what is missing."
+    if "seed" not in frame.columns and "run" in frame.columns:
+        frame = frame.rename(columns={"run": "seed"})
+    missing = [c for c in ("metric", "split", "value", *needs) if c not in frame.columns]
+    if missing:
+        raise ValueError(f"frame: column(s) {', '.join(missing)} missing; expected a tidy table "
+                         "with beta, seed, split, metric, learner and value as columns, got "
+                         f"{', '.join(map(str, frame.columns)) or 'none'}; reset_index() brings an "
+                         "index back")
+    for column, name in (("metric", metric), ("split", split)):
+        if not name: continue
+        one_of("frame", name, frame[column].unique().tolist(), column)
+        frame = frame[frame[column] == name]
+    finite(f"frame: {metric}", frame["value"].to_numpy(dtype=float),
+           "drop those runs or look at why they diverged")
+    return frame
+
+def ensemble_rows(
+    rows,             # of `metric_rows`
+    keys: Sequence,   # columns that tell the rows apart
+):                    # those of the ensembles, one per combination of keys
+    "Return the ensembles' rows; `ValueError` if there are several per combination of keys."
+    if "learner" in rows.columns: rows = rows[rows["learner"] == -1]
+    if not len(rows): raise ValueError("frame: no rows of the ensemble (learner -1) are left")
+    if not rows.duplicated(list(keys)).any(): return rows
+    others = [c for c in rows.columns if c not in (*keys, "value", "metric", "split", "learner")
+              and rows[c].nunique() > 1]
+    raise ValueError(f"frame: several values per {', '.join(keys)}; choose one of column "
+                     f"{', '.join(others) or 'value'} first, for example with frame.query(...)")
+
+# %% ../../nbs/30_ensembles/337_frames.ipynb #ec63c369
+BANDS = {"sem": "±2 standard errors", "std": "±1 standard deviation"}
+
+def beta_summary(
+    frame,                  # tidy table: beta, seed (or run), split, metric, learner, value
+    metric: str,            # such as "acc_ens" or "div"
+    split: str = "test",    # which rows
+    band: str = "sem",      # key of `BANDS`: "sem" (ddof 1) or "std" (ddof 0)
+):                          # data frame with beta, mean, spread and n, in order of beta
+    "Average a metric over seeds for each beta; `ValueError` on a table that lacks or mixes things."
+    one_of("band", band, BANDS)
+    rows = ensemble_rows(metric_rows(frame, metric, split), ("beta", "seed"))
+    values = rows.groupby("beta", sort=True)["value"]
+    table = values.agg(mean="mean", n="count").reset_index()
+    table["spread"] = (2 * values.sem(ddof=1) if band == "sem" else values.std(ddof=0)).to_numpy()
+    return table.fillna({"spread": 0.})
