@@ -13,11 +13,11 @@ from .objectives import check_shares, pooled_log_probabilities
 from ..mcl.assignment import wide
 
 # %% auto #0
-__all__ = ['PLACES', 'SCORES', 'tempered_log_probabilities', 'fit_temperature', 'conformal_scores', 'conformal_threshold',
-           'conformal_sets', 'uncertainties', 'ood_detection']
+__all__ = ['TEMPERATURE_PLACES', 'SCORES', 'tempered_log_probabilities', 'fit_temperature', 'conformal_scores',
+           'conformal_threshold', 'conformal_sets', 'uncertainties', 'ood_detection']
 
 # %% ../../nbs/30_ensembles/335_calibration.ipynb #a7698c7c
-PLACES = ("after", "before", "members")
+TEMPERATURE_PLACES = ("after", "before", "members")
 
 def tempered_log_probabilities(
     logits,                              # `(..., n, n_members, n_classes)`
@@ -26,7 +26,7 @@ def tempered_log_probabilities(
     aggregation: str = "probability",    # how the members are averaged
 ) -> Tensor:                             # `(..., n, n_classes)`, log-probabilities
     "Return the ensemble's prediction with scaled temperature."
-    one_of("place", place, PLACES)
+    one_of("place", place, TEMPERATURE_PLACES)
     logits = wide(shaped("logits", torch.as_tensor(logits).detach(), "...", kind="float"))
     temperature = torch.as_tensor(temperature, dtype=logits.dtype, device=logits.device)
     between("temperature", float(temperature.amin()), 0, ends="(]")
@@ -60,7 +60,7 @@ def fit_temperature(
     aggregation: str = "probability",    # how the members are averaged
 ) -> Tensor:                             # double `(...)`, or `(..., n_members)`: in [0.01, 100]
     "Return the temperatures of least negative log-likelihood (Guo et al. 2017), run by run."
-    one_of("place", place, PLACES)
+    one_of("place", place, TEMPERATURE_PLACES)
     logits, targets = check_classification(logits, targets)
     fixed = pooled_log_probabilities(logits, aggregation).double() if place == "after" else None
     if place != "after": logits = logits.double()

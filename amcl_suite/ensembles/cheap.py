@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ..core.expect import integer, like
+from ..core.expect import between, integer, like
 from .members import EnsembleOutput
 from .objectives import (augmented_loss, check_labels, decompose,
                                              member_losses)
@@ -38,8 +38,7 @@ class CheapEnsemble(nn.Module):
         "Return the augmented objective of the members in training."
         if self.joint:
             return augmented_loss(decompose(self(inputs).logits, targets, aggregation), beta)
-        if beta: raise ValueError(f"beta: expected 0, members of {type(self).__name__} see different "
-                                  f"examples, got {beta}")
+        between(f"beta: members of {type(self).__name__} see different examples", beta, 0, 0)
         return self.own_losses(inputs, targets, index).mean()
 
     @property
@@ -218,8 +217,8 @@ class BaggedEnsemble(CheapEnsemble):
 
     def own_losses(self, inputs: Tensor, targets: Tensor, index: Tensor | None) -> Tensor:
         "Return the members' losses times how often their resamples hold the examples."
-        if index is None: raise ValueError("index: bagging needs the row in the training set of each "
-                                           "example")
+        if index is None:
+            raise ValueError("index: bagging needs the row in the training set of each example")
         like("index", index, targets.shape, "one per example", kind="int")
         check_labels(index, len(self.counts), "index", "rows")
         return self.counts[index] * member_losses(self(inputs).logits, targets)

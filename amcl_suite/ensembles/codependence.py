@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from ..core.expect import between, integer, one_of, shaped
-from .metrics import (check_classification, check_outputs, check_regression,
+from .metrics import (check_classification, checked_outputs, check_regression,
                                           evaluate_classification, finite_outputs, label_rank,
                                           member_axis)
-from .objectives import AGGREGATIONS, member_losses
+from .objectives import member_losses
 from ..mcl.assignment import wide
 
 # %% auto #0
@@ -188,7 +188,7 @@ def subset_losses(
     measure: str = "loss",                 # "loss", or for classification "error" (share wrong)
 ) -> Tensor:                               # double `(..., n_subsets)`
     "Return the loss of the average over each subset of members, exactly."
-    outputs, targets = check_outputs(outputs, targets, aggregation)
+    outputs, targets = checked_outputs(outputs, targets, aggregation)
     one_of("measure", measure, ("loss",) if aggregation == "squared_error" else ("loss", "error"))
     shaped("subsets", subsets, "n_subsets+", outputs.shape[member_axis(aggregation)])
     between("subsets: members in a row", float(subsets.sum(-1).amin()), 0, ends="(]")

@@ -312,7 +312,7 @@ def _first_group(frame, names=("dataset", "base_learner", "aggregation")):
     return frame
 
 def _draw(name: str, best, curves):
-    "Return a figure of `_FIGURES`, or None where there is nothing to draw; all but one: first folder."
+    "Return a figure of `_FIGURES`, or None where there is nothing to draw."
     import matplotlib.pyplot as plt
     from amcl_suite.ensembles import figures
     splits = [s for s in ("train", "val", "test") if (best.split == s).any()]

@@ -16,7 +16,7 @@ from ..core.tables import Table, format_value
 from .codependence import (PROPORTIONS, codependence, codependence_subsets,
                                                debiased_share, debiased_share_classification,
                                                n_kept, subset_losses)
-from .metrics import check_regression, evaluate, member_axis
+from .metrics import check_regression, evaluate_ensemble, member_axis
 
 # %% auto #0
 __all__ = ['Thresholds', 'Diagnosis', 'diagnose', 'CollusionMonitor']
@@ -70,8 +70,8 @@ class _Look(NamedTuple):
 def _look(outputs, targets, train: tuple | None, aggregation: str) -> _Look:
     "Return the numbers of an ensemble and the ratios behind the warnings."
     metrics, share, rise = (work(outputs, targets, aggregation)
-                            for work in (evaluate, _share, _leave_one_out))
-    before = {} if train is None else evaluate(*train, aggregation)
+                            for work in (evaluate_ensemble, _share, _leave_one_out))
+    before = {} if train is None else evaluate_ensemble(*train, aggregation)
     ens, div = metrics["ens_loss"], metrics["div"]
     ratio = lambda a, b: float((a.mean() / b.mean().clamp_min(1e-300)))
     ratios = {"explosion": ratio(div, ens), "offsets": float(share.mean()),

@@ -4,11 +4,10 @@
 
 # %% ../../nbs/30_ensembles/380_figures.ipynb #28aaadaf
 from __future__ import annotations
-import math
 from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
-from ..core.expect import between, integer, one_of
+from ..core.expect import between, one_of
 from .codependence import (PROPORTIONS, codependence,
                                                codependence_classification, debiased_share,
                                                debiased_share_classification)
@@ -207,7 +206,8 @@ def plot_transfer(
 ):                             # the axis
     "Scatter training against test diversity, one dot per beta and seed, with the diagonal."
     keys = ["beta", "seed"]
-    x, y = (ensemble_rows(metric_rows(frame, metric, s), keys).set_index(keys)["value"] for s in splits)
+    x, y = (ensemble_rows(metric_rows(frame, metric, split), keys).set_index(keys)["value"]
+            for split in splits)
     if set(x.index) != set(y.index):
         raise ValueError(f"frame: {splits[0]} and {splits[1]} have different betas or seeds")
     between(f"frame: {metric} on log axes", min(x.min(), y.min()), 0, ends="(]")

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core.expect import finite, one_of
 from ..core.statistics import mean_interval
 from .family import averaged_as
-from .metrics import evaluate
+from .metrics import evaluate_ensemble
 
 # %% auto #0
 __all__ = ['BANDS', 'SweepResult', 'paired_differences', 'generalisation_gaps', 'metric_rows', 'ensemble_rows', 'beta_summary']
@@ -40,14 +40,14 @@ class SweepResult:
 def evaluate(
     self: SweepResult,
     split: str = "test",   # "train", "val" or "test"
-    **options,             # for `metrics.evaluate`
+    **options,             # for `evaluate_ensemble`
 ) -> dict[str, Tensor]:    # metric -> `(n_settings, n_seeds)`, or with a last axis of members
     "Return every metric of one split; losses of regression in units of the scaled targets."
     one_of("split", split, self.predictions)
     outputs, kind = torch.from_numpy(self.predictions[split]), averaged_as(self.config.aggregation)
     targets = torch.from_numpy(self.targets[split]).expand(outputs.shape[:3])
     if kind == "squared_error": outputs = outputs[..., 0]
-    return evaluate(outputs, targets, kind, **options)
+    return evaluate_ensemble(outputs, targets, kind, **options)
 
 @patch
 def frame(
@@ -90,7 +90,7 @@ def paired_differences(
     import pandas as pd
     keys = ["dataset", "aggregation", "temperature"]
     rows = frame.query("metric == @metric and split == @split and learner == -1")
-    if not len(rows): one_of(f"metric on {split!r}", metric, sorted(frame.metric.unique()), "metric")
+    if not len(rows): one_of(f"{split} rows", metric, sorted(frame.metric.unique()), "metric")
     table = rows.pivot_table(index=[*keys, "seed"], columns="beta", values="value")
     one_of("baseline", float(baseline), table.columns.tolist())
     lines = []

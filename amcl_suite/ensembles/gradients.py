@@ -119,7 +119,7 @@ def sweep_rule(
     aggregation: str,                    # one of `SWEEP_AGGREGATIONS`
     temperatures: Sequence[float] = (),  # one per setting; only for "pooled"
     stop_gradient: bool = False,         # hold the pooled prediction constant in the diversity
-) -> Callable:                           # (outputs, targets, beta, weights, own) -> losses, gradient
+) -> Callable:                           # for `sweep_gradient`
     "Return the rule of an objective; with a stopped gradient only the own residual is left."
     one_of("aggregation", aggregation, SWEEP_AGGREGATIONS)
     rule = _pooled(temperatures) if aggregation == "pooled" else _RULES[aggregation]

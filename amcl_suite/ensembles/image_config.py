@@ -21,10 +21,12 @@ from .optimiser import OptimiserConfig
 __all__ = ['FIGURE_6', 'TABLE_1', 'ImageConfig']
 
 # %% ../../nbs/30_ensembles/345_image_config.ipynb #6045a169
+_TRAINING = TrainerSettings(80, "val/ens_loss", gradient_clip=0., n_devices=1, tensorboard=False)
+
 @dataclass(frozen=True)
 class ImageConfig:
     "Ensembles of one kind on images, over seeds and betas; the defaults are the paper's sweep."
-    experiment: str = "sweep"         # "sweep" or "imagenet": what `lr_switch` counts, files written
+    experiment: str = "sweep"         # "sweep" or "imagenet": what `lr_switch` counts, which files
     dataset: str = "cifar10"          # name for `read_images`, an .npz file, or "imagenet"
     path: str = ""                    # folder of the data; empty: as the suite's settings say
     preset: str = "clean"             # splits and augmentation: "clean" or "reference"
@@ -43,8 +45,7 @@ class ImageConfig:
     backend: str = "loop"             # of the members: "loop", "stack" or "vmap"
     channels_last: bool = False       # memory format: faster for convolutions, not for "vmap"
     optimiser: OptimiserConfig = OptimiserConfig()   # how the weights move
-    training: TrainerSettings = TrainerSettings(     # passes, patience, precision
-        80, "val/ens_loss", gradient_clip=0., n_devices=1, tensorboard=False)
+    training: TrainerSettings = _TRAINING   # passes, patience, precision
     batch_size: int = 128             # images per step
     validate_batches: int = 0         # batches between validations; 0: once per pass
     lowest_rate: float = 0.0          # end below this learning rate
@@ -84,7 +85,8 @@ def small(
                            channels_last=True),
              "imagenet": dict(base_learner="ResNet18", learner_options=dict(width=4, image_size=32),
                               batch_size=8, validate_batches=8, n_epochs=4, learning_rate=.05)}
-    return cls.paper(experiment, **common | sizes[one_of("experiment", experiment, sizes)] | changes)
+    one_of("experiment", experiment, sizes)
+    return cls.paper(experiment, **common | sizes[experiment] | changes)
 
 # %% ../../nbs/30_ensembles/345_image_config.ipynb #5f54948a
 _PAPER = {"sweep": {}, "imagenet": dict(
@@ -101,7 +103,7 @@ TABLE_1 = tuple(dict(base_learner=name) for name in LEARNERS if name.endswith("_
 def paper(
     cls: ImageConfig,
     experiment: str = "sweep",   # "sweep" (Fig. 6, left) or "imagenet" (Table 1; Fig. 6, right)
-    **changes,                   # names of `from_values`, such as an element of `FIGURE_6` or `TABLE_1`
+    **changes,                   # for `from_values`, such as an element of `FIGURE_6`, `TABLE_1`
 ) -> ImageConfig:                # the released configuration
     "Return the paper's configuration; `ValueError` for an unknown experiment or field."
     one_of("experiment", experiment, _PAPER)

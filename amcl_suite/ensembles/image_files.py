@@ -210,8 +210,8 @@ def _read_svhn(name: str, path: str | Path, verify: bool) -> OfficialSet:
         if not (place / file).is_file(): raise _missing(name, place, file)
     pixels, labels = zip(*(_read_mat(place / file, sum, verify) for file, sum in sums.items()))
     note = "SVHN" + ", not the published files" * (not verify)
-    return OfficialSet(labels, lambda part, rows: pixels[part][rows.numpy()], tuple(map(str, range(10))),
-                note)
+    return OfficialSet(labels, lambda part, rows: pixels[part][rows.numpy()],
+                       tuple(map(str, range(10))), note)
 
 # %% ../../nbs/30_ensembles/321_image_files.ipynb #79e3bbdf
 def _decode_jpeg(file, part: str, rows: np.ndarray) -> np.ndarray:

@@ -20,8 +20,8 @@ from ..mcl.assignment import wide
 # %% auto #0
 __all__ = ['ENSEMBLE_METRICS', 'REGRESSION_METRICS', 'ENSEMBLE_KINDS', 'finite_outputs', 'check_classification', 'label_rank',
            'example_metrics', 'Reliability', 'reliability', 'risk_coverage', 'aurc', 'MetricSums',
-           'evaluate_classification', 'check_regression', 'evaluate_regression', 'member_axis', 'check_outputs',
-           'evaluate']
+           'evaluate_classification', 'check_regression', 'evaluate_regression', 'member_axis', 'checked_outputs',
+           'evaluate_ensemble']
 
 # %% ../../nbs/30_ensembles/330_metrics.ipynb #79092212
 ENSEMBLE_METRICS = {
@@ -257,8 +257,8 @@ class MetricSums:
         names: Sequence[str] | None = None,  # metrics to compute; None: all of `ENSEMBLE_METRICS`
         n_bins: int = 15,                    # bins of the calibration error
     ):
-        self.aggregation, self.names, self.n_bins = aggregation, _names(names, ENSEMBLE_METRICS), n_bins
-        integer("n_bins", n_bins, 1)
+        self.aggregation, self.names = aggregation, _names(names, ENSEMBLE_METRICS)
+        self.n_bins = integer("n_bins", n_bins, 1)
         self.sums, self.bins, self.ranked, self.count, self.shape = {}, 0., [], 0, None
 
     def __repr__(self):
@@ -376,7 +376,7 @@ def member_axis(
     one_of("aggregation", aggregation, ENSEMBLE_KINDS, "aggregation")
     return -1 if aggregation == "squared_error" else -2
 
-def check_outputs(
+def checked_outputs(
     outputs,               # predictions `(..., n, M)`, or logits `(..., n, M, C)`
     targets,               # `(..., n)` or `(n,)`: numbers, or labels
     aggregation: str,      # one of `ENSEMBLE_KINDS`
@@ -385,7 +385,7 @@ def check_outputs(
     check = check_regression if member_axis(aggregation) == -1 else check_classification
     return check(outputs, targets)
 
-def evaluate(
+def evaluate_ensemble(
     outputs,                               # predictions `(..., n, M)`, or logits `(..., n, M, C)`
     targets,                               # `(..., n)` or `(n,)`: numbers, or labels
     aggregation: str,                      # one of `ENSEMBLE_KINDS`

@@ -60,8 +60,8 @@ def check_shares(
     total = rows.sum(-1)
     right = (total - 1).abs() < tolerance
     if bool(((rows >= 0).all(-1) & (right | (total == 0) if empty else right)).all()): return rows
-    raise ValueError(f"{name}: expected rows >= 0 that sum to 1{' (or are all 0)' * empty}, got sums "
-                     f"{total.min():.3g} to {total.max():.3g}{f'; {fix}' if fix else ''}")
+    raise ValueError(f"{name}: expected rows >= 0 that sum to 1{' (or are all 0)' * empty}, got "
+                     f"sums {total.min():.3g} to {total.max():.3g}{f'; {fix}' if fix else ''}")
 
 def _full_weights(weights: Tensor | None, losses: Tensor) -> tuple[Tensor, Tensor]:
     "Return weights `(..., members)` whose rows sum to 1, and which rows have any."

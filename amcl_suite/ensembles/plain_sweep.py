@@ -50,6 +50,7 @@ def _plain_run(config: SweepConfig, data: TabularSet, seed: int, setting: dict, 
     def losses(x, y, average, temperature=1.):
         return _plain_losses(torch.stack([m(x) for m in members], 1), y, average, temperature)
     (x, y), scale = parts["train"], config.n_members if config.member_scale == "sum" else 1
+    average = averaged_as(config.aggregation)
     beta_at = beta_schedule(config.beta_schedule, 1., config.n_epochs, config.beta_fraction)
     temperature_at = (constant(setting["temperature"]) if config.temperature_schedule == "constant"
                       else linear(setting["temperature"], config.n_epochs))
@@ -60,7 +61,7 @@ def _plain_run(config: SweepConfig, data: TabularSet, seed: int, setting: dict, 
             optimiser.zero_grad()
             (((1 - beta) * own + beta * joint) * scale).backward()
             optimiser.step()
-        with torch.no_grad(): value = float(losses(*parts["val"], averaged_as(config.aggregation))[1])
+        with torch.no_grad(): value = float(losses(*parts["val"], average)[1])
         if value < best: best, kept = value, copy.deepcopy(members.state_dict())
     members.load_state_dict(kept)
     with torch.no_grad():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..core.training import with_gradients
 from ..core.expect import between, finite, integer, like
 from .codependence import member_subsets, subset_losses
-from .metrics import check_outputs, member_axis
+from .metrics import checked_outputs, member_axis
 from .objectives import (check_labels, check_shares, member_losses,
                                              pooled_log_probabilities)
 
@@ -40,7 +40,7 @@ def _cross_entropy_of(logits: Tensor, targets: Tensor, aggregation: str):
 
 def _runs(outputs, targets, aggregation: str):
     "Return checked outputs and targets with one axis of runs, and the shape of the runs."
-    outputs, targets = check_outputs(outputs, targets, aggregation)
+    outputs, targets = checked_outputs(outputs, targets, aggregation)
     n_last = 1 - member_axis(aggregation)
     return (outputs.reshape(-1, *outputs.shape[-n_last:]), targets.reshape(-1, targets.shape[-1]),
             outputs.shape[:-n_last])

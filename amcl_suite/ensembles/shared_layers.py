@@ -134,7 +134,8 @@ class MIMO(CheapEnsemble):
         wide = {first: lambda: _like(first, _widths(first)[0] * n_members, _widths(first)[1]),
                 last: lambda: _like(last, last.in_features, n_classes * n_members)}
         if n_members > 1:
-            seeded(seed, lambda: replace_layers(learner, lambda m: wide[m]() if m in wide else None))
+            new = lambda m: wide[m]() if m in wide else None
+            seeded(seed, lambda: replace_layers(learner, new))
             learner._forward_pre_hooks.clear()          # the check of a single image's shape
             if hasattr(learner, "n_features"): learner.n_features *= n_members
         self.shape = getattr(learner, "input_shape", None)           # of one example

@@ -15,7 +15,7 @@ from ..core.expect import shaped
 from ..core.files import (DataError, read_json, read_npz, read_weights, replacing,
                                    write_weights)
 from .learners import build_learner
-from .members import BACKENDS, Ensemble, make_ensemble
+from .members import Ensemble
 from .metrics import check_regression, evaluate_regression
 
 # %% auto #0
@@ -47,8 +47,9 @@ def save_ensemble(
                     channels_last=ensemble.channels_last)
     states = [{k: v.detach().cpu().clone() for k, v in state.items()}
               for state in ensemble.member_states()]
-    write_weights(path, dict(format=FORMAT, recipe=_plain(ensemble.recipe, "recipe"), settings=settings,
-                     members=states, metadata=_plain(ensemble.metadata | metadata, "metadata")))
+    write_weights(path, dict(
+        format=FORMAT, recipe=_plain(ensemble.recipe, "recipe"), settings=settings, members=states,
+        metadata=_plain(ensemble.metadata | metadata, "metadata")))
     return Path(path)
 
 def _read(path: str | Path) -> dict:

@@ -204,5 +204,6 @@ def fingerprint(
     names = ("beta", "aggregation", "member_scale", "beta_schedule", "lowest_rate")
     weights = None if self.class_weights is None else self.class_weights.tolist()
     length = {} if self.beta_schedule == "constant" else {"n_epochs": self.n_epochs}
-    return System.fingerprint(self) | plain(self.optimiser_config) | {n: getattr(self, n) for n in names} | length | {
+    own = {name: getattr(self, name) for name in names}
+    return System.fingerprint(self) | plain(self.optimiser_config) | own | length | {
         "class_weights": weights}
