@@ -113,7 +113,8 @@ class _JointEnsemble(BaseEstimator):
                               input_name="sample_weight")
         like("sample_weight", weights, (len(X),), "one per row")
         between("sample_weight", weights.min(), 0)
-        if weights.max() == 0: raise ValueError("sample_weight: expected some above 0, all are zero")
+        if weights.max() == 0:
+            raise ValueError("sample_weight: expected some above 0, all are zero")
         kept = weights > 0
         return X[kept], y[kept], weights[kept] / weights[kept].mean()
 

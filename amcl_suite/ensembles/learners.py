@@ -4,17 +4,17 @@
 
 # %% ../../nbs/30_ensembles/314_learners.ipynb #2cf50b7c
 from __future__ import annotations
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from ..core.expect import between, integer, one_of, only
+from .mobilevit import MobileViT
 
 # %% auto #0
-__all__ = ['VGG_PLAN', 'LEARNERS', 'CNN', 'BasicBlock', 'ResNet', 'VGG', 'MLP', 'InvertedResidual', 'Attention', 'MobileViTBlock',
-           'MobileViT', 'Learner', 'build_learner', 'count_parameters', 'count_flops']
+__all__ = ['VGG_PLAN', 'LEARNERS', 'CNN', 'BasicBlock', 'ResNet', 'VGG', 'MLP', 'Learner', 'build_learner', 'count_parameters',
+           'count_flops']
 
 # %% ../../nbs/30_ensembles/314_learners.ipynb #e4b0186c
 def _check_images(learner: nn.Module, arguments: tuple) -> None:
@@ -166,120 +166,6 @@ class MLP(nn.Module):
                              f"{tuple(inputs.shape)}")
         return self.layers(flat)
 
-# %% ../../nbs/30_ensembles/314_learners.ipynb #40454d77
-def _conv(n_in: int, n_out: int, kernel: int = 1, stride: int = 1, groups: int = 1,
-          activate: bool = True) -> nn.Sequential:
-    "Return convolution, batch norm and (if `activate`) SiLU; no bias."
-    layers = [nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, groups=groups, bias=False),
-              nn.BatchNorm2d(n_out)]
-    return nn.Sequential(*layers, *([nn.SiLU()] if activate else []))
-
-# %% ../../nbs/30_ensembles/314_learners.ipynb #5deb90ca
-class InvertedResidual(nn.Module):
-    "Widen, convolve each channel, narrow; added to the input where shapes agree."
-    def __init__(self,
-        n_in: int,            # channels of the input
-        n_out: int,           # channels of the output
-        stride: int = 1,      # 1 or 2
-        expansion: int = 4,   # how many times wider inside
-    ):
-        super().__init__()
-        wide, self.residual = n_in * expansion, stride == 1 and n_in == n_out
-        self.layers = nn.Sequential(_conv(n_in, wide), _conv(wide, wide, 3, stride, groups=wide),
-                                    _conv(wide, n_out, activate=False))
-
-    def forward(self,
-        inputs: Tensor,   # `(batch, n_in, height, width)`
-    ) -> Tensor:          # `(batch, n_out, height / stride, width / stride)`
-        "Return the block's output."
-        return inputs + self.layers(inputs) if self.residual else self.layers(inputs)
-
-# %% ../../nbs/30_ensembles/314_learners.ipynb #3e52dc3c
-class Attention(nn.Module):
-    "Self-attention over tokens, norm first."
-    def __init__(self,
-        dim: int,             # values per token
-        n_heads: int = 4,     # heads
-        head_dim: int = 8,    # values per head
-    ):
-        super().__init__()
-        self.n_heads, inner = n_heads, n_heads * head_dim
-        self.norm, self.mix = nn.LayerNorm(dim), nn.Linear(inner, dim)
-        self.queries_keys_values = nn.Linear(dim, 3 * inner, bias=False)
-
-    def forward(self,
-        tokens: Tensor,   # `(..., n_tokens, dim)`
-    ) -> Tensor:          # like `tokens`
-        "Return what each token gathers from all others."
-        mixed = self.queries_keys_values(self.norm(tokens))
-        parts = mixed.unflatten(-1, (3, self.n_heads, -1)).transpose(-2, -4)
-        query, key, value = parts.unbind(-3)                     # `(..., n_heads, n_tokens, 8)`
-        shares = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(-1)
-        return self.mix((shares @ value).transpose(-2, -3).flatten(-2))
-
-# %% ../../nbs/30_ensembles/314_learners.ipynb #3a2369d8
-class _Transformer(nn.Module):
-    "A stack of attention and perceptron layers, each added to its input."
-    def __init__(self, dim: int, depth: int, mlp_dim: int):
-        super().__init__()
-        def perceptron():
-            return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, mlp_dim), nn.SiLU(),
-                                 nn.Linear(mlp_dim, dim))
-        self.layers = nn.ModuleList(layer() for _ in range(depth)
-                                    for layer in (lambda: Attention(dim), perceptron))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        for layer in self.layers: tokens = tokens + layer(tokens)
-        return tokens
-
-# %% ../../nbs/30_ensembles/314_learners.ipynb #ee4fb402
-class MobileViTBlock(nn.Module):
-    "Convolve, attend over 2 x 2 patches, concatenate with the block's input, convolve."
-    def __init__(self,
-        channels: int,   # of input and output
-        dim: int,        # values per token
-        depth: int,      # transformer layers
-        mlp_dim: int,    # hidden units of their perceptrons
-    ):
-        super().__init__()
-        self.local = nn.Sequential(_conv(channels, channels, 3), _conv(channels, dim))
-        self.transformer = _Transformer(dim, depth, mlp_dim)
-        self.back, self.fuse = _conv(dim, channels), _conv(2 * channels, channels, 3)
-
-    def forward(self,
-        inputs: Tensor,   # `(batch, channels, height, width)`, even height and width
-    ) -> Tensor:          # like `inputs`
-        "Return the block's output."
-        local = self.local(inputs)
-        height, width = local.shape[-2] // 2, local.shape[-1] // 2
-        cut = local.unflatten(-1, (width, 2)).unflatten(-3, (height, 2))   # b c h i w j
-        tokens = cut.permute(0, 3, 5, 2, 4, 1).flatten(3, 4)               # b i j (h w) c
-        tokens = self.transformer(tokens).unflatten(3, (height, width))    # b i j h w c
-        whole = tokens.permute(0, 5, 3, 1, 4, 2).flatten(4, 5).flatten(2, 3)
-        return self.fuse(torch.cat([self.back(whole), inputs], 1))
-
-# %% ../../nbs/30_ensembles/314_learners.ipynb #b83e6f1b
-class MobileViT(nn.Module):
-    "The extra small MobileViT of the paper: 2,382,944 parameters with 1,000 classes."
-    def __init__(self,
-        n_classes: int = 1000,   # outputs
-    ):
-        super().__init__()
-        stages = [InvertedResidual(16, 32), InvertedResidual(32, 48, 2), InvertedResidual(48, 48),
-                  InvertedResidual(48, 48)]
-        for n_in, n_out, dim, depth, mlp_dim in ((48, 64, 96, 2, 192), (64, 80, 120, 4, 480),
-                                                 (80, 96, 144, 3, 576)):
-            stages += [InvertedResidual(n_in, n_out, 2),
-                       MobileViTBlock(n_out, dim, depth, mlp_dim)]
-        self.features = nn.Sequential(_conv(3, 16, 3, 2), *stages, _conv(96, 384))
-        self.head = nn.Linear(384, n_classes, bias=False)
-
-    def forward(self,
-        images: Tensor,   # `(batch, 3, size, size)`, size a multiple of 64
-    ) -> Tensor:          # `(batch, n_classes)`, logits
-        "Return logits."
-        return self.head(self.features(images).mean((-2, -1)))
-
 # %% ../../nbs/30_ensembles/314_learners.ipynb #ff0d6e59
 class Learner(NamedTuple):
     "What is known of a base learner before it is built."
@@ -362,14 +248,10 @@ def count_parameters(
 
 # %% ../../nbs/30_ensembles/314_learners.ipynb #eee4bfbf
 def count_flops(
-    name: str,             # key of `LEARNERS`
-    n_classes: int = 10,   # >= 2
-    **options,             # as for `build_learner`
-) -> int:                  # floating-point operations, two per multiply-add
-    "Return the operations of one forward pass over one example, without computing it."
+    network: nn.Module,   # in the mode whose cost is wanted: `train()` or `eval()`
+    example: Tensor,      # `(n, ...)` inputs, on the network's device, "meta" included
+) -> int:                 # floating-point operations, two per multiply-add
+    "Return the operations of one forward pass, for one example."
     from torch.utils.flop_counter import FlopCounterMode
-    with torch.device("meta"):
-        learner = build_learner(name, n_classes, **options).eval()
-        example = torch.empty(1, *learner.input_shape)
-    with FlopCounterMode(display=False) as counter, torch.no_grad(): learner(example)
-    return counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter, torch.no_grad(): network(example)
+    return counter.get_total_flops() // len(example)

@@ -16,7 +16,7 @@ from .objectives import dropout_weights
 from .side_by_side import keep_memory, side_by_side
 
 # %% auto #0
-__all__ = ['BACKENDS', 'EnsembleOutput', 'Ensemble', 'seeded', 'make_ensemble', 'backward_by_member']
+__all__ = ['BACKENDS', 'EnsembleOutput', 'Ensemble', 'seeded', 'make_ensemble']
 
 # %% ../../nbs/30_ensembles/316_members.ipynb #dd47e993
 BACKENDS = ("loop", "stack", "vmap")
@@ -255,58 +255,3 @@ def with_backend(
     other = Ensemble(list(self.export()), backend, self.drop_p, channels_last)
     other.recipe, other.metadata = dict(self.recipe), dict(self.metadata)
     return other.train(self.training)
-
-# %% ../../nbs/30_ensembles/316_members.ipynb #a2fd2e44
-@contextlib.contextmanager
-def _random_state(member: nn.Module, state: dict | None = None):
-    "Give the generators that a member draws from; with `state`, replay them, then restore."
-    device = next(member.parameters()).device
-    def current():
-        own = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-        return dict(cpu=torch.get_rng_state(), own=own)
-    def put(value):
-        torch.set_rng_state(value["cpu"])
-        if value["own"] is not None: torch.cuda.set_rng_state(value["own"], device)
-    before = current()
-    if state: put(state)
-    try: yield before
-    finally:
-        if state: put(before)
-
-@contextlib.contextmanager
-def _kept_buffers(member: nn.Module):
-    "Put the buffers of a member back after the block: batch norm's statistics."
-    kept = [(b, b.clone()) for b in member.buffers()]
-    try: yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in kept: buffer.copy_(value)
-
-# %% ../../nbs/30_ensembles/316_members.ipynb #06b4b38f
-def backward_by_member(
-    ensemble: Ensemble,                           # backend "loop"
-    inputs: Tensor,                               # `(batch, ...)`
-    loss: Callable[[EnsembleOutput], Tensor],     # outputs -> scalar
-) -> tuple[Tensor, EnsembleOutput]:               # the loss and the outputs, detached
-    "Add the gradients of a loss to the members, one after another; `ValueError` without a loop."
-    if ensemble.backend != "loop":
-        raise ValueError('ensemble: backward_by_member needs backend "loop", got '
-                         f"{ensemble.backend!r}; use ensemble.with_backend(\"loop\")")
-    _check_batch(inputs)
-    if ensemble.channels_last and inputs.ndim == 4:
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-    outputs, states = [], []
-    with torch.no_grad(), _explain_batch_of_one():
-        for member in ensemble.members:
-            with _random_state(member) as state: outputs.append(_run_member(member, inputs))
-            states.append(state)
-    logits = torch.stack(outputs, 1)
-    if logits.dtype in (torch.float16, torch.bfloat16): logits = logits.float()
-    found = EnsembleOutput(logits.requires_grad_(), ensemble.draw_weights(logits))
-    value = loss(found)
-    (gradient,) = torch.autograd.grad(value, found.logits)
-    for m, (member, state) in enumerate(zip(ensemble.members, states)):
-        with _kept_buffers(member), _random_state(member, state):
-            output = _run_member(member, inputs)
-            if output.requires_grad: output.backward(gradient[:, m].to(output.dtype))
-    return value.detach(), EnsembleOutput(logits.detach(), found.weights)

@@ -14,9 +14,10 @@ from .cheap import (BaggedEnsemble, CheapEnsemble, MCDropout,
 from .learners import LEARNERS, build_learner
 from .members import EnsembleOutput, make_ensemble, seeded
 from .objectives import member_losses
+from .side_by_side import SideLinear
 
 # %% auto #0
-__all__ = ['RankOne', 'BatchEnsemble', 'mimo_batch', 'MIMO', 'GroupedLinear', 'PackedEnsemble', 'make_cheap', 'multiply_adds']
+__all__ = ['RankOne', 'BatchEnsemble', 'mimo_batch', 'MIMO', 'PackedEnsemble', 'make_cheap']
 
 # %% ../../nbs/30_ensembles/319_shared_layers.ipynb #4a7ae58b
 def _factors(n_members: int, size: int, start: str) -> nn.Parameter:
@@ -104,7 +105,7 @@ def _like(layer: nn.Module, n_in: int, n_out: int, groups: int = 1) -> nn.Module
     "Return a new layer with other widths, otherwise like `layer`."
     bias, place = layer.bias is not None, dict(device=layer.weight.device, dtype=layer.weight.dtype)
     if isinstance(layer, nn.Linear):
-        if groups > 1: return GroupedLinear(n_in, n_out, groups, bias, **place)
+        if groups > 1: return _grouped_linear(n_in, n_out, groups, bias, **place)
         return nn.Linear(n_in, n_out, bias, **place)
     return nn.Conv2d(n_in, n_out, layer.kernel_size, layer.stride, layer.padding, layer.dilation,
                      groups, bias, layer.padding_mode, **place)
@@ -161,28 +162,12 @@ class MIMO(CheapEnsemble):
         return member_losses(self(inputs).logits.flatten(0, 1)[:, None], targets.flatten())
 
 # %% ../../nbs/30_ensembles/319_shared_layers.ipynb #65b2f49c
-class GroupedLinear(nn.Module):
-    "Linear maps side by side: group g of the outputs sees group g of the inputs."
-    def __init__(self,
-        n_in: int,             # features of all groups together
-        n_out: int,            # outputs of all groups together
-        groups: int,           # divides both
-        bias: bool = True,     # add one
-        device=None,           # where the parameters live
-        dtype=None,            # type of the parameters
-    ):
-        super().__init__()
-        place, bound = dict(device=device, dtype=dtype), (n_in // groups)**-.5
-        shape = (groups, n_out // groups, n_in // groups)
-        self.weight = nn.Parameter(torch.empty(shape, **place).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(n_out, **place).uniform_(-bound, bound)
-                                 ) if bias else None
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        "Return `(batch, n_out)`."
-        blocks = inputs.unflatten(1, (len(self.weight), -1)).transpose(0, 1)
-        outputs = torch.bmm(blocks, self.weight.mT).transpose(0, 1).flatten(1)
-        return outputs if self.bias is None else outputs + self.bias
+def _grouped_linear(n_in: int, n_out: int, groups: int, bias: bool, **place) -> SideLinear:
+    "Return linear maps side by side: group g of the outputs sees group g of the inputs."
+    side = SideLinear(nn.Linear(n_in // groups, n_out // groups, bias, device="meta"), groups)
+    side, bound = side.to_empty(device=place["device"]).to(place["dtype"]), (n_in // groups)**-.5
+    for parameter in side.parameters(): parameter.data.uniform_(-bound, bound)
+    return side
 
 # %% ../../nbs/30_ensembles/319_shared_layers.ipynb #a6eaafd9
 _LANE_SAFE = (nn.Linear, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU,
@@ -193,9 +178,8 @@ def _check_lanes(learner: nn.Module) -> None:
     "Raise `ValueError` if a layer of the learner would mix the lanes."
     known = LEARNERS.get(getattr(learner, "name", ""))
     mixing = [type(m).__name__ for m in learner.modules()
-              if not list(m.children()) and not isinstance(m, _LANE_SAFE)]
-    mixing += ["grouped convolution" for m in learner.modules()
-               if isinstance(m, nn.Conv2d) and m.groups > 1]
+              if not list(m.children()) and not isinstance(m, _LANE_SAFE)
+              or isinstance(m, nn.Conv2d) and m.groups > 1]
     if known and not known.side_by_side: mixing.append(f"{known.name}'s own connections")
     if mixing:
         raise ValueError(f"base: {mixing[0]} would mix the lanes of a packed ensemble; choose MLP, "
@@ -273,13 +257,3 @@ def make_cheap(
     else: learner = seeded(seed, base if callable(base) else lambda: build_learner(
         base, n_classes, **options))
     return make(learner, n_members, **own)
-
-# %% ../../nbs/30_ensembles/319_shared_layers.ipynb #870cd63c
-def multiply_adds(
-    module: nn.Module,       # in the mode whose cost is wanted: `train()` or `eval()`
-    example: Tensor,         # `(2, ...)` two inputs, so that batch norm can run
-) -> int:                    # per example
-    "Return the multiply-adds of one forward pass, for one example."
-    from torch.utils.flop_counter import FlopCounterMode
-    with FlopCounterMode(display=False) as counter, torch.no_grad(): module(example)
-    return counter.get_total_flops() // (2 * len(example))
