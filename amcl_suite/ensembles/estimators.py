@@ -96,6 +96,21 @@ class _SharedBatches(SeededBatches):
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #b7b430cd
 class _JointEnsemble(BaseEstimator):
     "An ensemble of perceptrons trained together; subclasses know the loss."
+    def __init__(self,
+        n_members: int = 5,                # networks whose predictions are averaged
+        beta: float = 0.,                  # 0 independent .. 1 joint training
+        hidden: tuple = (64, 64),          # units of the hidden layers; () for linear members
+        n_epochs: int = 100,               # passes over the training rows
+        batch_size: int = 128,             # rows per step, at most all
+        learning_rate: float = 1e-3,       # of Adam
+        drop_p: float = 0.,                # in [0, 1): share of members dropped per example
+        validation_fraction: float = 0.,   # in [0, 1): rows held out to choose the best epoch
+        member_scale: str = "mean",        # loss "mean" over members or "sum"
+        scaling: str = "feature",          # of inputs: one of `SCALINGS`
+        warm_start: bool = False,          # continue from the fitted weights
+        random_state=None,                 # integer, `np.random.RandomState`, or None
+    ):
+        vars(self).update((k, v) for k, v in locals().items() if k != "self")
 
     def _outputs(self, X) -> Tensor:
         "Return raw outputs of the members, `(n_members, n_outputs, n_rows)`."
@@ -268,22 +283,6 @@ def predict_members(self: JointEnsembleClassifier,
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #0dcb5f08
 class JointEnsembleRegressor(RegressorMixin, _JointEnsemble):
     "An ensemble of perceptrons for one numeric target, trained on the augmented squared error."
-    def __init__(self,
-        n_members: int = 5,                # networks whose predictions are averaged
-        beta: float = 0.,                  # 0 independent .. 1 joint training
-        hidden: tuple = (64, 64),          # units of the hidden layers; () for linear members
-        n_epochs: int = 100,               # passes over the training rows
-        batch_size: int = 128,             # rows per step, at most all
-        learning_rate: float = 1e-3,       # of Adam
-        drop_p: float = 0.,                # in [0, 1): share of members dropped per example
-        validation_fraction: float = 0.,   # in [0, 1): rows held out to choose the best epoch
-        member_scale: str = "mean",        # loss "mean" over members or "sum"
-        scaling: str = "feature",          # of inputs: one of `SCALINGS`
-        warm_start: bool = False,          # continue from the fitted weights
-        random_state=None,                 # integer, `np.random.RandomState`, or None
-    ):
-        vars(self).update((k, v) for k, v in locals().items() if k != "self")
-
     @with_gradients
     def fit(self,
         X,                    # `(n_rows, n_features)`, finite numbers
@@ -294,12 +293,14 @@ class JointEnsembleRegressor(RegressorMixin, _JointEnsemble):
         X, y, weights = self._rows(X, y, sample_weight, y_numeric=True)
         self._train(X, y.astype(np.float64), weights, 1)
         return self
+
     def predict_members(self,
         X,                    # `(n_rows, n_features)`
     ) -> np.ndarray:          # `(n_rows, n_members)`, in target units
         "Return what each member says on its own."
         standardised = self._outputs(X)[:, 0].T.numpy()
         return self.target_standards_.undo(standardised)
+
     def predict(self,
         X,                    # `(n_rows, n_features)`
     ) -> np.ndarray:          # `(n_rows,)`, in target units
