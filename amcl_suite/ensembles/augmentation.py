@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from ..core.expect import integer, ranges
+from ..core.expect import integer, ranges, shaped
 
 # %% auto #0
 __all__ = ['CIFAR_MEAN', 'CIFAR_STD', 'MNIST_MEAN', 'MNIST_STD', 'Warps', 'Augmentation', 'epoch_generator', 'warp_images',
@@ -95,9 +95,7 @@ def warp_images(
     warps: Warps,     # one for each image, on the same device
 ) -> Tensor:          # same shape and type; 0 outside
     "Shift, mirror and turn all images at once, nearest pixel."
-    if images.ndim != 4 or len(images) != len(warps.angle):
-        raise ValueError(f"images: expected ({len(warps.angle)}, channels, height, width) for "
-                         f"{len(warps.angle)} warps, got {tuple(images.shape)}")
+    shaped("images", images, len(warps.angle), "channels", "height", "width")
     n, channels, height, width = images.shape
     place = _sources(warps, height, width).view(n, 1, -1).expand(n, channels, -1)
     padded = images.new_zeros(n, channels, height * width + 1)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ..core.expect import between, integer, like
+from ..core.expect import between, integer, like, one_of
 from .members import EnsembleOutput
 from .objectives import (augmented_loss, check_labels, decompose,
                                              member_losses)
@@ -204,9 +204,7 @@ class BaggedEnsemble(CheapEnsemble):
         seed: int = 0,          # of the resamples
     ):
         super().__init__(n_members)
-        if getattr(ensemble, "n_members", n_members) != n_members:
-            raise ValueError(f"n_members: expected {ensemble.n_members}, the ensemble's, got "
-                             f"{n_members}")
+        one_of("n_members of the ensemble", getattr(ensemble, "n_members", n_members), (n_members,))
         self.ensemble = ensemble
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("counts", bootstrap_counts(n_examples, n_members, generator))

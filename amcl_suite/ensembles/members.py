@@ -115,12 +115,6 @@ def _check_untied(member: nn.Module, backend: str) -> None:
                              f'{backend!r} can\'t join; use "loop"')
         names[id(weight)] = name
 
-def _check_batch(inputs: Tensor) -> None:
-    "Raise `ValueError` on an empty batch."
-    if inputs.ndim < 2 or len(inputs) < 1:
-        raise ValueError("inputs: expected (batch, ...) with at least one example, got "
-                         f"{tuple(inputs.shape)}")
-
 @contextlib.contextmanager
 def _explain_batch_of_one():
     "Turn batch norm's refusal of a single value into an error that names the remedy."
@@ -137,7 +131,7 @@ def forward(
     inputs: Tensor,      # `(batch, ...)`, the same for all members
 ) -> EnsembleOutput:     # members' outputs and weights
     "Return the outputs of all members; `ValueError` on a batch that can't be used."
-    _check_batch(inputs)
+    integer("inputs: number of examples", len(inputs), 1)
     if self.channels_last and inputs.ndim == 4:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     with _explain_batch_of_one():
