@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import torch
 from amcl_suite.core.files import DataError, write_json_atomic, write_weights
-from amcl_suite.ensembles.command_line import find_predictions, read_tables
-from amcl_suite.ensembles.diagnostics import read_reference_json, stored_predictions, write_reference_json
-from amcl_suite.ensembles.experiments import ImageConfig, read_predictions, run_images, save_predictions
-from amcl_suite.ensembles.members import FORMAT, load_ensemble, make_ensemble, save_ensemble
+from amcl_suite.ensembles.command_line import read_tables
+from amcl_suite.ensembles.experiments import run_images
+from amcl_suite.ensembles.image_config import ImageConfig
+from amcl_suite.ensembles.members import make_ensemble
+from amcl_suite.ensembles.storage import (FORMAT, find_predictions, load_ensemble, read_predictions, read_reference_json,
+                                          save_ensemble, save_predictions, stored_predictions, write_reference_json)
 
 SPOILT = [b"", b"\x00", b"PK\x03\x04", b"{", b"[1]", b"null", b"\xff\xfe", b'{"a": 1}', b'{"a": {"beta": 1}}']
 

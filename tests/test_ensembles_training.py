@@ -12,9 +12,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 torch.set_num_threads(1)
 from amcl_suite.core.trainer import TrainerSettings, train
-from amcl_suite.ensembles.images import EpochKeys, KeyBatches
+from amcl_suite.ensembles.loaders import BatchStream, EpochKeys, KeyBatches
 from amcl_suite.ensembles.members import make_ensemble
-from amcl_suite.ensembles.system import BatchStream, EnsembleSystem, OptimiserConfig
+from amcl_suite.ensembles.optimiser import OptimiserConfig
+from amcl_suite.ensembles.system import EnsembleSystem
 
 torch.manual_seed(0)
 x = torch.randn(60, 2)

@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 from amcl_suite.core import trainer
-from amcl_suite.ensembles.images import image_loaders, make_stand_in
+from amcl_suite.ensembles.images import make_stand_in
+from amcl_suite.ensembles.loaders import image_loaders
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +41,7 @@ def test_processes_share_each_batch(stand_in, monkeypatch, batch_size, n):
 KILLED = """
 import os, sys
 import numpy as np
-from amcl_suite.ensembles import images
+from amcl_suite.ensembles import image_files as images
 save = np.save
 def broken(file, array):
     save(file, array[:2])
@@ -104,7 +105,7 @@ def picture(pixels, path, kind="PNG"):
 @pytest.mark.parametrize("dtype, factor", [("uint8", 1), ("uint16", 257)])
 def test_s6_bit_depths_are_scaled(tmp_path, dtype, factor):
     import numpy as np
-    from amcl_suite.ensembles.imagenet import read_photograph
+    from amcl_suite.core.files import read_image as read_photograph
     grey = (np.linspace(0, 255, 3072).reshape(48, 64) * factor).astype(dtype)
     for kind in ("PNG", "TIFF"):
         image = read_photograph(picture(grey, tmp_path / "a.JPEG", kind))
@@ -115,7 +116,7 @@ def test_s6_bit_depths_are_scaled(tmp_path, dtype, factor):
 def test_s6_unknown_ranges_are_refused_by_name(tmp_path, dtype):
     import numpy as np
     from amcl_suite.core.files import DataError
-    from amcl_suite.ensembles.imagenet import read_photograph
+    from amcl_suite.core.files import read_image as read_photograph
     path = picture(np.linspace(0, 1e5, 3072).reshape(48, 64).astype(dtype), tmp_path / "b.JPEG", "TIFF")
     with pytest.raises(DataError, match="b.JPEG"): read_photograph(path)
 
@@ -124,19 +125,19 @@ def test_s9_other_files_of_cifar_are_refused(tmp_path, monkeypatch):
     import hashlib
     import tarfile
     from amcl_suite.core.files import DataError
-    from amcl_suite.ensembles import images
+    from amcl_suite.ensembles import image_files, images
     where = cifar(tmp_path)
     with pytest.raises(DataError, match="data_batch_1: not the published file of cifar10"):
         images.read_images("cifar10", tmp_path)
     note = images.read_images("cifar10", tmp_path, verify=False).note
     assert "not the published files" in note
     md5 = lambda name: hashlib.md5((where / name).read_bytes()).hexdigest()
-    folder, archive, train, test, meta, *_ = images._CIFAR["cifar10"]
+    train, test, meta, *_ = image_files._CIFAR["cifar10"]
     known = {file: md5(file) for file in (*train, *test, meta)}
-    monkeypatch.setattr(images, "_sums", lambda name: known)          # as if these were published
+    monkeypatch.setattr(image_files, "_sums", lambda name: known)          # as if these were published
     whole = images.read_images("cifar10", tmp_path)
     assert "not the published" not in whole.note
-    with tarfile.open(tmp_path / "c.tar.gz", "w:gz") as tar: tar.add(where, folder)
+    with tarfile.open(tmp_path / "c.tar.gz", "w:gz") as tar: tar.add(where, where.name)
     assert (images.read_images("cifar10", tmp_path / "c.tar.gz").train.images == whole.train.images).all()
     for file in ("batches.meta", "data_batch_4", "test_batch"):       # one bit, unpacked
         before = (where / file).read_bytes()
@@ -169,7 +170,7 @@ def test_s9_a_changed_cache_of_decoded_images_is_made_anew(tmp_path, monkeypatch
     import io
     import h5py
     import numpy as np
-    from amcl_suite.ensembles.images import _jpeg_pixels
+    from amcl_suite.ensembles.image_files import _jpeg_pixels
     monkeypatch.setenv("AMCL_CACHE", str(tmp_path / "cache"))
     files = []
     for i in range(6):
@@ -234,7 +235,7 @@ FUZZ = """
 import sys, pickle
 import numpy as np
 from amcl_suite.core.files import DataError
-from amcl_suite.ensembles.images import _cifar_batch
+from amcl_suite.ensembles.image_files import _cifar_batch
 rng = np.random.default_rng(0)
 batch = {"data": rng.integers(0, 256, (4, 3072), dtype=np.uint8), "labels": [1, 2, 3, 4],
          "filenames": ["a.png"] * 4, "batch_label": "testing"}
@@ -291,7 +292,7 @@ C2 = """
 import sys
 from pathlib import Path
 from amcl_suite.core.files import DataError
-from amcl_suite.ensembles.images import _unpickled
+from amcl_suite.ensembles.image_files import _unpickled
 for name in sys.argv[1:]:
     try: value = _unpickled(Path(name).read_bytes(), name)
     except DataError as error: print("refused", flush=True)
@@ -311,7 +312,7 @@ def test_c2_attacks_are_refused(tmp_path):
 def test_c2_steps_that_arrays_need_no_more(tmp_path):
     import pickle
     from amcl_suite.core.files import DataError
-    from amcl_suite.ensembles.images import _unpickled
+    from amcl_suite.ensembles.image_files import _unpickled
     for content in (b"r\xff\xff\xff\x7f.", b"\x80\x05\x96\xff\xff\xff\xff\x00\x00\x00\x00.", b"cos\ngetcwd\n(tR.",
                     b"cnumpy\ndtype\n}b.", b"(cnumpy\ndtype\no.", b"\x80\x02cnumpy\ndtype\n)\x81.", b"", b".",
                     pickle.dumps({1: 2})[:-1], b"}(]]s.", b"N(N(u."):

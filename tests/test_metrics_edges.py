@@ -7,7 +7,7 @@ import torch
 
 from amcl_suite.core.statistics import summarise
 from amcl_suite.core.tables import pivot
-from amcl_suite.ensembles import diagnostics, metrics, objectives, posthoc
+from amcl_suite.ensembles import calibration, codependence, diagnostics, metrics, objectives, posthoc
 from amcl_suite.mcl import metrics as mcl
 from amcl_suite.separation import metrics as separation
 from amcl_suite.separation import quality
@@ -82,7 +82,7 @@ def test_s2_classification():
         broken = logits.clone()
         broken[5, 1, 2] = bad
         for work in (metrics.evaluate_classification, metrics.example_metrics,
-                     metrics.fit_temperature, objectives.decompose, posthoc.pooling_weights,
+                     calibration.fit_temperature, objectives.decompose, posthoc.pooling_weights,
                      posthoc.greedy_selection):
             with pytest.raises(ValueError, match="logits"): work(broken, labels)
     with pytest.raises(ValueError, match="values"):
@@ -99,7 +99,7 @@ def test_s2_classification():
             with pytest.raises(ValueError, match="weights"):
                 posthoc.weighted_prediction(outputs, torch.tensor(weights), kind)
     with pytest.raises(ValueError, match="threshold"):
-        metrics.conformal_sets(logits[:, 0].softmax(-1), torch.tensor(NAN))
+        calibration.conformal_sets(logits[:, 0].softmax(-1), torch.tensor(NAN))
 
 
 def test_s2_regression_and_diagnostics():
@@ -111,7 +111,7 @@ def test_s2_regression_and_diagnostics():
                      lambda f, y: posthoc.greedy_selection(f, y, "squared_error"),
                      lambda f, y: posthoc.pooling_weights(f, y, "squared_error")):
             with pytest.raises(ValueError, match="predictions"): work(broken, targets)
-    assert diagnostics.debiased_share(predictions * 1e200).isnan()
+    assert codependence.debiased_share(predictions * 1e200).isnan()
     found = diagnostics._warnings({"offsets": NAN}, diagnostics.Thresholds(), "squared_error")
     assert "offsets" in found["non_finite"]                       # never "nothing suspicious"
 

@@ -8,8 +8,8 @@ import difflib, math
 from collections.abc import Callable, Iterable, Mapping
 
 # %% auto #0
-__all__ = ['nearest', 'did_you_mean', 'listed', 'one_of', 'only', 'between', 'integer', 'ranges', 'counts', 'make', 'shaped',
-           'like', 'finite']
+__all__ = ['nearest', 'did_you_mean', 'listed', 'one_of', 'only', 'between', 'integer', 'distinct', 'ranges', 'counts', 'make',
+           'shaped', 'like', 'finite']
 
 # %% ../../nbs/70_core/701_expect.ipynb #e779edcc
 def nearest(
@@ -109,6 +109,17 @@ def integer(
             else f" <= {high}" if high is not None else "")
     raise ValueError(f"{name}: expected a whole number{span}{f' ({of})' if of else ''}, "
                      f"got {value!r}")
+
+# %% ../../nbs/70_core/701_expect.ipynb #698a0909
+def distinct(
+    name: str,           # of the argument
+    values: Iterable,    # what came
+) -> tuple:              # the values
+    "Return values that are all different, at least one; `ValueError` otherwise."
+    try: values = tuple(values)
+    except TypeError: raise ValueError(f"{name}: expected a list, got {values!r}") from None
+    if values and len(set(values)) == len(values): return values
+    raise ValueError(f"{name}: expected different values, at least one, got {list(values)}")
 
 # %% ../../nbs/70_core/701_expect.ipynb #8766260a
 def ranges(

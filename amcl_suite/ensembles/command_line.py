@@ -4,18 +4,20 @@
 
 # %% ../../nbs/30_ensembles/384_command_line.ipynb #3a0ea610
 from __future__ import annotations
-import json
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from ..core.configuration import pick_device
+from ..core.expect import only
+from ..core.files import DataError, read_bytes, read_json, replacing, write_json_atomic
+from ..core.identity import check_same, plain
 from ..core.terminal import (epoch_lines, open_console, parse_assignment,
                                       print_line, print_table, run_app)
 
 # %% auto #0
-__all__ = ['app', 'SHORT', 'read_settings', 'gather_settings', 'sweep', 'imagenet', 'diagnose', 'find_predictions', 'plot',
-           'read_tables', 'main']
+__all__ = ['SHORT', 'read_settings', 'gather_settings', 'read_tables']
 
 # %% ../../nbs/30_ensembles/384_command_line.ipynb #27e01c11
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -122,7 +124,8 @@ def _is_table(settings: dict) -> bool:
 def _run(console, experiment: str, settings: dict, tag: str, out: Path, resume: bool,
          smoke: bool) -> None:
     "Run an experiment on images, and print what the ensembles reach."
-    from amcl_suite.ensembles.experiments import ImageConfig, run_images
+    from amcl_suite.ensembles.experiments import run_images
+    from amcl_suite.ensembles.image_config import ImageConfig
     preset = ImageConfig.small if smoke else ImageConfig.paper
     config = preset(experiment, **settings)
     folder = Path(out) / f"{_plain(tag)}_{_plain(config.dataset)}_{config.base_learner}"
@@ -158,11 +161,8 @@ def _print_results(console, frame) -> None:
 def _sweep_table(console, settings: dict, tag: str, out: Path, resume: bool, smoke: bool) -> None:
     "Run a batched sweep on a table."
     from dataclasses import fields
-    from amcl_suite.ensembles.experiments import unknown_name
     from amcl_suite.ensembles.sweep import SweepConfig, run_sweep
-    known = [field.name for field in fields(SweepConfig)]
-    for name in settings:
-        if name not in known: raise ValueError(unknown_name("setting", name, known))
+    only("setting", settings, [field.name for field in fields(SweepConfig)], "setting")
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
     if settings.get("aggregation") == "squared_error": settings.setdefault("dataset", "diabetes")
     config = SweepConfig.small(**settings) if smoke else SweepConfig(**settings)
@@ -176,28 +176,21 @@ def _sweep_table(console, settings: dict, tag: str, out: Path, resume: bool, smo
 
 def _claim(folder: Path, config, resume: bool) -> None:
     "Make a folder belong to a sweep: refuse one of another, or empty it without `resume`."
-    from dataclasses import asdict
-    from amcl_suite.core.files import read_json, write_json_atomic
-    file, mine = folder / "config.json", asdict(config)
-    mine["temperatures"] = [str(t) if t == float("inf") else t for t in config.temperatures]
-    mine = json.loads(json.dumps(mine))
+    file = folder / "config.json"
     if resume and file.is_file() and any(folder.glob("seeds-*.pt")):   # else nothing was trained
-        then = read_json(file)
-        for name in mine:
-            if name in ("device", "path") or then.get(name) == mine[name]: continue
-            raise ValueError(f"{name}: the sweep in {folder} has {then.get(name)!r}, now it is "
-                             f"{mine[name]!r}; use another --tag, or --no-resume to start again")
+        check_same(read_json(file), config, folder, ("device", "path"),
+                   "use another --tag, or --no-resume to start again")
     folder.mkdir(parents=True, exist_ok=True)
-    for pattern in ("seeds-*.pt", "preds_*.npz", "deep_ensemble_*.json", "table.parquet"):
-        for old in () if resume else folder.glob(pattern): old.unlink()
-    write_json_atomic(file, mine)
+    written = ("seeds-*.pt", "preds_*.npz", "deep_ensemble_*.json", "table.parquet")
+    for old in () if resume else itertools.chain(*map(folder.glob, written)): old.unlink()
+    write_json_atomic(file, plain(config))
 
 # %% ../../nbs/30_ensembles/384_command_line.ipynb #8186685d
 def _store_sweep(result, folder: Path) -> None:
     "Write table and predictions of a batched sweep."
-    import numpy as np
-    from amcl_suite.core.files import replacing
-    from amcl_suite.ensembles.diagnostics import stored_predictions, write_reference_json
+    import torch
+    from amcl_suite.ensembles.storage import (predictions_file, save_predictions,
+                                              stored_predictions, write_reference_json)
     with replacing(folder / "table.parquet") as temporary: result.frame().to_parquet(temporary)
     betas = [setting["beta"] for setting in result.settings]
     outputs, targets = result.predictions["test"], result.targets["test"]
@@ -205,20 +198,21 @@ def _store_sweep(result, folder: Path) -> None:
         stored = stored_predictions(betas, outputs[..., 0], targets, map(str, result.config.seeds))
         write_reference_json(folder / f"deep_ensemble_{_plain(result.config.dataset)}.json", stored)
         return
-    for i, j in np.ndindex(outputs.shape[:2]):
-        if result.settings[i]["temperature"] != 1: continue
-        name = f"preds_test_seed{result.config.seeds[j]}_beta{betas[i]:g}.npz"
-        with replacing(folder / name) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, logits=outputs[i, j], y=targets[j])
+    for (i, setting), (j, seed) in itertools.product(enumerate(result.settings),
+                                                     enumerate(result.config.seeds)):
+        if setting["temperature"] != 1: continue
+        save_predictions(predictions_file(folder, "test", seed, betas[i]),
+                         torch.from_numpy(outputs[i, j]), torch.from_numpy(targets[j]))
 
 # %% ../../nbs/30_ensembles/384_command_line.ipynb #104c582b
 def _print_names(console) -> None:
     "Print everything that is implemented, by setting."
     from amcl_suite.ensembles.images import IMAGE_SETS
     from amcl_suite.ensembles.learners import LEARNERS
-    from amcl_suite.ensembles.metrics import METRICS
+    from amcl_suite.ensembles.family import BETA_SCHEDULES
+    from amcl_suite.ensembles.metrics import ENSEMBLE_METRICS
     from amcl_suite.ensembles.objectives import AGGREGATIONS
-    from amcl_suite.ensembles.system import BETA_SCHEDULES, OPTIMISERS, SCHEDULERS
+    from amcl_suite.ensembles.optimiser import OPTIMISERS, SCHEDULERS
     from amcl_suite.ensembles.tabular import TABULAR_NAMES
     print_table(console, ("setting", "names"), [(name, ", ".join(map(str, values)))
         for name, values in {
@@ -228,7 +222,7 @@ def _print_names(console) -> None:
             "member_scale": ("mean", "sum"), "optimiser": OPTIMISERS,
             "scheduler": (*SCHEDULERS, "null"), "beta_schedule": BETA_SCHEDULES,
             "backend": ("loop", "stack", "vmap"), "preset": ("clean", "reference"),
-            "metrics written": METRICS}.items()])
+            "metrics written": ENSEMBLE_METRICS}.items()])
 
 # %% ../../nbs/30_ensembles/384_command_line.ipynb #3ccb9ece
 @app.command()
@@ -241,6 +235,7 @@ def diagnose(
     "Print losses, diversity, offsets and codependence for each beta, with warnings."
     from amcl_suite.ensembles.diagnostics import diagnose as examine
     console = open_console()
+    from amcl_suite.ensembles.storage import find_predictions
     groups, kind = find_predictions(path, split, SHORT.get(aggregation, aggregation))
     reports = {beta: examine(*arrays, kind) for beta, arrays in groups.items()}
     first = next(iter(reports.values()))
@@ -253,50 +248,6 @@ def diagnose(
     for beta, report in reports.items():
         for text in report.warnings: print_line(console, f"warning, beta {beta:g}: {text}")
         for text in report.undecided: print_line(console, f"undecided, beta {beta:g}: {text}")
-
-# %% ../../nbs/30_ensembles/384_command_line.ipynb #9f350a81
-def find_predictions(
-    path: str | Path,                   # folder of results, preds_*.npz, or the released JSON
-    split: str = "test",                # which predictions of a folder
-    aggregation: str | None = None,     # None: as the folder's config.json says, or "probability"
-) -> tuple[dict, str]:                  # beta -> (outputs, targets) with runs first; aggregation
-    "Return stored predictions by beta; `DataError` where there are none."
-    import torch
-    from amcl_suite.core.files import DataError
-    from amcl_suite.ensembles.diagnostics import read_reference_json
-    from amcl_suite.ensembles.experiments import read_predictions
-    path = Path(path)
-    if not path.exists(): raise DataError(f"PATH: there is no {path}")
-    files = sorted(path.glob(f"preds_{split}_*.npz")) if path.is_dir() else [path]
-    tables = sorted(path.glob("deep_ensemble_*.json")) if path.is_dir() else []
-    if path.suffix == ".json" or (tables and not files):
-        stored = read_reference_json(tables[0] if tables else path)
-        arrays = (torch.as_tensor(a) for a in (stored.predictions, stored.targets))
-        return dict(zip(stored.betas.tolist(), zip(*arrays))), "squared_error"
-    if not files:
-        raise DataError(f"PATH: {path} holds neither preds_{split}_*.npz nor deep_ensemble_*.json")
-    if aggregation is None: aggregation = _stored_aggregation(path)
-    groups = {}
-    for file in files: groups.setdefault(_beta_of(file), []).append(read_predictions(file))
-    if len({tuple(z.shape) for runs in groups.values() for z, _ in runs}) > 1:
-        raise DataError(f"PATH: predictions in {path} have different shapes; diagnose them one by "
-                        "one")
-    stacked = {beta: tuple(map(torch.stack, zip(*groups[beta]))) for beta in sorted(groups)}
-    return stacked, aggregation
-
-# %% ../../nbs/30_ensembles/384_command_line.ipynb #fd82fd9a
-def _stored_aggregation(path: Path) -> str:
-    "Return how a folder's members were averaged."
-    from amcl_suite.core.files import read_json
-    config = (path if path.is_dir() else path.parent) / "config.json"
-    if not config.exists(): return "probability"
-    found = read_json(config).get("aggregation", "probability")
-    return "probability" if found == "pooled" else found    # losses are pooled, not averages
-
-def _beta_of(file: Path) -> float:
-    "Return the beta in a file's name; NaN where there is none."
-    try: return float(file.stem.rpartition("_beta")[2])
-    except ValueError: return float("nan")
 
 # %% ../../nbs/30_ensembles/384_command_line.ipynb #10fb7a5c
 @app.command()
@@ -314,8 +265,8 @@ def plot(
     use_style()
     best, curves = read_tables(folders)
     out.mkdir(parents=True, exist_ok=True)
-    for name, draw in _FIGURES.items():
-        figure = draw(best, curves)
+    for name in _FIGURES:
+        figure = _draw(name, best, curves)
         if figure is None: continue
         figure.savefig(out / f"{name}.png", bbox_inches="tight", dpi=150)
         print_line(console, f"figure: {out / name}.png")
@@ -326,7 +277,6 @@ def read_tables(
 ) -> tuple:                  # data frames: what the best weights reach, curves of the training
     "Read the long tables of several folders; `DataError` where one is missing."
     import pandas
-    from amcl_suite.core.files import DataError, read_json
     tables = []
     for folder in map(Path, folders):
         if not (folder / "table.parquet").is_file():
@@ -343,7 +293,6 @@ def read_tables(
 def _read_parquet(path: Path):
     "Return the long table of a folder; `DataError` if it is damaged or another one."
     import io, pandas
-    from amcl_suite.core.files import DataError, read_bytes
     try: table = pandas.read_parquet(io.BytesIO(read_bytes(path)))
     except DataError: raise
     except Exception as error:     # pyarrow raises a dozen kinds
@@ -355,10 +304,7 @@ def _read_parquet(path: Path):
                     "none; run the same command again")
 
 # %% ../../nbs/30_ensembles/384_command_line.ipynb #4ad12421
-def _axes(n_rows: int, n_columns: int, width: float, height: float, **options):
-    "Return a figure and its axes."
-    import matplotlib.pyplot as plt
-    return plt.subplots(n_rows, n_columns, figsize=(width, height), squeeze=False, **options)
+_FIGURES = ("accuracy-against-beta", "loss-and-diversity", "decomposition", "training")
 
 def _first_group(frame, names=("dataset", "base_learner", "aggregation")):
     "Return the rows of the first data set, learner and aggregation."
@@ -366,48 +312,30 @@ def _first_group(frame, names=("dataset", "base_learner", "aggregation")):
         if name in frame: frame = frame[frame[name].eq(frame[name].iloc[0])]
     return frame
 
-def _beta_figure(best, curves):
-    "Draw the ensemble's quality against beta (Fig. 6, left)."
-    from amcl_suite.ensembles.figures import plot_beta_curve
-    split = _best_split(best)
-    metric = "acc_ens" if (best.metric == "acc_ens").any() else "ens_loss"
-    figure, ((ax,),) = _axes(1, 1, 6, 4)
-    plot_beta_curve(ax, best, metric, split)
-    return figure
-
-def _best_split(best) -> str:
-    "Return the split to report: the last one there is."
-    return next(s for s in ("test", "val", "train") if (best.split == s).any())
-
-def _loss_figure(best, curves):
-    "Draw ensemble loss and diversity against beta, of the first folder."
-    from amcl_suite.ensembles.figures import plot_explosion
-    figure, axes = _axes(2, 1, 6, 5, sharex=True)
-    label = "ensemble loss" if (best.metric == "acc_ens").any() else "ensemble MSE"
-    plot_explosion(axes[:, 0], _first_group(best), _best_split(best), label=label)
-    return figure
-
-# %% ../../nbs/30_ensembles/384_command_line.ipynb #995d5da9
-def _bars_figure(best, curves):
-    "Draw individual loss = ensemble loss + diversity, training beside test."
-    from amcl_suite.ensembles.figures import plot_decomposition_bars
+def _draw(name: str, best, curves):
+    "Return a figure of `_FIGURES`, or None where there is nothing to draw."
+    import matplotlib.pyplot as plt
+    from amcl_suite.ensembles import figures
     splits = [s for s in ("train", "val", "test") if (best.split == s).any()]
-    figure, ((ax,),) = _axes(1, 1, 6, 4)
-    plot_decomposition_bars(ax, _first_group(best), (splits[0], splits[-1])[:len(splits)])
+    classes, first = bool((best.metric == "acc_ens").any()), _first_group(best)
+    if name == "accuracy-against-beta":                              # Fig. 6, left
+        figure, ax = plt.subplots(figsize=(6, 4))
+        figures.plot_beta_curve(ax, best, "acc_ens" if classes else "ens_loss", splits[-1])
+    elif name == "loss-and-diversity":
+        figure, axes = plt.subplots(2, 1, figsize=(6, 5), sharex=True)
+        figures.plot_explosion(axes, first, splits[-1],
+                               label="ensemble loss" if classes else "ensemble MSE")
+    elif name == "decomposition":
+        figure, ax = plt.subplots(figsize=(6, 4))
+        figures.plot_decomposition_bars(ax, first, (splits[0], splits[-1])[:len(splits)])
+    elif not len(curves): return None
+    else:                                                            # Fig. 6, right
+        rows = _first_group(curves)
+        betas = sorted({rows.beta.min(), rows.beta.max()})
+        figure, axes = plt.subplots(1, len(betas), figsize=(4.5 * len(betas), 3.2), sharey=True,
+                                    squeeze=False)
+        figures.plot_training_curves(axes[0], rows, betas=betas)
     return figure
-
-def _curve_figure(best, curves):
-    "Draw ensemble and members over the training, lowest beside highest beta (Fig. 6, right)."
-    from amcl_suite.ensembles.figures import plot_training_curves
-    if not len(curves): return None
-    rows = _first_group(curves)
-    n = min(2, rows.beta.nunique())
-    figure, axes = _axes(1, n, 4.5 * n, 3.2, sharey=True)
-    plot_training_curves(axes[0], rows, betas=sorted({rows.beta.min(), rows.beta.max()}))
-    return figure
-
-_FIGURES = {"accuracy-against-beta": _beta_figure, "loss-and-diversity": _loss_figure,
-            "decomposition": _bars_figure, "training": _curve_figure}
 
 # %% ../../nbs/30_ensembles/384_command_line.ipynb #a6d4ec01
 def main(

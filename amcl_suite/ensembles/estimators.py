@@ -4,8 +4,7 @@
 
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #75467206
 from __future__ import annotations
-import copy, math
-from numbers import Integral, Real
+import copy
 from typing import NamedTuple
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+from ..core.expect import between, integer, like, one_of
 from ..core.scaling import mean_and_spread
 from ..core.stacked import StackedPerceptron
 from ..core.training import (Fit, SeededBatches, TrainingSettings, fit as fit_stack,
@@ -51,8 +51,7 @@ def standards(
     scaling: str = "feature",     # one of `SCALINGS`: per column, one for all, or leave as it is
 ) -> Standards:                   # mean and standard deviation
     "Return weighted mean and spread of the columns; `ValueError` on an unknown scaling."
-    if scaling not in SCALINGS:
-        raise ValueError(f"scaling: expected one of {', '.join(SCALINGS)}, got {scaling!r}")
+    one_of("scaling", scaling, SCALINGS)
     n_columns = values.shape[1]
     if scaling == "none": return Standards(np.zeros(n_columns), np.ones(n_columns))
     if scaling == "feature": return Standards(*mean_and_spread(values, weights))
@@ -60,38 +59,22 @@ def standards(
     return Standards(*(np.full(n_columns, number) for number in common))
 
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #03218187
-_COUNTS = ("n_members", "n_epochs", "batch_size")
 _CHOICES = dict(aggregation=("probability", "score"), member_scale=("mean", "sum"),
                 scaling=SCALINGS)
 
-def _is_count(value) -> bool:
-    "Tell whether a value is an integer of at least 1."
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
-
-def _check_number(name: str, value, inside, wanted: str) -> None:
-    "Raise `ValueError` unless `value` is a real number for which `inside` holds."
-    if not (isinstance(value, Real) and not isinstance(value, bool) and inside(value)):
-        raise ValueError(f"{name}: expected {wanted}, got {value!r}")
-
 def _check_parameters(given: dict) -> None:
     "Raise `ValueError` naming the first parameter that is out of range."
-    for name in _COUNTS:
-        if not _is_count(given[name]):
-            raise ValueError(f"{name}: expected an integer of at least 1, got {given[name]!r}")
-    _check_number("beta", given["beta"], lambda b: 0 <= b <= 1,
-                  "a number from 0 (independent) to 1 (joint); above 1 the loss is unbounded below")
-    _check_number("learning_rate", given["learning_rate"], lambda r: 0 < r < math.inf,
-                  "a number > 0")
-    _check_number("drop_p", given["drop_p"], lambda p: 0 <= p < 1, "a probability in [0, 1)")
-    _check_number("validation_fraction", given["validation_fraction"], lambda f: 0 <= f < 1,
-                  "a share in [0, 1), 0 for no validation rows")
-    for name, known in _CHOICES.items():
-        if name in given and given[name] not in known:
-            raise ValueError(f"{name}: expected one of {', '.join(known)}, got {given[name]!r}")
-    hidden = given["hidden"]
-    if not isinstance(hidden, (tuple, list)) or not all(map(_is_count, hidden)):
+    for name in ("n_members", "n_epochs", "batch_size"): integer(name, given[name], 1)
+    try: between("beta", given["beta"], 0, 1)
+    except ValueError as error:
+        raise ValueError(f"{error}; above 1 the loss is unbounded below") from None
+    between("learning_rate", given["learning_rate"], 0, ends="()")
+    for name in ("drop_p", "validation_fraction"): between(name, given[name], 0, 1, "[)")
+    for name in _CHOICES.keys() & given.keys(): one_of(name, given[name], _CHOICES[name])
+    if not isinstance(given["hidden"], (tuple, list)):
         raise ValueError("hidden: expected a tuple of layer sizes >= 1, such as (64, 64), got "
-                         f"{hidden!r}")
+                         f"{given['hidden']!r}")
+    for size in given["hidden"]: integer("hidden", size, 1)
 
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #f65fa223
 class _SharedBatches(SeededBatches):
@@ -113,6 +96,21 @@ class _SharedBatches(SeededBatches):
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #b7b430cd
 class _JointEnsemble(BaseEstimator):
     "An ensemble of perceptrons trained together; subclasses know the loss."
+    def __init__(self,
+        n_members: int = 5,                # networks whose predictions are averaged
+        beta: float = 0.,                  # 0 independent .. 1 joint training
+        hidden: tuple = (64, 64),          # units of the hidden layers; () for linear members
+        n_epochs: int = 100,               # passes over the training rows
+        batch_size: int = 128,             # rows per step, at most all
+        learning_rate: float = 1e-3,       # of Adam
+        drop_p: float = 0.,                # in [0, 1): share of members dropped per example
+        validation_fraction: float = 0.,   # in [0, 1): rows held out to choose the best epoch
+        member_scale: str = "mean",        # loss "mean" over members or "sum"
+        scaling: str = "feature",          # of inputs: one of `SCALINGS`
+        warm_start: bool = False,          # continue from the fitted weights
+        random_state=None,                 # integer, `np.random.RandomState`, or None
+    ):
+        vars(self).update((k, v) for k, v in locals().items() if k != "self")
 
     def _outputs(self, X) -> Tensor:
         "Return raw outputs of the members, `(n_members, n_outputs, n_rows)`."
@@ -128,12 +126,10 @@ class _JointEnsemble(BaseEstimator):
         if sample_weight is None: return X, y, np.ones(len(X))
         weights = check_array(sample_weight, ensure_2d=False, dtype=np.float64,
                               input_name="sample_weight")
-        if weights.shape != (len(X),):
-            raise ValueError(f"sample_weight: expected one per row ({len(X)}), got shape "
-                             f"{weights.shape}")
-        if weights.min() < 0 or weights.max() == 0:
-            raise ValueError("sample_weight: expected weights >= 0, not all of them zero, got "
-                             f"{weights.min():g} to {weights.max():g}")
+        like("sample_weight", weights, (len(X),), "one per row")
+        between("sample_weight", weights.min(), 0)
+        if weights.max() == 0:
+            raise ValueError("sample_weight: expected some above 0, all are zero")
         kept = weights > 0
         return X[kept], y[kept], weights[kept] / weights[kept].mean()
 
@@ -287,22 +283,6 @@ def predict_members(self: JointEnsembleClassifier,
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #0dcb5f08
 class JointEnsembleRegressor(RegressorMixin, _JointEnsemble):
     "An ensemble of perceptrons for one numeric target, trained on the augmented squared error."
-    def __init__(self,
-        n_members: int = 5,                # networks whose predictions are averaged
-        beta: float = 0.,                  # 0 independent .. 1 joint training
-        hidden: tuple = (64, 64),          # units of the hidden layers; () for linear members
-        n_epochs: int = 100,               # passes over the training rows
-        batch_size: int = 128,             # rows per step, at most all
-        learning_rate: float = 1e-3,       # of Adam
-        drop_p: float = 0.,                # in [0, 1): share of members dropped per example
-        validation_fraction: float = 0.,   # in [0, 1): rows held out to choose the best epoch
-        member_scale: str = "mean",        # loss "mean" over members or "sum"
-        scaling: str = "feature",          # of inputs: one of `SCALINGS`
-        warm_start: bool = False,          # continue from the fitted weights
-        random_state=None,                 # integer, `np.random.RandomState`, or None
-    ):
-        vars(self).update((k, v) for k, v in locals().items() if k != "self")
-
     @with_gradients
     def fit(self,
         X,                    # `(n_rows, n_features)`, finite numbers
@@ -313,12 +293,14 @@ class JointEnsembleRegressor(RegressorMixin, _JointEnsemble):
         X, y, weights = self._rows(X, y, sample_weight, y_numeric=True)
         self._train(X, y.astype(np.float64), weights, 1)
         return self
+
     def predict_members(self,
         X,                    # `(n_rows, n_features)`
     ) -> np.ndarray:          # `(n_rows, n_members)`, in target units
         "Return what each member says on its own."
         standardised = self._outputs(X)[:, 0].T.numpy()
         return self.target_standards_.undo(standardised)
+
     def predict(self,
         X,                    # `(n_rows, n_features)`
     ) -> np.ndarray:          # `(n_rows,)`, in target units

@@ -4,202 +4,32 @@
 
 # %% ../../nbs/30_ensembles/346_experiments.ipynb #55bc0fb4
 from __future__ import annotations
-import contextlib, csv, difflib, io, itertools, json, math, tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+import contextlib, csv, io, itertools, json, math, tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-import numpy as np
 import torch
-from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from ..core.files import DataError, read_json, read_npz
-from ..core.files import replacing, write_json_atomic, write_text_atomic
+from ..core.configuration import pick_device
+from ..core.expect import integer
+from ..core.files import (DataError, read_json, replacing, write_json_atomic,
+                                   write_text_atomic)
+from ..core.identity import check_same, plain
+from ..core.trainer import load_weights, read_checkpoint, train
 from ..core.training import with_gradients
-from ..core.trainer import TrainerSettings, load_weights, read_checkpoint, train
-from .images import ImageLoaders, Split, image_loaders, read_images
+from .image_config import ImageConfig
+from .images import Split, read_images
 from .learners import LEARNERS
-from .members import make_ensemble, save_ensemble
+from .loaders import BatchStream, ImageLoaders, image_loaders
+from .members import make_ensemble
 from .metrics import evaluate_classification
-from .objectives import AGGREGATIONS
-from .system import (BETA_SCHEDULES, BatchStream, EnsembleSystem,
-                                         OptimiserConfig)
+from .storage import (predictions_file, read_predictions, save_ensemble,
+                                          save_predictions)
+from .system import EnsembleSystem
 
 # %% auto #0
-__all__ = ['FIGURE_6', 'TABLE_1', 'ImageConfig', 'predict_logits', 'save_predictions', 'read_predictions', 'ImageResults',
-           'generalisation_gaps', 'find_images', 'run_images']
-
-# %% ../../nbs/30_ensembles/346_experiments.ipynb #6045a169
-@dataclass(frozen=True)
-class ImageConfig:
-    "Ensembles of one kind on images, over seeds and betas; the defaults are the paper's sweep."
-    experiment: str = "sweep"         # "sweep" or "imagenet": meaning of `lr_switch`, files written
-    dataset: str = "cifar10"          # name for `read_images`, an .npz file, or "imagenet"
-    path: str = ""                    # folder of the data; empty: as the suite's settings say
-    preset: str = "clean"             # splits and augmentation: "clean" or "reference"
-    n_train: int = 0                  # training images to use; 0: all
-    n_val: int = 0                    # validation images to use; 0: all
-    n_test: int = 0                   # test images to use; 0: all
-    base_learner: str = "ResNet18"    # key of `LEARNERS`
-    learner_options: dict = field(default_factory=dict)   # for `build_learner`, such as width
-    n_members: int = 5                # >= 1
-    seeds: tuple = (0, 1, 2, 3, 4)    # of first weights, order and noise
-    betas: tuple = (0., .2, .4, .6, .8, 1.)   # >= 0 each
-    aggregation: str = "score"        # what is averaged: "probability", "score", ...
-    member_scale: str = "mean"        # "mean" over members (as the paper) or "sum"
-    beta_schedule: str = "constant"   # one of `BETA_SCHEDULES`
-    drop_p: float = 0.0               # probability to drop a member for an example, training only
-    backend: str = "loop"             # of the members: "loop", "stack" or "vmap"
-    channels_last: bool = False       # memory format: faster for convolutions, not for "vmap"
-    optimiser: str = "SGD"            # see `OptimiserConfig`, as all up to `factor`
-    scheduler: str | None = "ExponentialLR"   # or "Linear", or None
-    learning_rate: float = 0.1        # > 0, at the start
-    momentum: float = 0.9             # in [0, 1)
-    weight_decay: float = 5e-4        # >= 0
-    gamma: float = 0.2                # factor of ExponentialLR
-    lr_switch: int | tuple = (30, 50, 70)   # epochs, validations, or a plateau's length
-    factor: float = 0.0               # share that Linear takes off per step
-    batch_size: int = 128             # images per step
-    n_epochs: int = 80                # passes over the training images, at most
-    patience: int = 0                 # validations without progress until the end; 0: never
-    validate_batches: int = 0         # batches between validations; 0: once per pass
-    lowest_rate: float = 0.0          # end below this learning rate
-    n_evaluate: int = 0               # training images evaluated at the end; 0: all (ImageNet:
-                                      # always as many as there are validation images)
-    precision: str = "32"             # "32" or "bf16"
-    device: str = "auto"              # "auto", "cpu" or "cuda"
-    n_workers: int = 4                # processes that read ImageNet
-
-    def __post_init__(self): _check_config(self)
-
-# %% ../../nbs/30_ensembles/346_experiments.ipynb #27ed33cb
-_LEAST = dict(n_train=0, n_val=0, n_test=0, n_members=1, batch_size=1, n_epochs=1, patience=0,
-              validate_batches=0, n_evaluate=0, n_workers=0)
-_WORDS = dict(experiment=("sweep", "imagenet"), preset=("clean", "reference"),
-              base_learner=tuple(LEARNERS), aggregation=AGGREGATIONS, member_scale=("mean", "sum"),
-              beta_schedule=BETA_SCHEDULES, backend=("loop", "stack", "vmap"),
-              precision=("32", "bf16"), device=("auto", "cpu", "cuda"))
-
-def unknown_name(what: str, value, known) -> str:
-    "Return the text of an error about an unknown name."
-    near = difflib.get_close_matches(str(value), [str(k) for k in known], 1, .5)
-    return (f"{what}: expected one of {', '.join(map(str, known))}, got {value!r}"
-            + (f"; did you mean {near[0]!r}?" if near else ""))
-
-def _is_whole(value, low: int) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= low
-
-def _is_number(value, low: float, high: float = math.inf) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value < high
-
-# %% ../../nbs/30_ensembles/346_experiments.ipynb #b5c7e166
-def _check_config(config: ImageConfig) -> None:
-    "Check every field; `ValueError` names the field, what it should be and what came."
-    for name in ("seeds", "betas", "lr_switch"):
-        if isinstance(value := getattr(config, name), (list, range)):
-            object.__setattr__(config, name, tuple(value))
-    for name, known in _WORDS.items():
-        if getattr(config, name) not in known:
-            raise ValueError(unknown_name(name, getattr(config, name), known))
-    for name, low in _LEAST.items():
-        if not _is_whole(getattr(config, name), low):
-            raise ValueError(f"{name}: expected a whole number of at least {low}, got "
-                             f"{getattr(config, name)!r}")
-    _check_lists(config)
-    if not _is_number(config.drop_p, 0, 1):
-        raise ValueError(f"drop_p: expected a probability in [0, 1), got {config.drop_p!r}")
-    config.optimiser_config
-
-def _check_lists(config: ImageConfig) -> None:
-    "Check seeds and betas."
-    for name, right, text in (("seeds", lambda v: _is_whole(v, 0), "whole numbers >= 0"),
-                              ("betas", lambda v: _is_number(v, 0), "numbers >= 0, such as 0 for "
-                               "independent and 1 for joint training")):
-        values = getattr(config, name)
-        if not isinstance(values, tuple) or not values or not all(map(right, values)):
-            raise ValueError(f"{name}: expected a list of {text}, got {values!r}")
-        if len(set(values)) < len(values):
-            raise ValueError(f"{name}: expected different values, got {list(values)}")
-    object.__setattr__(config, "betas", tuple(map(float, config.betas)))
-
-# %% ../../nbs/30_ensembles/346_experiments.ipynb #96a3a6d5
-@patch(as_prop=True)
-def optimiser_config(
-    self: ImageConfig,
-) -> OptimiserConfig:   # validated
-    "Return optimiser and schedule."
-    names = [f.name for f in fields(OptimiserConfig) if f.name != "meaning"]
-    return OptimiserConfig(**{name: getattr(self, name) for name in names},
-                           meaning="epochs" if self.experiment == "sweep" else "validations")
-
-@patch(cls_method=True)
-def small(
-    cls: ImageConfig,
-    experiment: str = "sweep",   # "sweep" or "imagenet"
-    **changes,                   # fields to change
-) -> ImageConfig:                # two epochs of small members on generated images
-    "Return a configuration that runs in seconds on a CPU; ImageNet's needs a `path`."
-    common = dict(preset="clean", n_members=3, n_epochs=2, device="cpu", n_workers=0)
-    sizes = {"sweep": dict(dataset="synthetic", base_learner="CNN", seeds=(0, 1), batch_size=64,
-                           betas=(0., .5, 1.), learning_rate=.05, lr_switch=(), backend="stack",
-                           channels_last=True),
-             "imagenet": dict(base_learner="ResNet18", learner_options=dict(width=4, image_size=32),
-                              batch_size=8, validate_batches=8, n_epochs=4, learning_rate=.05)}
-    if experiment not in sizes: raise ValueError(unknown_name("experiment", experiment, sizes))
-    return cls.paper(experiment, **common | sizes[experiment] | changes)
-
-# %% ../../nbs/30_ensembles/346_experiments.ipynb #5f54948a
-_PAPER = {"sweep": {}, "imagenet": dict(
-    dataset="imagenet", preset="reference", base_learner="MobileViT_IN", n_members=3, seeds=(0,),
-    betas=(0., 1.), aggregation="probability", learning_rate=.5, weight_decay=1e-7, lr_switch=6,
-    batch_size=32, n_epochs=1000, patience=15, validate_batches=2000, lowest_rate=1e-8)}
-
-# %% ../../nbs/30_ensembles/346_experiments.ipynb #f801dc5a
-FIGURE_6 = tuple(dict(base_learner=learner, dataset=dataset)
-                 for dataset in ("cifar10", "cifar100") for learner in ("ResNet18", "ResNet34"))
-TABLE_1 = tuple(dict(base_learner=name) for name in LEARNERS if name.endswith("_IN"))
-
-@patch(cls_method=True)
-def paper(
-    cls: ImageConfig,
-    experiment: str = "sweep",   # "sweep" (Fig. 6, left) or "imagenet" (Table 1; Fig. 6, right)
-    **changes,                   # fields to change, such as an element of `FIGURE_6` or `TABLE_1`
-) -> ImageConfig:                # the released configuration
-    "Return the paper's configuration; `ValueError` for an unknown experiment or field."
-    if experiment not in _PAPER: raise ValueError(unknown_name("experiment", experiment, _PAPER))
-    return cls.from_values(_PAPER[experiment] | changes | {"experiment": experiment})
-
-# %% ../../nbs/30_ensembles/346_experiments.ipynb #630cf681
-_REFERENCE = dict(num_learners="n_members", beta_vals="betas", num_epochs="n_epochs",
-                  max_patience="patience", num_workers="n_workers", probs="aggregation")
-_DATASETS = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100", "SVHN": "svhn",
-             "ImageNet": "imagenet"}
-_IGNORED = ("num_classes",)      # the data know it
-
-def _translated(name: str, value) -> tuple[str, object]:
-    "Return name and value of a setting in our words."
-    if name == "probs":
-        if not isinstance(value, bool):
-            raise ValueError(f"probs: expected true or false, got {value!r}")
-        return "aggregation", "probability" if value else "score"
-    if name == "dataset": value = _DATASETS.get(value, value)
-    return _REFERENCE.get(name, name), value
-
-# %% ../../nbs/30_ensembles/346_experiments.ipynb #e3fa2c97
-@patch(cls_method=True)
-def from_values(
-    cls: ImageConfig,
-    values: Mapping,      # names of fields, or of the released JSON files, and values
-) -> ImageConfig:         # validated
-    "Return a configuration; `ValueError` names an unknown setting or a wrong value."
-    known, result = [f.name for f in fields(cls)], {}
-    for name, value in values.items():
-        if name in _IGNORED: continue
-        name, value = _translated(name, value)
-        if name not in known: raise ValueError(unknown_name("setting", name, known))
-        kind = next(f.type for f in fields(cls) if f.name == name)
-        result[name] = float(value) if kind == "float" and type(value) is int else value
-    return cls(**result)
+__all__ = ['predict_logits', 'ImageResults', 'find_images', 'run_images']
 
 # %% ../../nbs/30_ensembles/346_experiments.ipynb #46ad2bbc
 def _sets(config: ImageConfig):
@@ -210,14 +40,10 @@ def _sets(config: ImageConfig):
     from amcl_suite.ensembles.imagenet import index_imagenet
     return index_imagenet(config.path)
 
-def _device(config: ImageConfig) -> str:
-    "Return where the members are."
-    return "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
-
 def _loaders(config: ImageConfig, sets, seed: int) -> ImageLoaders:
     "Return the loaders of a run."
     if config.dataset != "imagenet":
-        return image_loaders(sets, config.batch_size, seed, _device(config))
+        return image_loaders(sets, config.batch_size, seed, pick_device(config.device))
     from amcl_suite.ensembles.imagenet import imagenet_loaders
     size = config.learner_options.get("image_size", LEARNERS[config.base_learner].image_size)
     resize = 256 if size in (224, 256) else round(size * 256 / 224)
@@ -235,8 +61,8 @@ def _in_blocks(loader: DataLoader, n_batches: int) -> DataLoader:
 # %% ../../nbs/30_ensembles/346_experiments.ipynb #6ad0dcbb
 def _n_blocks(config: ImageConfig, n_batches: int) -> int:
     "Return how many epochs of the trainer `n_epochs` passes of `n_batches` batches are."
-    if not config.validate_batches: return config.n_epochs
-    return math.ceil(config.n_epochs * n_batches / config.validate_batches)
+    n_epochs, n_block = config.training.n_epochs, config.validate_batches
+    return math.ceil(n_epochs * n_batches / n_block) if n_block else n_epochs
 
 def _splits(config: ImageConfig, sets) -> dict[str, DataLoader]:
     "Return the loaders of all splits that are evaluated at the end, without augmentation."
@@ -263,50 +89,22 @@ def predict_logits(
             logits.append(ensemble(inputs.to(device)).logits.float().cpu())
         labels.append(targets.cpu())
     ensemble.train(was)
-    if not logits: raise ValueError("batches: expected at least one, got none")
+    integer("batches: number", len(logits), 1)
     return torch.cat(logits), torch.cat(labels)
-
-def save_predictions(
-    path: str | Path,      # .npz file, written whole or not at all
-    logits: Tensor,        # `(n, n_members, n_classes)`
-    labels: Tensor,        # `(n,)`
-) -> None:
-    "Write logits (half precision from 20 million values on) and labels `y`."
-    kind = np.float16 if logits.numel() > 2e7 else np.float32
-    values = logits.clamp(-6e4, 6e4).numpy().astype(kind)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, logits=values, y=labels.numpy().astype(np.int64))
-
-# %% ../../nbs/30_ensembles/346_experiments.ipynb #b06103cb
-def read_predictions(
-    path: str | Path,              # written by `save_predictions`
-) -> tuple[Tensor, Tensor]:        # logits `(n, n_members, n_classes)` float32, labels `(n,)`
-    "Read predictions; `DataError` where the file is none of ours. Nothing is unpickled."
-    try: arrays = read_npz(path)
-    except DataError as error: raise DataError(f"{error}; or delete it and run again") from None
-    logits, labels = (arrays.get(name, np.zeros(0)) for name in ("logits", "y"))
-    if logits.ndim != 3 or labels.shape != logits.shape[:1] or logits.dtype.kind != "f" \
-            or labels.dtype.kind not in "iu":
-        raise DataError(f"{path}: expected logits (n, n_members, n_classes) and whole numbers y "
-                        f"(n,), got {logits.shape} and {labels.shape}; delete it and run again")
-    return torch.from_numpy(logits).float(), torch.from_numpy(labels.astype(np.int64))
 
 # %% ../../nbs/30_ensembles/346_experiments.ipynb #f487235a
 _FREE = ("seeds", "betas", "device", "n_workers", "path")   # don't decide the result of one run
 
 def _mark(config: ImageConfig, seed: int, beta: float) -> dict:
     "Return what a run must agree in to be the same run."
-    values = {k: v for k, v in asdict(config).items() if k not in _FREE}
-    return json.loads(json.dumps(values | dict(seed=seed, beta=beta)))
+    values = {k: v for k, v in plain(config).items() if k not in _FREE}
+    return values | dict(seed=seed, beta=beta)
 
 def _known_run(folder: Path, mark: dict) -> dict | None:
     "Return the record of a finished run, or None; `ValueError` if the folder is of another run."
-    marked = folder / "config.json"
-    then = read_json(marked) if marked.exists() else mark
-    for name in mark:
-        if then.get(name) != mark[name]:
-            raise ValueError(f"{name}: the run in {folder} has {then.get(name)!r}, now it is "
-                             f"{mark[name]!r}; use another folder, or resume=False to start again")
+    if (folder / "config.json").exists():
+        check_same(read_json(folder / "config.json"), mark, folder,
+                   fix="use another folder, or resume=False to start again")
     done = folder / "run.json"
     return _record(done) if done.exists() else None
 
@@ -332,7 +130,7 @@ def _system(config: ImageConfig, seed: int, beta: float, n_classes: int, n_block
     ensemble = make_ensemble(config.base_learner, config.n_members, n_classes, seed,
                              config.backend, config.drop_p, config.channels_last,
                              **config.learner_options)
-    return EnsembleSystem(ensemble, beta, config.aggregation, config.optimiser_config,
+    return EnsembleSystem(ensemble, beta, config.aggregation, config.optimiser,
                           config.member_scale, beta_schedule=config.beta_schedule,
                           n_epochs=n_blocks, lowest_rate=config.lowest_rate)
 
@@ -343,19 +141,14 @@ def _train_one(config: ImageConfig, sets, seed: int, beta: float, folder: Path, 
     n_blocks = _n_blocks(config, len(loaders.train))
     blocks = _in_blocks(loaders.train, config.validate_batches)
     system = _system(config, seed, beta, len(sets.class_names), n_blocks)
-    settings = TrainerSettings(
-        n_epochs=n_blocks, monitor=system.monitor, patience=config.patience, gradient_clip=0.,
-        precision=config.precision, seed=seed, n_devices=1, tensorboard=False,
-        accelerator="cpu" if _device(config) == "cpu" else "gpu")
+    settings = replace(config.training, n_epochs=n_blocks, seed=seed, accelerator=dict(
+        cpu="cpu", cuda="gpu")[pick_device(config.device)])
     trained = train(system, blocks, loaders.val, settings, folder, progress, resume)
     load_weights(system, trained.best_path)
     switches = read_checkpoint(trained.last_path)["learning_rate"]["switches"]
     return system, trained, switches
 
 # %% ../../nbs/30_ensembles/346_experiments.ipynb #49d83c26
-def _prediction_file(folder: Path, split: str, seed: int, beta: float) -> Path:
-    return folder / f"preds_{split}_seed{seed}_beta{beta:g}.npz"
-
 def _evaluate(config: ImageConfig, logits: Tensor, labels: Tensor, split: str) -> list[dict]:
     "Return one row per metric and member (-1: the ensemble)."
     rows = []
@@ -366,10 +159,10 @@ def _evaluate(config: ImageConfig, logits: Tensor, labels: Tensor, split: str) -
 
 def _judge(config: ImageConfig, sets, system, seed: int, beta: float, folder: Path) -> list[dict]:
     "Predict every split with the best weights, store the predictions, evaluate what is stored."
-    rows, device = [], _device(config)
+    rows, where = [], (pick_device(config.device), config.training.precision)
     for split, batches in _splits(config, sets).items():
-        path = _prediction_file(folder, split, seed, beta)
-        save_predictions(path, *predict_logits(system.ensemble, batches, device, config.precision))
+        path = predictions_file(folder, split, seed, beta)
+        save_predictions(path, *predict_logits(system.ensemble, batches, *where))
         rows += _evaluate(config, *read_predictions(path), split)
     return rows
 
@@ -389,8 +182,7 @@ def _one_run(config: ImageConfig, sets, seed: int, beta: float, folder: Path, pr
     record = dict(seed=seed, beta=beta, best_epoch=trained.best_epoch, stopped=trained.stopped,
                   lr_switch=switches, history=history,
                   final=_judge(config, sets, system, seed, beta, folder))
-    save_ensemble(own / "ensemble.pt", system.ensemble, **{k: v for k, v in mark.items()
-                                                           if isinstance(v, (str, int, float))})
+    save_ensemble(own / "ensemble.pt", system.ensemble, **mark)
     write_json_atomic(own / "run.json", record)
     for path in own.glob("*.ckpt"): path.unlink()          # `ensemble.pt` holds the weights
     return record
@@ -487,22 +279,6 @@ class ImageResults:
         "Return the curves of training and validation."
         return self.table[self.table.stage == "training"].reset_index(drop=True)
 
-# %% ../../nbs/30_ensembles/346_experiments.ipynb #a4904b30
-def generalisation_gaps(
-    frame,                                                # as `ImageResults.frame` or a sweep's
-    metrics: tuple = ("ens_loss", "ind_loss", "div"),     # which of them
-    splits: tuple = ("train", "test"),                    # from, to
-):                        # rows of the same form: "gap_" + metric, the second split minus the first
-    "Return how much worse the ensembles are on the second split; `ValueError` if one is missing."
-    for split in splits:
-        if split in set(frame.split): continue
-        raise ValueError(unknown_name("splits", split, frame.split.unique()))
-    rows = frame[(frame.learner == -1) & frame.metric.isin(metrics)]
-    keys = [k for k in rows.columns if k not in ("split", "value")]
-    first, second = (rows[rows.split == s].set_index(keys)["value"] for s in splits)
-    return (second - first).reset_index().assign(split=splits[1]).assign(
-        metric=lambda table: "gap_" + table["metric"])
-
 # %% ../../nbs/30_ensembles/346_experiments.ipynb #7aed5f8b
 def find_images(
     config: ImageConfig,              # what is wanted
@@ -534,7 +310,7 @@ def run_images(
         plan = list(itertools.product(config.seeds, config.betas))
         damaged = _refuse_others(config, plan, place) if resume else {}
         place.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(place / "config.json", asdict(config))
+        write_json_atomic(place / "config.json", plain(config))
         for i, (seed, beta) in enumerate(plan):
             def report(done, total, **values):
                 if progress: progress(i * total + done, len(plan) * total,

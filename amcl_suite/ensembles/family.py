@@ -4,15 +4,20 @@
 
 # %% ../../nbs/30_ensembles/312_family.ipynb #cc263732
 from __future__ import annotations
-import difflib, math
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from typing import NamedTuple
 import torch
 from torch import Tensor
+from ..core.expect import between, integer, one_of
+from ..core.parts import method_key, style
 from .objectives import member_losses
 from ..mcl.assignment import annealed, wide
+from ..mcl.schedules import constant, ramp
 
 # %% auto #0
-__all__ = ['NAMED', 'family_weights', 'pooled_loss', 'family_loss', 'Point', 'family_point', 'confident_loss']
+__all__ = ['PLACES', 'BETA_SCHEDULES', 'family_weights', 'pooled_loss', 'family_loss', 'Point', 'family_point', 'beta_schedule',
+           'averaged_as', 'confident_loss']
 
 # %% ../../nbs/30_ensembles/312_family.ipynb #7ac8e48d
 def family_weights(
@@ -21,7 +26,7 @@ def family_weights(
     temperature: float = 1.,  # >= 0, cost units; 0: the winner, infinity: equal shares
 ) -> Tensor:                  # `(..., n_members)`, detached; sums to 1
     "Return each member's share of every example; `ValueError` outside the ranges."
-    if not 0 <= beta <= 1: raise ValueError(f"beta: expected a number in [0, 1], got {beta}")
+    between("beta", beta, 0, 1)
     shares = annealed(wide(costs), temperature)
     return ((1 - beta) / costs.shape[-1] + beta * shares).to(costs.dtype)
 
@@ -33,8 +38,7 @@ def pooled_loss(
     "Return the free energy of the members' losses: 0 gives the minimum, infinity the mean."
     run_axes, dtype, costs = costs.shape[:-2], costs.dtype, wide(costs)
     temperature = torch.as_tensor(temperature, dtype=costs.dtype, device=costs.device)
-    if not bool((temperature >= 0).all()):
-        raise ValueError(f"temperature: expected numbers >= 0, got {temperature.min():.4g}")
+    between("temperature", float(temperature.amin()), 0, unit="cost units")
     temperature = temperature.expand(run_axes)[..., None] if costs.ndim > 1 else temperature
     soft = (temperature > 0) & temperature.isfinite()
     t = torch.where(soft, temperature, torch.ones_like(temperature))
@@ -53,47 +57,55 @@ def family_loss(
     "Return (1 - beta) * mean cost + beta * free energy: value and gradient exact."
     dtype, costs = costs.dtype, wide(costs)
     betas = torch.as_tensor(beta, dtype=costs.dtype, device=costs.device)
-    if not bool(((betas >= 0) & (betas <= 1)).all()):
-        raise ValueError(f"beta: expected numbers in [0, 1], got {beta}")
-    if reduction not in ("mean", "none"):
-        raise ValueError(f'reduction: expected "mean" or "none", got {reduction!r}')
+    for end in betas.aminmax(): between("beta", float(end), 0, 1)
+    one_of("reduction", reduction, ("mean", "none"))
     betas = betas[..., None] if betas.ndim else betas
     loss = (1 - betas) * costs.mean(-1) + betas * pooled_loss(costs, temperature)
     return (loss.mean(-1) if reduction == "mean" else loss).to(dtype)
 
 # %% ../../nbs/30_ensembles/312_family.ipynb #1e966ed3
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     "A method's place in the plane of beta and temperature."
     label: str           # for legends
     beta: float          # in [0, 1]
     temperature: float   # nats; 0 and infinity are the limits
 
+# method -> beta, temperature; looks and other spellings are the register's
+PLACES = dict(independent_ensemble=(0., 1.), wta=(1., 0.), relaxed=(1 - .1 * 5 / 4, 0.),
+              joint=(1., 1.), augmented=(.5, 1.), hot_limit=(1., math.inf))
+
 def family_point(
-    name: str,             # key of `NAMED`
-    n_members: int = 5,    # only the place of relaxed winner-takes-all depends on it
-    epsilon: float = 0.1,  # share of the losers, relaxed winner-takes-all
+    name: str,             # key of `PLACES`, in any usual spelling
+    n_members: int = 5,    # only the place of relaxed WTA depends on it
+    epsilon: float = 0.1,  # share of the losers, relaxed WTA
 ) -> Point:                # where the method lies
     "Return a method's place in the plane; `ValueError` for an unknown name or a bad epsilon."
-    if name not in NAMED:
-        near = difflib.get_close_matches(str(name), NAMED, 1)
-        raise ValueError(f"name: expected one of {', '.join(NAMED)}, got {name!r}"
-                         + (f"; did you mean {near[0]!r}?" if near else ""))
-    if name != "relaxed": return NAMED[name]
-    if n_members < 2: raise ValueError(f"n_members: expected at least 2, got {n_members}")
-    if not 0 <= epsilon <= (n_members - 1) / n_members:
-        raise ValueError(f"epsilon: expected a share in [0, {(n_members - 1) / n_members:.3g}], "
-                         f"got {epsilon}")
-    return Point(f"relaxed WTA, ε = {epsilon:g}", 1 - epsilon * n_members / (n_members - 1), 0.)
+    key = one_of("name", name if name in PLACES else method_key(name), PLACES, "method")
+    if key != "relaxed": return Point(style(key).label, *PLACES[key])
+    most = (integer("n_members", n_members, 2) - 1) / n_members
+    beta = 1 - between("epsilon", epsilon, 0, most) / most
+    return Point(f"{style(key).label}, ε = {epsilon:g}", beta, 0.)
 
-NAMED = {
-    "independent": Point("independent ensemble", 0., 1.),
-    "wta": Point("winner takes all", 1., 0.),
-    "relaxed": Point("relaxed WTA, ε = 0.1", 1 - .1 * 5 / 4, 0.),
-    "joint": Point("joint ensemble", 1., 1.),
-    "augmented": Point("augmented, β = 0.5", .5, 1.),
-    "hot": Point("hot limit", 1., math.inf),
-}
+# %% ../../nbs/30_ensembles/312_family.ipynb #81d32189
+BETA_SCHEDULES = ("constant", "linear", "fall", "late")
+
+def beta_schedule(
+    kind: str,                     # one of `BETA_SCHEDULES`
+    beta: float,                   # >= 0, its value, or the largest one
+    n_epochs: int,                 # of the training
+    fraction: float = 0.5,         # in (0, 1], share of the training until beta is at rest
+) -> Callable[[float], float]:     # epoch, from 0 -> beta
+    "Return how beta runs; `ValueError` for an unknown schedule."
+    end = between("fraction", fraction, 0, 1, "(]") * n_epochs
+    return dict(constant=constant(beta), linear=ramp(0., beta, 0., end),
+                fall=ramp(beta, 0., 0., end), late=ramp(0., beta, end, end)
+                )[one_of("beta_schedule", kind, BETA_SCHEDULES)]
+
+def averaged_as(
+    aggregation: str,   # how an ensemble is trained, "pooled" for the family at any temperature
+) -> str:               # what is averaged when it predicts
+    "Return what an ensemble averages; pooled losses belong to averaged probabilities."
+    return "probability" if aggregation == "pooled" else aggregation
 
 # %% ../../nbs/30_ensembles/312_family.ipynb #0add2527
 def confident_loss(
@@ -103,7 +115,7 @@ def confident_loss(
     temperature: float = 0.,    # >= 0, nats; 0: one winner, as published
 ) -> Tensor:                    # `(...)`, nats
     "Return the confident multiple choice loss (Lee et al. 2017), annealed if warm."
-    if not penalty >= 0: raise ValueError(f"penalty: expected a number >= 0, got {penalty}")
+    between("penalty", penalty, 0)
     logits, costs = wide(logits), member_losses(logits, targets)
     shares = family_weights(costs, 1., temperature)
     doubt = -torch.log_softmax(logits, -1).mean(-1) - math.log(logits.shape[-1])

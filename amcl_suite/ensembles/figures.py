@@ -4,23 +4,19 @@
 
 # %% ../../nbs/30_ensembles/380_figures.ipynb #28aaadaf
 from __future__ import annotations
-import difflib, math
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
-from ..core.plots import Animation, save_animation, thin
-from .diagnostics import (PROPORTIONS, codependence,
-                                              codependence_classification, debiased_share,
-                                              debiased_share_classification)
-from .family import NAMED
-from .objectives import output_gradient
+from ..core.expect import between, one_of
+from .codependence import (PROPORTIONS, codependence,
+                                               codependence_classification, debiased_share,
+                                               debiased_share_classification)
+from .family import averaged_as
+from .frames import beta_summary, ensemble_rows, metric_rows
 
 # %% auto #0
-__all__ = ['BANDS', 'LINES', 'PANELS', 'beta_colour', 'plot_collusion_sketch', 'plot_members', 'animate_collusion',
-           'beta_summary', 'probe_rows', 'plot_beta_curve', 'plot_training_curves', 'plot_explosion',
-           'plot_codependence', 'plot_debiased', 'plot_transfer', 'plot_decomposition_bars', 'plot_plane',
-           'plot_gradient_field']
+__all__ = ['LINES', 'beta_colour', 'probe_rows', 'plot_beta_curve', 'plot_training_curves', 'plot_explosion', 'plot_codependence',
+           'plot_debiased', 'plot_transfer', 'plot_decomposition_bars']
 
 # %% ../../nbs/30_ensembles/380_figures.ipynb #399c07fa
 _RAMP = ((0.00, "#5AB4E0"), (0.25, "#6C8FCB"), (0.50, "#7F66AE"), (0.75, "#7F3A84"),
@@ -30,160 +26,10 @@ def beta_colour(
     beta: float,    # >= 0; 0 independent, 1 joint, black above
 ) -> str:           # hexadecimal colour
     "Return the fixed colour of a beta, darker towards joint training; `ValueError` below 0."
-    if not (isinstance(beta, (int, float, np.number)) and 0 <= beta < math.inf):
-        raise ValueError(f"beta: expected a number >= 0 (0 independent, 1 joint), got {beta!r}")
-    if beta > 1: return "#000000"
+    if between("beta", beta, 0, ends="[)") > 1: return "#000000"
     stops, colours = zip(*_RAMP)
     channels = [[int(c[i:i + 2], 16) for c in colours] for i in (1, 3, 5)]
     return "#" + "".join(f"{round(float(np.interp(beta, stops, c))):02X}" for c in channels)
-
-# %% ../../nbs/30_ensembles/380_figures.ipynb #b759c10d
-def plot_collusion_sketch(
-    ax,                           # matplotlib axis to draw on
-    step: float = 0.8,            # length of the two opposite moves, > 0
-    members: Sequence | None = None,  # `(n_members, 2)` positions, at least two; None: four
-    target: tuple = (1.55, .55),  # where the true value lies
-):                                # the axis
-    "Draw members around their mean, the first two moving in opposite directions."
-    points = np.array([(.1, 1.), (1., .2), (.25, .1), (1.15, 1.1)] if members is None else members,
-                      dtype=float)
-    if points.ndim != 2 or points.shape[1] != 2 or len(points) < 2 or not step > 0:
-        raise ValueError("members, step: expected at least two points (n_members, 2) and step > 0, "
-                         f"got shape {points.shape} and {step}")
-    mean, move = points.mean(0), points[0] - points[1]
-    move *= step / max(float(np.linalg.norm(move)), 1e-12)
-    moved = points + np.concatenate([[move, -move], np.zeros((len(points) - 2, 2))])
-    for index, (start, end) in enumerate(zip(points, moved)):
-        ax.plot(*np.stack([mean, end]).T, color="#c8c8c8", lw=.8, zorder=1)
-        side = end - mean
-        ax.annotate(f"$f_{index + 1}$", end, 13 * side / max(float(np.linalg.norm(side)), 1e-12),
-                    textcoords="offset points", ha="center", va="center", color=beta_colour(1))
-        if index > 1: continue
-        ax.annotate("", end, start, arrowprops=dict(arrowstyle="->", color=beta_colour(1), lw=1.6))
-        ax.scatter(*start, s=36, facecolor="white", edgecolor=beta_colour(0), zorder=3)
-    ax.scatter(*moved.T, s=40, color=beta_colour(1), zorder=3)
-    ax.scatter(*mean, s=70, marker="D", color="black", zorder=4)
-    ax.annotate(r"mean $\bar f$", mean, (8, -12), textcoords="offset points")
-    ax.scatter(*target, s=90, marker="*", color="#B3B3B3", zorder=2)
-    ax.annotate("target", target, (0, -14), textcoords="offset points", ha="center")
-    ax.set(xlabel="$y_1$", ylabel="$y_2$", aspect="equal", xticks=[], yticks=[])
-    ax.margins(.12)
-    return ax
-
-# %% ../../nbs/30_ensembles/380_figures.ipynb #63e94ea4
-def _film(predictions, truth) -> tuple[np.ndarray, np.ndarray]:
-    "Return predictions `(inputs, members, 2)` and truth `(inputs, 2)` as arrays, checked."
-    values, true = np.asarray(predictions, dtype=float), np.asarray(truth, dtype=float)
-    if values.ndim != 3 or values.shape[-1] != 2 or true.shape != values[:, 0].shape:
-        raise ValueError("predictions, truth: expected (n_inputs, n_members, 2) and (n_inputs, 2), "
-                         f"got {values.shape} and {true.shape}")
-    return values, true
-
-def plot_members(
-    ax,              # matplotlib axis to draw on
-    predictions,     # `(n_inputs, n_members, 2)`, in order of the input
-    truth,           # `(n_inputs, 2)`, the noise-free targets of the same inputs
-    beta: float,     # gives the colour, 0 to 1
-    samples=None,    # `(n_samples, 2)` training targets; None: not shown
-    limits: tuple | None = None,  # `((x0, x1), (y0, y1))`; None: as matplotlib chooses
-    smooth: bool = True,   # False: hard edges, which make a smaller film
-):                   # the axis
-    "Draw the members' curves in the plane, their mean and the truth; `ValueError` on shapes."
-    values, true = _film(predictions, truth)
-    if samples is not None: ax.scatter(*np.asarray(samples).T, s=7, color="#c0c0c0", linewidths=0)
-    options = dict(antialiased=smooth)
-    ax.plot(*true.T, color="#9a9a9a", lw=1.2, label="truth", **options)
-    for member in range(values.shape[1]):
-        ax.plot(*values[:, member].T, color=beta_colour(beta), lw=.9,
-                label="members" if member == 0 else None, **options)
-    ax.plot(*values.mean(1).T, color="black", lw=2, label="ensemble", **options)
-    if limits is not None: ax.set(xlim=limits[0], ylim=limits[1])
-    ax.set(aspect="equal", xlabel="$y_1$", ylabel="$y_2$")
-    return ax
-
-# %% ../../nbs/30_ensembles/380_figures.ipynb #08defa5a
-def animate_collusion(
-    path: str | Path,        # GIF to write; a PNG of the last frame is put beside it
-    predictions: Mapping,    # beta -> `(n_frames, n_inputs, n_members, 2)`
-    truth,                   # `(n_inputs, 2)`
-    labels: Sequence = (),   # one text per frame, such as "step 50"; empty: none
-    samples=None,            # `(n_samples, 2)` training targets; None: not shown
-    side: float = 2.4,       # inches per panel
-    **options,               # further arguments of `core.plots.save_animation`, such as `fps`
-) -> Animation:              # at most 40 frames and 300 kB
-    "Write a film of members over training, one panel per beta; `ValueError` on unequal lengths."
-    import matplotlib.pyplot as plt
-    counts = {len(frames) for frames in predictions.values()} | ({len(labels)} if labels else set())
-    if len(counts) != 1 or 0 in counts:
-        raise ValueError("predictions, labels: expected equally many frames (at least one) for "
-                         f"every beta and one label each, got {sorted(counts)}")
-    every = np.concatenate([np.asarray(v).reshape(-1, 2) for v in predictions.values()])
-    limits = tuple((low - .1, high + .1) for low, high in zip(every.min(0), every.max(0)))
-    def frame(index):
-        fig, axes = plt.subplots(1, len(predictions), figsize=(side * len(predictions), side),
-                                 squeeze=False, sharey=True)
-        for ax, (beta, values) in zip(axes[0], predictions.items()):
-            plot_members(ax, values[index], truth, beta, samples, limits, smooth=False)
-            ax.grid(False)
-            ax.set(xlabel=f"beta = {beta:g}" + (f", {labels[index]}" if labels else ""), ylabel="")
-            ax.tick_params(labelbottom=False, labelleft=False)
-        return fig
-    return save_animation((frame(i) for i in thin(range(counts.pop()), 40)), path, **options)
-
-# %% ../../nbs/30_ensembles/380_figures.ipynb #f31689cf
-def _unknown(name: str, known: Iterable, column: str) -> ValueError:
-    "Return the error for a name that a column doesn't hold, with the nearest one."
-    known = [str(k) for k in known]
-    near = difflib.get_close_matches(str(name), known, 1)
-    return ValueError(f"{column}: {name!r} is not in the table" + (f", did you mean {near[0]!r}?"
-                      if near else ".") + f" It has: {', '.join(known) or 'no rows'}")
-
-def _rows(frame, metric: str, split: str = "", needs: tuple = ("beta", "seed")):
-    "Return the rows of one metric and split; `ValueError` naming what is missing."
-    if "seed" not in frame.columns and "run" in frame.columns:
-        frame = frame.rename(columns={"run": "seed"})
-    missing = [c for c in ("metric", "split", "value", *needs) if c not in frame.columns]
-    if missing:
-        raise ValueError(f"frame: column(s) {', '.join(missing)} missing; expected a tidy table "
-                         "with beta, seed, split, metric, learner and value as columns, got "
-                         f"{', '.join(map(str, frame.columns)) or 'none'}; reset_index() brings an "
-                         "index back")
-    for column, name in (("metric", metric), ("split", split)):
-        if not name: continue
-        if not (frame[column] == name).any(): raise _unknown(name, frame[column].unique(), column)
-        frame = frame[frame[column] == name]
-    if not np.isfinite(frame["value"].to_numpy(dtype=float)).all():
-        raise ValueError(f"frame: {metric} holds values that are NaN or infinite; drop those runs "
-                         "or look at why they diverged")
-    return frame
-
-# %% ../../nbs/30_ensembles/380_figures.ipynb #aa5dad59
-def _single(rows, keys: Sequence[str]):
-    "Return the ensemble's rows, one per combination of `keys`; `ValueError` if there are more."
-    if "learner" in rows.columns: rows = rows[rows["learner"] == -1]
-    if not len(rows): raise ValueError("frame: no rows of the ensemble (learner -1) are left")
-    if not rows.duplicated(list(keys)).any(): return rows
-    others = [c for c in rows.columns if c not in (*keys, "value", "metric", "split", "learner")
-              and rows[c].nunique() > 1]
-    raise ValueError(f"frame: several values per {', '.join(keys)}; choose one of column "
-                     f"{', '.join(others) or 'value'} first, for example with frame.query(...)")
-
-# %% ../../nbs/30_ensembles/380_figures.ipynb #ec63c369
-BANDS = {"sem": "±2 standard errors", "std": "±1 standard deviation"}
-
-def beta_summary(
-    frame,                  # tidy table: beta, seed (or run), split, metric, learner, value
-    metric: str,            # such as "acc_ens" or "div"
-    split: str = "test",    # which rows
-    band: str = "sem",      # key of `BANDS`: "sem" (ddof 1) or "std" (ddof 0)
-):                          # data frame with beta, mean, spread and n, in order of beta
-    "Average a metric over seeds for each beta; `ValueError` on a table that lacks or mixes things."
-    if band not in BANDS: raise _unknown(band, BANDS, "band")
-    rows = _single(_rows(frame, metric, split), ("beta", "seed"))
-    values = rows.groupby("beta", sort=True)["value"]
-    table = values.agg(mean="mean", n="count").reset_index()
-    table["spread"] = (2 * values.sem(ddof=1) if band == "sem" else values.std(ddof=0)).to_numpy()
-    return table.fillna({"spread": 0.})
 
 # %% ../../nbs/30_ensembles/380_figures.ipynb #0c883110
 def probe_rows(
@@ -197,7 +43,7 @@ def probe_rows(
     for split in splits:
         outputs = torch.from_numpy(result.predictions[split])
         targets = torch.from_numpy(result.targets[split]).expand(outputs.shape[:3])
-        values = _probes(outputs, targets, "probability" if kind == "pooled" else kind, proportions)
+        values = _probes(outputs, targets, averaged_as(kind), proportions)
         lines += [dict(dataset=result.config.dataset, aggregation=kind, **setting, seed=seed,
                        split=split, metric=metric, learner=-1, value=float(value[i, j]))
                   for metric, value in values.items()
@@ -229,7 +75,7 @@ def plot_beta_curve(
     name: str = "",            # for the legend, where several metrics share the axis
 ):                             # the axis
     "Draw a metric against beta, one line per data set and aggregation, with a band over seeds."
-    rows = _rows(frame, metric, split)
+    rows = metric_rows(frame, metric, split)
     mixed = [c for c in LINES if c in rows.columns and rows[c].nunique() > 1]
     groups = rows.groupby(mixed, sort=False) if mixed else [((), rows)]
     for key, part in groups:
@@ -260,13 +106,12 @@ def plot_training_curves(
 ):                             # the axes
     "Draw ensemble (solid) and members (dashed) over training, one panel per beta, common axis."
     axes, needs = np.atleast_1d(axes), ("beta", "seed", "epoch", "learner")
-    whole, each = (_rows(frame, m, split, needs) for m in (ensemble, member))
+    whole, each = (metric_rows(frame, m, split, needs) for m in (ensemble, member))
     betas = [whole["beta"].min(), whole["beta"].max()] if betas is None else list(betas)
-    if len(betas) != len(axes):
-        raise ValueError(f"axes: expected one per beta ({len(betas)}), got {len(axes)}")
+    one_of("axes: number, one per beta", len(axes), (len(betas),))
     seed = whole["seed"].min() if seed is None else seed
     for ax, beta in zip(axes, betas):
-        if beta not in set(whole["beta"]): raise _unknown(beta, whole["beta"].unique(), "beta")
+        one_of("frame", float(beta), whole["beta"].unique().tolist(), "beta")
         top, below = (_one_run(rows, beta, seed) for rows in (whole, each))
         for learner, line in below[below["learner"] >= 0].groupby("learner"):
             ax.plot(line["epoch"], line["value"], color=beta_colour(beta), ls="--", lw=.8,
@@ -300,14 +145,12 @@ def plot_explosion(
     name: str = "",               # for the legend, where several data sets share the axes
 ):                                # the axes
     "Draw ensemble loss (upper) and diversity (lower, log scale) against beta with bands."
-    if np.size(axes) != 2: raise ValueError(f"axes: expected two, got {np.size(axes)}")
+    one_of("axes: number", np.size(axes), (2,))
     upper, lower = axes
     index = len(upper.lines)
     _band(upper, beta_summary(frame, "ens_loss", split, band), index, label=name or None)
     table = beta_summary(frame, "div", split, band)
-    if not (table["mean"] > 0).all():
-        raise ValueError("frame: the diversity has to be > 0 for a log scale; one member alone or "
-                         "identical members have none")
+    between("frame: diversity on a log scale", table["mean"].min(), 0, ends="(]")
     _band(lower, table.assign(spread=np.minimum(table["spread"], table["mean"] * .95)), index)
     upper.set_ylabel(label); upper.tick_params(labelbottom=False)
     lower.set(xlabel="beta (0 independent, 1 joint)", ylabel="diversity", yscale="log")
@@ -324,9 +167,9 @@ def plot_codependence(
     label: str = "increase of the error",   # of the vertical axis
 ):                              # the axis
     "Draw the increase of the error when members are dropped against beta, one line per share."
-    known = _rows(frame, "")["metric"].unique()
+    known = metric_rows(frame, "")["metric"].unique().tolist()
     names = list(metrics) or sorted(m for m in known if str(m).startswith("codependence"))
-    if not names: raise _unknown("codependence", known, "metric")
+    if not names: one_of("frame", "codependence", known, "metric")
     for index, name in enumerate(names):
         table = beta_summary(frame, name, split, band)
         share = name.rpartition("_")[2]
@@ -347,9 +190,7 @@ def plot_debiased(
 ):                                    # the axis
     "Draw the share of the diversity that debiasing removes, in percent, against beta."
     table = beta_summary(frame, metric, split, band)
-    if not table["mean"].between(-1e-9, 1 + 1e-9).all():
-        raise ValueError(f"frame: {metric} is a share and has to lie in [0, 1], got "
-                         f"{table['mean'].min():.3g} to {table['mean'].max():.3g}")
+    for value in table["mean"]: between(f"frame: {metric}, a share", value, -1e-9, 1 + 1e-9)
     table[["mean", "spread"]] *= 100
     _band(ax, table, len(ax.lines), label=label or None)
     ax.set(xlabel="beta (0 independent, 1 joint)", ylabel="share removed (%)", ylim=(0, None))
@@ -365,11 +206,11 @@ def plot_transfer(
 ):                             # the axis
     "Scatter training against test diversity, one dot per beta and seed, with the diagonal."
     keys = ["beta", "seed"]
-    x, y = (_single(_rows(frame, metric, s), keys).set_index(keys)["value"] for s in splits)
+    x, y = (ensemble_rows(metric_rows(frame, metric, split), keys).set_index(keys)["value"]
+            for split in splits)
     if set(x.index) != set(y.index):
         raise ValueError(f"frame: {splits[0]} and {splits[1]} have different betas or seeds")
-    if not ((x > 0).all() and (y > 0).all()):
-        raise ValueError(f"frame: {metric} has to be > 0 for log axes; leave out single members")
+    between(f"frame: {metric} on log axes", min(x.min(), y.min()), 0, ends="(]")
     low, high = min(x.min(), y.min()) / 1.5, max(x.max(), y.max()) * 1.5
     ax.plot([low, high], [low, high], color="#999999", lw=1, zorder=1)
     for beta, part in x.groupby("beta"):
@@ -408,97 +249,4 @@ def plot_decomposition_bars(
     ax.set(xticks=range(len(ens)), xticklabels=[f"{b:g}" for b in ens["beta"]], ylabel=label,
            xlabel="beta (0 independent, 1 joint)")
     ax.grid(axis="x", visible=False); ax.margins(y=.16)
-    return ax
-
-# %% ../../nbs/30_ensembles/380_figures.ipynb #9bbffb04
-PANELS = {"ens_loss": "ensemble loss", "ind_loss": "mean loss", "oracle_loss": "oracle loss"}
-
-def plot_plane(
-    axes,                      # one matplotlib axis per metric
-    frame,                     # tidy table with several temperatures
-    metrics: Sequence = tuple(PANELS),   # what to draw, a panel each
-    split: str = "test",       # which rows
-    named: Mapping | None = None,        # name -> `family.Point`; None: those of `family.NAMED`
-    path: Sequence = (),       # `(beta, temperature)` points of an annealing run, in order
-):                             # the axes
-    "Draw heat maps of losses over (beta, temperature), with named methods and an annealing path."
-    axes = np.atleast_1d(axes)
-    if len(axes) != len(metrics):
-        raise ValueError(f"axes: expected one per metric ({len(metrics)}), got {len(axes)}")
-    for ax, metric in zip(axes, metrics):
-        rows = _rows(frame, metric, split, ("beta", "seed", "temperature"))
-        rows = _single(rows, ("beta", "temperature", "seed"))
-        grid = rows.pivot_table(index="temperature", columns="beta", values="value")
-        if grid.isna().any().any() or min(grid.shape) < 2:
-            raise ValueError("frame: expected a full grid of at least two betas by two temperatures"
-                             f", got {grid.shape[1]} by {grid.shape[0]} with "
-                             f"{int(grid.isna().sum().sum())} holes")
-        betas, temperatures = grid.columns.to_numpy(float), grid.index.to_numpy(float)
-        mesh = ax.pcolormesh(np.arange(len(betas) + 1) - .5, np.arange(len(temperatures) + 1) - .5,
-                             grid.to_numpy(), norm="log" if grid.min().min() > 0 else "linear")
-        low, high = grid.min().min(), grid.max().max()
-        middle = (low * high) ** .5 if low > 0 else (low + high) / 2
-        bar = ax.figure.colorbar(mesh, ax=ax, location="top", label=PANELS.get(metric, metric),
-                                 ticks=[low, middle, high], format="%.2g")
-        bar.ax.minorticks_off()
-        ax.set(xticks=range(len(betas)), xticklabels=[f"{b:g}" for b in betas], xlabel="beta",
-               yticks=range(len(temperatures)), ylabel="temperature",
-               yticklabels=["∞" if t == math.inf else f"{t:g}" for t in temperatures])
-        ax.grid(False); ax.tick_params(labelsize=7)
-        _mark(ax, NAMED if named is None else named, betas, temperatures, path)
-    return axes
-
-# %% ../../nbs/30_ensembles/380_figures.ipynb #f2a31aab
-def _place(value: float, grid: np.ndarray, log: bool = False) -> float:
-    "Return where a value lies among the (rising) grid values, in cells; NaN outside."
-    if value in grid: return float(np.flatnonzero(grid == value)[0])
-    if not grid[0] < value < grid[-1]: return math.nan
-    scale = (lambda v: math.log(min(max(v, 1e-6), 1e6))) if log else float
-    right = int(np.searchsorted(grid, value))
-    low, high = scale(grid[right - 1]), scale(grid[right])
-    return right - 1 + (scale(value) - low) / (high - low)
-
-def _mark(ax, named: Mapping, betas: np.ndarray, temperatures: np.ndarray, path) -> None:
-    "Draw the named points and the annealing path on a plane."
-    if len(path):
-        x, y = zip(*((_place(b, betas), _place(t, temperatures, True)) for b, t in path))
-        ax.plot(x, y, color="white", lw=2.6); ax.plot(x, y, color="black", lw=1.3)
-        ax.annotate("", (x[-1], y[-1]), (x[-2], y[-2]),
-                    arrowprops=dict(arrowstyle="-|>", color="black", lw=1.3))
-    for index, point in enumerate(named.values()):
-        at = _place(point.beta, betas), _place(point.temperature, temperatures, True)
-        if not np.isfinite(at).all(): continue
-        ax.scatter(*at, s=34, marker="osD^vP*X"[index % 8], color="white", edgecolor="black", lw=.9,
-                   zorder=4, label=point.label, clip_on=False)
-
-# %% ../../nbs/30_ensembles/380_figures.ipynb #14676844
-def plot_gradient_field(
-    ax,                        # matplotlib axis to draw on
-    aggregation: str = "probability",   # "probability" or "score"
-    beta: float = 1.0,         # >= 0
-    other: Sequence = (.2, .7, .1),     # the fixed member's probabilities; class 0 is true
-    n_points: int = 11,        # arrows along an edge, >= 3
-    scale: float = 2.2,        # longer arrows for smaller values
-):                             # the axis; the arrows are its last collection
-    "Draw how a gradient step moves one of two members on the simplex of three classes."
-    fixed = torch.as_tensor(other, dtype=torch.double)
-    if fixed.shape != (3,) or not bool((fixed > 0).all()) or abs(float(fixed.sum()) - 1) > 1e-6:
-        raise ValueError(f"other: expected three probabilities > 0 that sum to 1, got {other}")
-    if n_points < 3: raise ValueError(f"n_points: expected at least 3, got {n_points}")
-    grid = torch.tensor([(i, j, n_points + 1 - i - j) for i in range(1, n_points + 1)
-                         for j in range(1, n_points + 1 - i)], dtype=torch.double) / (n_points + 1)
-    logits = torch.stack([grid, fixed.expand_as(grid)], 1).log()
-    targets = torch.zeros(len(grid), dtype=torch.long)
-    gradient = output_gradient(logits, targets, beta, aggregation)[:, 0] * 2 * len(grid)
-    move = -grid * (gradient - (grid * gradient).sum(-1, keepdim=True))
-    corners = np.array([(.5, 3 ** .5 / 2), (0, 0), (1, 0)])
-    ax.plot(*corners[[0, 1, 2, 0]].T, color="#777777", lw=1)
-    ax.scatter(*(fixed.numpy() @ corners), s=60, marker="D", color="black", zorder=4)
-    for text, at, shift in zip(("true class", "class 1", "class 2"), corners,
-                               ((0, 4), (-4, -11), (4, -11))):
-        ax.annotate(text, at, shift, textcoords="offset points", ha="center", fontsize=8)
-    ax.quiver(*(grid.numpy() @ corners).T, *(move.numpy() @ corners).T, angles="xy", width=.012,
-              scale_units="xy", scale=scale, color=beta_colour(min(beta, 1)), zorder=3)
-    ax.set(aspect="equal", xticks=[], yticks=[]); ax.grid(False); ax.margins(.08)
-    for side in ("left", "bottom"): ax.spines[side].set_visible(False)
     return ax

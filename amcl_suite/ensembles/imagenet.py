@@ -4,7 +4,7 @@
 
 # %% ../../nbs/30_ensembles/326_imagenet.ipynb #c4840cc4
 from __future__ import annotations
-import contextlib, hashlib, json, math, os
+import contextlib, math, os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +16,16 @@ from ..core.files import DataError
 from ..core.data import cache_dir, locate, resource, sha256_of
 from ..core.files import (read_image, read_json, read_npz, replacing, walk_files,
                                    write_json_atomic)
-from .images import (
-    EpochKeys, ImageLoaders, KeyBatches, epoch_generator, normalise, stratified_order)
+from ..core.expect import integer, one_of
+from ..core.identity import digest
+from .augmentation import epoch_generator, normalise
+from .images import PRESETS, stratified_order
+from .loaders import EpochKeys, ImageLoaders, KeyBatches
 
 # %% auto #0
 __all__ = ['TRAIN_FOLDER', 'VAL_FOLDER', 'CLASS_FILE', 'VAL_FILE', 'IMAGENET_MEAN', 'IMAGENET_STD', 'ImageNetIndex',
            'make_tiny_imagenet', 'index_imagenet', 'random_box', 'cut_train', 'cut_eval', 'ImageNetFolder',
-           'read_photograph', 'choose_rows', 'imagenet_loaders']
+           'choose_rows', 'imagenet_loaders']
 
 # %% ../../nbs/30_ensembles/326_imagenet.ipynb #1f94e3bb
 TRAIN_FOLDER, VAL_FOLDER = "ILSVRC/Data/CLS-LOC/train", "ILSVRC/Data/CLS-LOC/val"
@@ -153,7 +156,7 @@ def _stamp(root: Path) -> str:
         times = sorted((os.fsencode(e.name).hex(), e.stat().st_mtime_ns) for e in entries)
     facts = [2, os.fsencode(root).hex(), times, os.stat(root / VAL_FOLDER).st_mtime_ns]
     facts += [sha256_of(root / name) for name in (CLASS_FILE, VAL_FILE) if (root / name).is_file()]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return digest(facts, 24)
 
 def _from_cache(path: Path, n_classes: int) -> dict | None:
     "Return the arrays of an index, or None where there is none that is whole."
@@ -177,7 +180,7 @@ def index_imagenet(
     if not root.is_dir(): raise DataError(f"path: there is no folder {root}")
     root = root.resolve()
     (synsets, class_names), stamp = _classes(root), _stamp(root)
-    kept = cache_dir() / "imagenet" / f"index-{stamp[:24]}.npz"
+    kept = cache_dir() / "imagenet" / f"index-{stamp}.npz"
     arrays = _from_cache(kept, len(synsets)) if cache else None
     if arrays is None:
         arrays = {}
@@ -255,13 +258,10 @@ class ImageNetFolder(Dataset):
         seed: int = 0,              # >= 0, of the random parts
         resize: int = 256,          # pixels, the shorter side before the centre is cut out
     ):
-        if split not in index.files:
-            raise ValueError(f"split: expected one of {', '.join(index.files)}, got {split!r}")
-        if not isinstance(image_size, int) or not 1 <= image_size <= resize:
-            raise ValueError(f"image_size: expected 1 to {resize} pixels (resize), got "
-                             f"{image_size}")
+        one_of("split", split, index.files)
+        integer("image_size", image_size, 1, resize, "resize, in pixels")
         rows = torch.arange(len(index.labels[split])) if rows is None else rows
-        if not len(rows): raise ValueError("rows: expected at least one image, got none")
+        integer("rows: number of images", len(rows), 1)
         self.root, self.files = index.root, index.files[split][rows.numpy()]
         self.labels, self.class_names = index.labels[split][rows], index.class_names
         self.train = split == "train" if train is None else train
@@ -274,18 +274,11 @@ class ImageNetFolder(Dataset):
     ) -> tuple[Tensor, int]:          # image, uint8 `(3, image_size, image_size)`, and its label
         "Read one example; `DataError` names a file that is no image."
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        image = read_photograph(self.root / os.fsdecode(self.files[index]))
+        image = read_image(self.root / os.fsdecode(self.files[index]))
         label = int(self.labels[index])
         if not self.train: return cut_eval(image, self.image_size, self.resize), label
         generator = epoch_generator(self.seed, epoch, f"crop/{index}")
         return cut_train(image, self.image_size, generator), label
-
-# %% ../../nbs/30_ensembles/326_imagenet.ipynb #1b2404dd
-def read_photograph(
-    path: str | Path,   # image file
-):                      # PIL image, RGB
-    "Read an image as RGB with 8 bits; `DataError` names a file that is missing or no image."
-    return read_image(path)
 
 # %% ../../nbs/30_ensembles/326_imagenet.ipynb #ef4ab06a
 def choose_rows(
@@ -298,9 +291,7 @@ def choose_rows(
     "Choose a stratified part of a split; `ValueError` if it is too small or too large."
     kept = (labels < n_classes).nonzero().flatten() if n_classes else torch.arange(len(labels))
     classes = n_classes or int(labels.max()) + 1
-    if isinstance(n, bool) or not isinstance(n, int) or n and not classes <= n <= len(kept):
-        raise ValueError(f"{name}: expected 0 (all) or {classes} (one of each class) to "
-                         f"{len(kept)} images, got {n!r}")
+    if n != 0: integer(f"{name} (0: all)", n, classes, len(kept), "one of each class to all")
     return kept[stratified_order(labels[kept], seed)[:n or len(kept)]].sort().values
 
 class _Collate:
@@ -331,7 +322,9 @@ def imagenet_loaders(
 ) -> ImageLoaders:              # train, val, test, plain
     "Return the loaders of an ImageNet experiment; `ValueError` or `DataError` for bad input."
     index = path if isinstance(path, ImageNetIndex) else index_imagenet(path)
-    _check_loaders(index, preset, n_classes, n_workers)
+    one_of("preset", preset, PRESETS)
+    if n_classes != 0: integer("n_classes (0: all)", n_classes, 2, len(index.synsets))
+    integer("n_workers", n_workers, 0)
     rows = choose_rows(index.labels["train"], n_classes, n_train, 0, "n_train")
     val = test = choose_rows(index.labels["val"], n_classes, n_val, 0, "n_val")
     if preset == "clean":
@@ -345,14 +338,3 @@ def imagenet_loaders(
         return _loader(data, batch_size, n_workers, seed)
     return ImageLoaders(loader("train", rows, True), loader("val", val, False),
                         loader("val", test, False), loader("train", few, False))
-
-def _check_loaders(index: ImageNetIndex, preset: str, n_classes: int, n_workers: int) -> None:
-    "Raise `ValueError` for an argument out of range."
-    if preset not in ("clean", "reference"):
-        raise ValueError(f"preset: expected one of clean, reference, got {preset!r}")
-    if not isinstance(n_classes, int) or not (n_classes == 0 or
-                                              2 <= n_classes <= len(index.synsets)):
-        raise ValueError(f"n_classes: expected 0 (all) or 2 to {len(index.synsets)}, got "
-                         f"{n_classes}")
-    if isinstance(n_workers, bool) or not isinstance(n_workers, int) or n_workers < 0:
-        raise ValueError(f"n_workers: expected a whole number of at least 0, got {n_workers!r}")

@@ -4,17 +4,17 @@
 
 # %% ../../nbs/30_ensembles/314_learners.ipynb #2cf50b7c
 from __future__ import annotations
-import difflib, math
-from collections.abc import Sequence
-from numbers import Integral, Real
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 import torch
 from torch import Tensor, nn
-from ..core.tables import Table
+from ..core.expect import between, integer, one_of, only
+from .mobilevit import MobileViT
 
 # %% auto #0
-__all__ = ['VGG_PLAN', 'LEARNERS', 'CNN', 'BasicBlock', 'ResNet', 'VGG', 'MLP', 'InvertedResidual', 'Attention', 'MobileViTBlock',
-           'MobileViT', 'Learner', 'build_learner', 'count_parameters', 'count_buffers', 'count_flops', 'learner_table']
+__all__ = ['VGG_PLAN', 'LEARNERS', 'CNN', 'BasicBlock', 'ResNet', 'VGG', 'MLP', 'Learner', 'build_learner', 'count_parameters',
+           'count_flops']
 
 # %% ../../nbs/30_ensembles/314_learners.ipynb #e4b0186c
 def _check_images(learner: nn.Module, arguments: tuple) -> None:
@@ -150,8 +150,7 @@ class MLP(nn.Module):
         if not isinstance(hidden, Sequence):
             raise ValueError(f"hidden: expected a sequence such as (64, 64), got {hidden!r}")
         sizes, self.n_features = (n_features, *hidden, n_outputs), n_features
-        if not all(isinstance(size, Integral) and size >= 1 for size in sizes):
-            raise ValueError(f"hidden: expected positive sizes (integers), got {sizes}")
+        for size in sizes: integer("hidden", size, 1)
         layers = []
         for n_in, n_out in zip(sizes[:-1], sizes[1:]):
             layers += [nn.Linear(n_in, n_out), nn.ReLU(), nn.Dropout(dropout)]
@@ -167,207 +166,59 @@ class MLP(nn.Module):
                              f"{tuple(inputs.shape)}")
         return self.layers(flat)
 
-# %% ../../nbs/30_ensembles/314_learners.ipynb #40454d77
-def _conv(n_in: int, n_out: int, kernel: int = 1, stride: int = 1, groups: int = 1,
-          activate: bool = True) -> nn.Sequential:
-    "Return convolution, batch norm and (if `activate`) SiLU; no bias."
-    layers = [nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, groups=groups, bias=False),
-              nn.BatchNorm2d(n_out)]
-    return nn.Sequential(*layers, *([nn.SiLU()] if activate else []))
-
-# %% ../../nbs/30_ensembles/314_learners.ipynb #5deb90ca
-class InvertedResidual(nn.Module):
-    "Widen, convolve each channel, narrow; added to the input where shapes agree."
-    def __init__(self,
-        n_in: int,            # channels of the input
-        n_out: int,           # channels of the output
-        stride: int = 1,      # 1 or 2
-        expansion: int = 4,   # how many times wider inside
-    ):
-        super().__init__()
-        wide, self.residual = n_in * expansion, stride == 1 and n_in == n_out
-        self.layers = nn.Sequential(_conv(n_in, wide), _conv(wide, wide, 3, stride, groups=wide),
-                                    _conv(wide, n_out, activate=False))
-
-    def forward(self,
-        inputs: Tensor,   # `(batch, n_in, height, width)`
-    ) -> Tensor:          # `(batch, n_out, height / stride, width / stride)`
-        "Return the block's output."
-        return inputs + self.layers(inputs) if self.residual else self.layers(inputs)
-
-# %% ../../nbs/30_ensembles/314_learners.ipynb #3e52dc3c
-class Attention(nn.Module):
-    "Self-attention over tokens, norm first."
-    def __init__(self,
-        dim: int,             # values per token
-        n_heads: int = 4,     # heads
-        head_dim: int = 8,    # values per head
-    ):
-        super().__init__()
-        self.n_heads, inner = n_heads, n_heads * head_dim
-        self.norm, self.mix = nn.LayerNorm(dim), nn.Linear(inner, dim)
-        self.queries_keys_values = nn.Linear(dim, 3 * inner, bias=False)
-
-    def forward(self,
-        tokens: Tensor,   # `(..., n_tokens, dim)`
-    ) -> Tensor:          # like `tokens`
-        "Return what each token gathers from all others."
-        mixed = self.queries_keys_values(self.norm(tokens))
-        parts = mixed.unflatten(-1, (3, self.n_heads, -1)).transpose(-2, -4)
-        query, key, value = parts.unbind(-3)                     # `(..., n_heads, n_tokens, 8)`
-        shares = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(-1)
-        return self.mix((shares @ value).transpose(-2, -3).flatten(-2))
-
-# %% ../../nbs/30_ensembles/314_learners.ipynb #3a2369d8
-class _Transformer(nn.Module):
-    "A stack of attention and perceptron layers, each added to its input."
-    def __init__(self, dim: int, depth: int, mlp_dim: int):
-        super().__init__()
-        def perceptron():
-            return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, mlp_dim), nn.SiLU(),
-                                 nn.Linear(mlp_dim, dim))
-        self.layers = nn.ModuleList(layer() for _ in range(depth)
-                                    for layer in (lambda: Attention(dim), perceptron))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        for layer in self.layers: tokens = tokens + layer(tokens)
-        return tokens
-
-# %% ../../nbs/30_ensembles/314_learners.ipynb #ee4fb402
-class MobileViTBlock(nn.Module):
-    "Convolve, attend over 2 x 2 patches, concatenate with the block's input, convolve."
-    def __init__(self,
-        channels: int,   # of input and output
-        dim: int,        # values per token
-        depth: int,      # transformer layers
-        mlp_dim: int,    # hidden units of their perceptrons
-    ):
-        super().__init__()
-        self.local = nn.Sequential(_conv(channels, channels, 3), _conv(channels, dim))
-        self.transformer = _Transformer(dim, depth, mlp_dim)
-        self.back, self.fuse = _conv(dim, channels), _conv(2 * channels, channels, 3)
-
-    def forward(self,
-        inputs: Tensor,   # `(batch, channels, height, width)`, even height and width
-    ) -> Tensor:          # like `inputs`
-        "Return the block's output."
-        local = self.local(inputs)
-        height, width = local.shape[-2] // 2, local.shape[-1] // 2
-        cut = local.unflatten(-1, (width, 2)).unflatten(-3, (height, 2))   # b c h i w j
-        tokens = cut.permute(0, 3, 5, 2, 4, 1).flatten(3, 4)               # b i j (h w) c
-        tokens = self.transformer(tokens).unflatten(3, (height, width))    # b i j h w c
-        whole = tokens.permute(0, 5, 3, 1, 4, 2).flatten(4, 5).flatten(2, 3)
-        return self.fuse(torch.cat([self.back(whole), inputs], 1))
-
-# %% ../../nbs/30_ensembles/314_learners.ipynb #b83e6f1b
-class MobileViT(nn.Module):
-    "The extra small MobileViT of the paper: 2,382,944 parameters with 1,000 classes."
-    def __init__(self,
-        n_classes: int = 1000,   # outputs
-    ):
-        super().__init__()
-        stages = [InvertedResidual(16, 32), InvertedResidual(32, 48, 2), InvertedResidual(48, 48),
-                  InvertedResidual(48, 48)]
-        for n_in, n_out, dim, depth, mlp_dim in ((48, 64, 96, 2, 192), (64, 80, 120, 4, 480),
-                                                 (80, 96, 144, 3, 576)):
-            stages += [InvertedResidual(n_in, n_out, 2),
-                       MobileViTBlock(n_out, dim, depth, mlp_dim)]
-        self.features = nn.Sequential(_conv(3, 16, 3, 2), *stages, _conv(96, 384))
-        self.head = nn.Linear(384, n_classes, bias=False)
-
-    def forward(self,
-        images: Tensor,   # `(batch, 3, size, size)`, size a multiple of 64
-    ) -> Tensor:          # `(batch, n_classes)`, logits
-        "Return logits."
-        return self.head(self.features(images).mean((-2, -1)))
-
 # %% ../../nbs/30_ensembles/314_learners.ipynb #ff0d6e59
 class Learner(NamedTuple):
     "What is known of a base learner before it is built."
-    name: str              # for `build_learner`
-    family: str            # "small images", "ImageNet" or "tables"
-    image_size: int        # pixels of an edge; 0: no images
-    n_classes: int         # classes for which the figures hold
-    parameters: int        # trainable scalars; 0: depends on the options
-    constructor: str = ""  # of torchvision; empty: written here
+    name: str                   # for `build_learner`
+    family: str                 # "small images", "ImageNet" or "tables"
+    image_size: int             # pixels of an edge; 0: no images
+    n_classes: int              # classes for which the figures hold
+    parameters: int             # trainable scalars; 0: depends on the options
+    make: Callable              # (n_classes, **options) -> network
+    options: tuple[str, ...] = ("image_size",)   # of `build_learner`
     side_by_side: bool = True   # members can share one network, see the next chapter
 
+def _torchvision(name: str) -> Callable:
+    "Return a function that makes one of torchvision's networks with fresh weights."
+    def make(n_classes):
+        from torchvision import models
+        return getattr(models, name)(weights=None, num_classes=n_classes)
+    return make
+
+_SIZED = ("image_size", "width")
 LEARNERS = {learner.name: learner for learner in (
-    Learner("CNN", "small images", 32, 10, 31_340),
-    Learner("VGG", "small images", 32, 10, 14_991_946),
-    Learner("ResNet18", "small images", 32, 10, 11_173_962),
-    Learner("ResNet34", "small images", 32, 10, 21_282_122),
-    Learner("MLP", "tables", 0, 10, 0),
-    Learner("ResNet18_IN", "ImageNet", 224, 1000, 11_689_512, "resnet18"),
-    Learner("ResNet34_IN", "ImageNet", 224, 1000, 21_797_672, "resnet34"),
-    Learner("SqueezeNet_IN", "ImageNet", 224, 1000, 1_235_496, "squeezenet1_1", False),
-    Learner("DenseNet_IN", "ImageNet", 224, 1000, 7_978_856, "densenet121", False),
-    Learner("ShuffleNet_IN", "ImageNet", 224, 1000, 2_278_604, "shufflenet_v2_x1_0", False),
-    Learner("MobileNet_IN", "ImageNet", 224, 1000, 2_542_856, "mobilenet_v3_small"),
-    Learner("MobileViT_IN", "ImageNet", 256, 1000, 2_382_944, "", False))}
+    Learner("CNN", "small images", 32, 10, 31_340, CNN, ("dropout_scale",)),
+    Learner("VGG", "small images", 32, 10, 14_991_946, VGG, ("width", "dropout_scale")),
+    Learner("ResNet18", "small images", 32, 10, 11_173_962, partial(ResNet, (2, 2, 2, 2)), _SIZED),
+    Learner("ResNet34", "small images", 32, 10, 21_282_122, partial(ResNet, (3, 4, 6, 3)), _SIZED),
+    Learner("MLP", "tables", 0, 10, 0, MLP, ("n_features", "n_outputs", "hidden", "dropout")),
+    Learner("ResNet18_IN", "ImageNet", 224, 1000, 11_689_512, _torchvision("resnet18")),
+    Learner("ResNet34_IN", "ImageNet", 224, 1000, 21_797_672, _torchvision("resnet34")),
+    Learner("SqueezeNet_IN", "ImageNet", 224, 1000, 1_235_496, _torchvision("squeezenet1_1"),
+            side_by_side=False),
+    Learner("DenseNet_IN", "ImageNet", 224, 1000, 7_978_856, _torchvision("densenet121"),
+            side_by_side=False),
+    Learner("ShuffleNet_IN", "ImageNet", 224, 1000, 2_278_604, _torchvision("shufflenet_v2_x1_0"),
+            side_by_side=False),
+    Learner("MobileNet_IN", "ImageNet", 224, 1000, 2_542_856, _torchvision("mobilenet_v3_small")),
+    Learner("MobileViT_IN", "ImageNet", 256, 1000, 2_382_944, MobileViT, side_by_side=False))}
 
 # %% ../../nbs/30_ensembles/314_learners.ipynb #e961fa6a
-_OPTIONS = {"CNN": ("dropout_scale",), "VGG": ("width", "dropout_scale"),
-            "MLP": ("n_features", "n_outputs", "hidden", "dropout")}
-_FIXED_SIZE = ("CNN", "VGG")
-
-def _hint(name: object, known: Sequence[str]) -> str:
-    "Return the question that names the nearest known name, or nothing."
-    lower = {other.lower(): other for other in known}
-    near = difflib.get_close_matches(str(name).lower(), lower, 1)
-    return f"; did you mean {lower[near[0]]!r}?" if near else ""
-
-def _known_options(name: str) -> tuple[str, ...]:
-    "Return the options of a learner."
-    if name in _OPTIONS: return _OPTIONS[name]
-    return ("image_size", "width") if name in ("ResNet18", "ResNet34") else ("image_size",)
-
-def _check_request(name: str, n_classes: int, options: dict) -> None:
-    "Raise `ValueError` on an unknown learner or option, or on impossible values."
-    if name not in LEARNERS:
-        raise ValueError(f"name: expected one of {', '.join(LEARNERS)}, got {name!r}"
-                         + _hint(name, LEARNERS))
-    if isinstance(n_classes, bool) or not isinstance(n_classes, int) or n_classes < 2:
-        raise ValueError(f"n_classes: expected an integer >= 2, got {n_classes!r}; a regression "
-                         'takes "MLP" with n_outputs')
-    known = _known_options(name)
-    for option in options:
-        if option in known: continue
-        fixed = " (its images have 32 pixels)" if name in _FIXED_SIZE else ""
-        raise ValueError(f"{option}: not an option of {name}{fixed}, which knows "
-                         f"{', '.join(known)}" + _hint(option, known))
-    if name == "MLP" and "n_features" not in options:
-        raise ValueError('n_features: "MLP" needs the number of values per example')
-
-# %% ../../nbs/30_ensembles/314_learners.ipynb #6564c8de
-def _check_values(name: str, options: dict) -> None:
-    "Raise `ValueError` on options out of range."
-    ranges = dict(image_size=(8, math.inf), width=(1, math.inf), dropout_scale=(0, 1.99),
-                  n_features=(1, math.inf), n_outputs=(1, math.inf), dropout=(0, .999))
-    for option, value in options.items():
-        if option == "hidden": continue                     # checked by `MLP`
-        low, high = ranges[option]
-        whole = not option.startswith("dropout")
-        fits = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
-        if not (fits and low <= value <= high):
-            raise ValueError(f"{option}: expected {'an integer' if whole else 'a number'} in "
-                             f"[{low}, {high}], got {value!r}")
-    if name == "MobileViT_IN" and options.get("image_size", 256) % 64:
+def _checked_size(learner: Learner, n_classes: int, options: dict) -> int:
+    "Return the size of the images; `ValueError` on unknown options or impossible values."
+    integer("n_classes", n_classes, 2)
+    size = options.get("image_size", learner.image_size)
+    if learner.image_size and "image_size" not in learner.options:
+        one_of(f"image_size of {learner.name}", size, (learner.image_size,))
+    only(learner.name, options, {"image_size": 0} | dict.fromkeys(learner.options), "option")
+    least = dict(image_size=8, width=8 if learner.name == "VGG" else 1, n_features=1, n_outputs=1)
+    for name in least.keys() & options.keys(): integer(name, options[name], least[name])
+    between("dropout_scale", options.get("dropout_scale", 1), 0, 1.99)
+    between("dropout", options.get("dropout", 0), 0, .999)
+    if learner.name == "MobileViT_IN" and size % 64:
         raise ValueError("image_size: MobileViT halves images five times and cuts patches of two, "
-                         f"expected a multiple of 64, got {options['image_size']}")
-    if name == "VGG" and options.get("width", 64) < 8:
-        raise ValueError(f"width: VGG expects at least 8, got {options['width']}")
-
-def _construct(name: str, n_classes: int, options: dict) -> nn.Module:
-    "Return an image learner, without its check."
-    width = {k: v for k, v in options.items() if k != "image_size"}
-    if name == "CNN": return CNN(n_classes, **width)
-    if name == "VGG": return VGG(n_classes, **width)
-    if name == "ResNet18": return ResNet((2, 2, 2, 2), n_classes, **width)
-    if name == "ResNet34": return ResNet((3, 4, 6, 3), n_classes, **width)
-    if name == "MobileViT_IN": return MobileViT(n_classes)
-    from torchvision import models
-    return getattr(models, LEARNERS[name].constructor)(weights=None, num_classes=n_classes)
+                         f"expected a multiple of 64, got {size}")
+    return size
 
 # %% ../../nbs/30_ensembles/314_learners.ipynb #140bf8a7
 def build_learner(
@@ -377,16 +228,16 @@ def build_learner(
                            # ResNets width, image_size; "MLP" n_features, n_outputs, hidden, dropout
 ) -> nn.Module:            # images `(batch, 3, size, size)` -> logits `(batch, n_classes)`
     "Return a new base learner; `ValueError` on an unknown name or option, or on wrong values."
-    _check_request(name, n_classes, options)
-    _check_values(name, options)
-    if name == "MLP":
-        n_outputs, rest = options.get("n_outputs", n_classes), {
-            k: v for k, v in options.items() if k not in ("n_features", "n_outputs")}
-        learner = MLP(options["n_features"], n_outputs, **rest)
-        learner.name, learner.input_shape = name, (options["n_features"],)
-        return learner
-    learner = _construct(name, n_classes, options)
-    return _for_images(learner, name, options.get("image_size", LEARNERS[name].image_size))
+    learner = LEARNERS[one_of("name", name, LEARNERS, "learner")]
+    size = _checked_size(learner, n_classes, options)
+    if not size:
+        if "n_features" not in options:
+            raise ValueError('n_features: "MLP" needs the number of values per example')
+        network = learner.make(**dict(n_outputs=n_classes) | options)
+        network.name, network.input_shape = name, (options["n_features"],)
+        return network
+    network = learner.make(n_classes, **{k: v for k, v in options.items() if k != "image_size"})
+    return _for_images(network, name, size)
 
 # %% ../../nbs/30_ensembles/314_learners.ipynb #6b98abbf
 def count_parameters(
@@ -395,35 +246,12 @@ def count_parameters(
     "Return the number of trainable scalars."
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
-def count_buffers(
-    module: nn.Module,   # any network
-) -> int:                # scalars, the counters of batch norm included
-    "Return the number of scalars that are kept but not trained: batch norm's statistics."
-    return sum(b.numel() for b in module.buffers())
-
 # %% ../../nbs/30_ensembles/314_learners.ipynb #eee4bfbf
 def count_flops(
-    name: str,             # key of `LEARNERS`
-    n_classes: int = 10,   # >= 2
-    **options,             # as for `build_learner`
-) -> int:                  # floating-point operations, two per multiply-add
-    "Return the operations of one forward pass over one example, without computing it."
+    network: nn.Module,   # in the mode whose cost is wanted: `train()` or `eval()`
+    example: Tensor,      # `(n, ...)` inputs, on the network's device, "meta" included
+) -> int:                 # floating-point operations, two per multiply-add
+    "Return the operations of one forward pass, for one example."
     from torch.utils.flop_counter import FlopCounterMode
-    with torch.device("meta"):
-        learner = build_learner(name, n_classes, **options).eval()
-        example = torch.empty(1, *learner.input_shape)
-    with FlopCounterMode(display=False) as counter, torch.no_grad(): learner(example)
-    return counter.get_total_flops()
-
-# %% ../../nbs/30_ensembles/314_learners.ipynb #89e1db66
-def learner_table() -> Table:   # one row per learner with fixed size
-    "Return names, image sizes, parameters and operations of all image learners."
-    rows = []
-    for learner in LEARNERS.values():
-        if not learner.image_size: continue
-        flops = count_flops(learner.name, learner.n_classes)
-        rows.append((learner.name, learner.family, str(learner.image_size),
-                     f"{learner.parameters:,}", f"{flops / 1e6:,.1f}"))
-    heads = ("learner", "made for", "image size", "parameters", "MFLOP per image")
-    return Table(heads, tuple(rows), n_keys=2, caption=
-                 "Base learners; parameters and operations with 10 classes (ImageNet: 1,000)")
+    with FlopCounterMode(display=False) as counter, torch.no_grad(): network(example)
+    return counter.get_total_flops() // len(example)

@@ -6,20 +6,17 @@
 from __future__ import annotations
 import contextlib, copy
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
-import numpy as np
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from ..core.files import DataError, read_weights, write_weights
-from .learners import LEARNERS, _hint, build_learner
+from ..core.expect import between, integer, one_of
+from .learners import LEARNERS, build_learner
 from .objectives import dropout_weights
+from .side_by_side import keep_memory, side_by_side
 
 # %% auto #0
-__all__ = ['BACKENDS', 'FORMAT', 'EnsembleOutput', 'SideConv2d', 'SideLinear', 'Ensemble', 'make_ensemble', 'save_ensemble',
-           'load_ensemble', 'backward_by_member']
+__all__ = ['BACKENDS', 'EnsembleOutput', 'Ensemble', 'seeded', 'make_ensemble']
 
 # %% ../../nbs/30_ensembles/316_members.ipynb #dd47e993
 BACKENDS = ("loop", "stack", "vmap")
@@ -28,121 +25,6 @@ class EnsembleOutput(NamedTuple):
     "What an ensemble says about a batch."
     logits: Tensor    # `(batch, n_members, n_outputs)`: logits, or predictions of a regression
     weights: Tensor   # `(batch, n_members)`: rows sum to 1, or are all 0
-
-# %% ../../nbs/30_ensembles/316_members.ipynb #3af80166
-class SideConv2d(nn.Conv2d):
-    "The convolutions of several members as one; weights lie one below the other."
-    def __init__(self,
-        conv: nn.Conv2d,   # a member's convolution; gives the shapes, not the values
-        n_members: int,    # how many lie side by side
-    ):
-        if conv.padding_mode != "zeros":
-            raise ValueError(f"padding_mode: expected 'zeros' to lie side by side, got "
-                             f"{conv.padding_mode!r}; use the loop or the vmap backend")
-        super().__init__(n_members * conv.in_channels, n_members * conv.out_channels,
-                         conv.kernel_size, conv.stride, conv.padding, conv.dilation,
-                         n_members * conv.groups, conv.bias is not None, device="meta")
-        self.n_members, self.n_shared = n_members, conv.in_channels
-
-    def forward(self,
-        inputs: Tensor,   # `(batch, n_members * C, h, w)`, or `(batch, C, h, w)` for all members
-    ) -> Tensor:          # `(batch, n_members * n_out, h', w')`
-        "Convolve each member's channels with its own weights."
-        groups, shared = self.groups, inputs.shape[1] == self.n_shared
-        if shared and groups == self.n_members: groups = 1
-        elif shared: inputs = inputs.repeat(1, self.n_members, 1, 1)
-        return F.conv2d(inputs, self.weight, self.bias, self.stride, self.padding, self.dilation,
-                        groups)
-
-# %% ../../nbs/30_ensembles/316_members.ipynb #d0880e97
-class SideLinear(nn.Module):
-    "The linear layers of several members as one batched product."
-    def __init__(self,
-        linear: nn.Linear,   # a member's layer; gives the shapes, not the values
-        n_members: int,      # how many lie side by side
-    ):
-        super().__init__()
-        self.n_members, self.in_features = n_members, linear.in_features
-        n_out = n_members * linear.out_features
-        self.weight = nn.Parameter(torch.empty(n_out, linear.in_features, device="meta"))
-        self.bias = (None if linear.bias is None
-                     else nn.Parameter(torch.empty(n_out, device="meta")))
-
-    def forward(self,
-        inputs: Tensor,   # `(batch, n_members * F)`, or `(batch, F)` for all members
-    ) -> Tensor:          # `(batch, n_members * n_out)`
-        "Apply each member's weights to its features."
-        if inputs.ndim != 2:
-            raise ValueError("inputs: linear layers side by side take rows (batch, features), got "
-                             f"{tuple(inputs.shape)}; use the loop or the vmap backend")
-        if inputs.shape[1] == self.in_features: return F.linear(inputs, self.weight, self.bias)
-        rows = inputs.unflatten(1, (self.n_members, -1)).transpose(0, 1)
-        weight = self.weight.unflatten(0, (self.n_members, -1)).mT
-        if self.bias is None: out = torch.bmm(rows, weight)
-        else: out = torch.baddbmm(self.bias.view(self.n_members, 1, -1), rows, weight)
-        return out.transpose(0, 1).flatten(1)
-
-# %% ../../nbs/30_ensembles/316_members.ipynb #7c1101ef
-class _SideNorm2d(nn.BatchNorm2d):
-    "Batch norm of several members; `n_shared` channels are an input for all of them."
-    n_members, n_shared = 1, 0
-    def forward(self, inputs: Tensor) -> Tensor:
-        if inputs.shape[1] == self.n_shared and self.n_members > 1:
-            inputs = inputs.repeat(1, self.n_members, *[1] * (inputs.ndim - 2))
-        return super().forward(inputs)
-
-class _SideNorm1d(_SideNorm2d):
-    "The same over rows of features."
-    def _check_input_dim(self, inputs: Tensor) -> None:
-        if inputs.ndim != 2: raise ValueError(f"inputs: expected rows, got {tuple(inputs.shape)}")
-
-def _side_norm(norm: nn.Module, n_members: int) -> nn.Module:
-    "Return batch norm over the channels of all members."
-    kind = _SideNorm2d if isinstance(norm, nn.BatchNorm2d) else _SideNorm1d
-    side = kind(n_members * norm.num_features, norm.eps, norm.momentum, norm.affine,
-                norm.track_running_stats, device="meta")
-    side.n_members, side.n_shared = n_members, norm.num_features
-    return side
-
-# %% ../../nbs/30_ensembles/316_members.ipynb #17fdf282
-def _late_dropout(layers: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    "Return the layers of a sequence with channel dropout moved behind max-pools and ReLU."
-    names, moved = list(layers), list(layers.values())
-    for i in range(len(moved) - 1):
-        if type(moved[i]) is nn.Dropout2d and type(moved[i + 1]) in (nn.MaxPool2d, nn.ReLU):
-            moved[i], moved[i + 1] = moved[i + 1], moved[i]
-    return dict(zip(names, moved))
-
-# %% ../../nbs/30_ensembles/316_members.ipynb #dcc83c7e
-_PER_CHANNEL = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh,
-                nn.Hardswish, nn.Hardsigmoid, nn.Identity, nn.Dropout, nn.Dropout2d, nn.MaxPool2d,
-                nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-_SIDE = {nn.Conv2d: SideConv2d, nn.Linear: SideLinear, nn.BatchNorm1d: _side_norm,
-         nn.BatchNorm2d: _side_norm}
-_KEEPS_APART = ("torchvision.models.resnet.", "torchvision.models.mobilenetv3.",
-                "torchvision.ops.misc.")
-
-def _keeps_apart(module: nn.Module) -> bool:
-    "Tell whether a module with parts promises not to mix channels between them."
-    kind = type(module)
-    return (kind in (nn.Sequential, nn.ModuleList) or kind.__dict__.get("side_by_side", False)
-            or f"{kind.__module__}.".startswith(_KEEPS_APART))
-
-def _side_by_side(module: nn.Module, n_members: int) -> nn.Module:
-    "Return the network of `n_members` copies of `module`, without values."
-    kind = type(module)
-    if kind in _SIDE: return _SIDE[kind](module, n_members)
-    per_example = kind is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1)
-    if kind in _PER_CHANNEL or per_example: return copy.copy(module)
-    if not _keeps_apart(module) or module._parameters or module._buffers:
-        raise ValueError(f"backend: {kind.__name__} may mix the channels of different members, so "
-                         'they can\'t lie side by side; use "loop" or "vmap" (or set the class '
-                         "attribute side_by_side = True if it never mixes channels)")
-    joined = copy.copy(module)
-    joined._modules = {name: part if part is None else _side_by_side(part, n_members)
-                       for name, part in module._modules.items()}
-    if isinstance(module, nn.Sequential): joined._modules = _late_dropout(joined._modules)
-    return joined
 
 # %% ../../nbs/30_ensembles/316_members.ipynb #d1bd68ad
 def _joined_state(states: Sequence[dict], backend: str) -> dict[str, Tensor]:
@@ -190,8 +72,8 @@ class Ensemble(nn.Module):
             _check_untied(members[0], backend)
             state = _joined_state([member.state_dict() for member in members], backend)
             if backend == "stack":
-                _keep_memory()
-                self.joined = _side_by_side(members[0], self.n_members)
+                keep_memory()
+                self.joined = side_by_side(members[0], self.n_members)
                 self.joined.load_state_dict(state, assign=True)
             else: self.joined = _stacked_template(members[0], state)
         if channels_last: self.to(memory_format=torch.channels_last)
@@ -201,19 +83,11 @@ class Ensemble(nn.Module):
                 f"{self.backend!r}, drop_p={self.drop_p:g}, channels_last={self.channels_last})")
 
 # %% ../../nbs/30_ensembles/316_members.ipynb #8093942b
-def _keep_memory() -> None:
-    "Let glibc keep large freed blocks, by allocating and freeing one of 31 MB."
-    torch.empty(31 << 20, dtype=torch.uint8, device="cpu")
-
 def _check_ensemble(n_members: int, backend: str, drop_p: float, channels_last: bool) -> None:
     "Raise `ValueError` on settings out of range."
-    if isinstance(n_members, bool) or not isinstance(n_members, int) or n_members < 1:
-        raise ValueError(f"n_members: expected an integer >= 1, got {n_members!r}")
-    if backend not in BACKENDS:
-        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}"
-                         + _hint(backend, BACKENDS))
-    if not 0 <= drop_p < 1:
-        raise ValueError(f"drop_p: expected a probability in [0, 1), got {drop_p}")
+    integer("n_members", n_members, 1)
+    one_of("backend", backend, BACKENDS)
+    between("drop_p", drop_p, 0, 1, "[)")
     if channels_last and backend == "vmap":
         raise ValueError('channels_last: not for the "vmap" backend, whose weights have five '
                          'axes; use "stack" or "loop"')
@@ -241,12 +115,6 @@ def _check_untied(member: nn.Module, backend: str) -> None:
                              f'{backend!r} can\'t join; use "loop"')
         names[id(weight)] = name
 
-def _check_batch(inputs: Tensor) -> None:
-    "Raise `ValueError` on an empty batch."
-    if inputs.ndim < 2 or len(inputs) < 1:
-        raise ValueError("inputs: expected (batch, ...) with at least one example, got "
-                         f"{tuple(inputs.shape)}")
-
 @contextlib.contextmanager
 def _explain_batch_of_one():
     "Turn batch norm's refusal of a single value into an error that names the remedy."
@@ -263,7 +131,7 @@ def forward(
     inputs: Tensor,      # `(batch, ...)`, the same for all members
 ) -> EnsembleOutput:     # members' outputs and weights
     "Return the outputs of all members; `ValueError` on a batch that can't be used."
-    _check_batch(inputs)
+    integer("inputs: number of examples", len(inputs), 1)
     if self.channels_last and inputs.ndim == 4:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     with _explain_batch_of_one():
@@ -299,6 +167,15 @@ def _run_vmap(template: nn.Module, inputs: Tensor) -> Tensor:
     return torch.vmap(run, out_dims=1, randomness="different")(*tensors)
 
 # %% ../../nbs/30_ensembles/316_members.ipynb #66b1a703
+def seeded(
+    seed: int,          # of the CPU's global generator
+    build: Callable,    # draws from it
+):                      # what `build` returns
+    "Call a function with torch's global generator at a seed; the generator itself is restored."
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return build()
+
 def make_ensemble(
     learner: str | Callable[[], nn.Module],   # name in `LEARNERS`, or a function making a member
     n_members: int,                           # >= 1
@@ -319,9 +196,7 @@ def make_ensemble(
         raise ValueError("learner: expected a name or a function that makes a member, got "
                          f"{learner!r:.60}; a network would be the same for all members")
     build = (lambda: build_learner(name, n_classes, **options)) if name else learner
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        members = [build() for _ in range(n_members)]
+    members = seeded(seed, lambda: [build() for _ in range(n_members)])
     ensemble = Ensemble(members, backend, drop_p, channels_last)
     ensemble.recipe = dict(name=name, n_classes=n_classes, seed=seed, options=options)
     return ensemble
@@ -374,128 +249,3 @@ def with_backend(
     other = Ensemble(list(self.export()), backend, self.drop_p, channels_last)
     other.recipe, other.metadata = dict(self.recipe), dict(self.metadata)
     return other.train(self.training)
-
-# %% ../../nbs/30_ensembles/316_members.ipynb #669eea8a
-FORMAT = "amcl_suite ensemble 1"
-
-def _plain(value, name: str):
-    "Return a value in the types that the safe loader reads back; `ValueError` names others."
-    if isinstance(value, dict): return {k: _plain(v, f"{name}[{k!r}]") for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        parts = [_plain(v, name) for v in value]
-        return tuple(parts) if isinstance(value, tuple) else parts
-    if isinstance(value, np.generic): return value.item()
-    if value is None or isinstance(value, (bool, int, float, str, Tensor)): return value
-    raise ValueError(f"{name}: expected numbers, text, lists or tensors to keep with an ensemble, "
-                     f"got {type(value).__name__}")
-
-def save_ensemble(
-    path: str | Path,      # file to write; its folder must exist
-    ensemble: Ensemble,    # any backend
-    **metadata,            # plain values to keep with it, such as beta=0.5
-) -> Path:                 # the path
-    "Write members and recipe atomically; `OSError` leaves a former file untouched."
-    settings = dict(backend=ensemble.backend, drop_p=ensemble.drop_p,
-                    channels_last=ensemble.channels_last)
-    states = [{k: v.detach().cpu().clone() for k, v in state.items()}
-              for state in ensemble.member_states()]
-    return write_weights(path, dict(
-        format=FORMAT, recipe=_plain(ensemble.recipe, "recipe"), settings=settings, members=states,
-        metadata=_plain(ensemble.metadata | metadata, "metadata")))
-
-def _read(path: str | Path) -> dict:
-    "Return the content of a saved ensemble; `DataError` if it is damaged or something else."
-    content = read_weights(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise DataError(f"{path}: no file of save_ensemble (expected {FORMAT!r}); name another one")
-    kinds = dict(recipe=dict, settings=dict, members=list, metadata=dict)
-    wrong = [name for name, kind in kinds.items() if not isinstance(content.get(name), kind)]
-    if wrong or not content["members"]:
-        raise DataError(f"{path}: {', '.join(wrong) or 'members'} missing or of a wrong kind; save "
-                        "the ensemble again")
-    return content
-
-# %% ../../nbs/30_ensembles/316_members.ipynb #8c6042dc
-def load_ensemble(
-    path: str | Path,                                  # file of `save_ensemble`
-    backend: str = "",                                 # empty: as saved
-    builder: Callable[[], nn.Module] | None = None,    # makes a member, if none of `LEARNERS` does
-    device: str | torch.device = "cpu",                # where to put it
-) -> Ensemble:                                         # in evaluation mode; `.metadata` as saved
-    "Read an ensemble; `DataError` on a missing, damaged or foreign file."
-    content = _read(path)
-    recipe, settings = content["recipe"], dict(content["settings"])
-    if backend: settings |= dict(backend=backend)
-    if backend == "vmap": settings |= dict(channels_last=False)
-    if not recipe.get("name") and builder is None:
-        raise ValueError(f"builder: {path} was made with a function of yours; pass it again")
-    build = builder or (lambda: build_learner(recipe["name"], recipe["n_classes"],
-                                              **recipe["options"]))
-    try: ensemble = _built(build, content["members"], settings)
-    except (KeyError, TypeError, RuntimeError, AttributeError) as error:
-        raise DataError(f"{path}: its weights or its recipe don't fit the network "
-                        f"({str(error).strip().splitlines()[0]}); save it again") from None
-    ensemble.recipe, ensemble.metadata = recipe, content["metadata"]
-    return ensemble.to(device).eval()
-
-def _built(build: Callable, states: Sequence[dict], settings: dict) -> Ensemble:
-    "Return an ensemble of members with the given states."
-    with torch.device("meta"): member = build()
-    members = [copy.deepcopy(member) for _ in states]
-    for member, state in zip(members, states): member.load_state_dict(state, assign=True)
-    return Ensemble(members, **settings)
-
-# %% ../../nbs/30_ensembles/316_members.ipynb #a2fd2e44
-@contextlib.contextmanager
-def _random_state(member: nn.Module, state: dict | None = None):
-    "Give the generators that a member draws from; with `state`, replay them, then restore."
-    device = next(member.parameters()).device
-    def current():
-        own = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-        return dict(cpu=torch.get_rng_state(), own=own)
-    def put(value):
-        torch.set_rng_state(value["cpu"])
-        if value["own"] is not None: torch.cuda.set_rng_state(value["own"], device)
-    before = current()
-    if state: put(state)
-    try: yield before
-    finally:
-        if state: put(before)
-
-@contextlib.contextmanager
-def _kept_buffers(member: nn.Module):
-    "Put the buffers of a member back after the block: batch norm's statistics."
-    kept = [(b, b.clone()) for b in member.buffers()]
-    try: yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in kept: buffer.copy_(value)
-
-# %% ../../nbs/30_ensembles/316_members.ipynb #06b4b38f
-def backward_by_member(
-    ensemble: Ensemble,                           # backend "loop"
-    inputs: Tensor,                               # `(batch, ...)`
-    loss: Callable[[EnsembleOutput], Tensor],     # outputs -> scalar
-) -> tuple[Tensor, EnsembleOutput]:               # the loss and the outputs, detached
-    "Add the gradients of a loss to the members, one after another; `ValueError` without a loop."
-    if ensemble.backend != "loop":
-        raise ValueError('ensemble: backward_by_member needs backend "loop", got '
-                         f"{ensemble.backend!r}; use ensemble.with_backend(\"loop\")")
-    _check_batch(inputs)
-    if ensemble.channels_last and inputs.ndim == 4:
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-    outputs, states = [], []
-    with torch.no_grad(), _explain_batch_of_one():
-        for member in ensemble.members:
-            with _random_state(member) as state: outputs.append(_run_member(member, inputs))
-            states.append(state)
-    logits = torch.stack(outputs, 1)
-    if logits.dtype in (torch.float16, torch.bfloat16): logits = logits.float()
-    found = EnsembleOutput(logits.requires_grad_(), ensemble.draw_weights(logits))
-    value = loss(found)
-    (gradient,) = torch.autograd.grad(value, found.logits)
-    for m, (member, state) in enumerate(zip(ensemble.members, states)):
-        with _kept_buffers(member), _random_state(member, state):
-            output = _run_member(member, inputs)
-            if output.requires_grad: output.backward(gradient[:, m].to(output.dtype))
-    return value.detach(), EnsembleOutput(logits.detach(), found.weights)

@@ -4,25 +4,27 @@
 
 # %% ../../nbs/30_ensembles/330_metrics.ipynb #b92cceea
 from __future__ import annotations
-import difflib, math
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from .objectives import (decompose, decompose_squared_error, member_losses,
+from ..core.expect import between, finite, integer, like, one_of, shaped
+from .objectives import (AGGREGATIONS, check_labels, decompose,
+                                             decompose_squared_error, member_losses,
                                              pooled_log_probabilities)
+from ..mcl.assignment import wide
 
 # %% auto #0
-__all__ = ['METRICS', 'REGRESSION_METRICS', 'PLACES', 'SCORES', 'check_classification', 'label_rank', 'example_metrics',
-           'Reliability', 'reliability', 'risk_coverage', 'aurc', 'MetricSums', 'evaluate_classification',
-           'check_regression', 'evaluate_regression', 'generalisation_gap', 'tempered_log_probabilities',
-           'fit_temperature', 'conformal_scores', 'conformal_threshold', 'conformal_sets', 'uncertainties',
-           'ood_detection']
+__all__ = ['ENSEMBLE_METRICS', 'REGRESSION_METRICS', 'ENSEMBLE_KINDS', 'finite_outputs', 'check_classification', 'label_rank',
+           'example_metrics', 'Reliability', 'reliability', 'risk_coverage', 'aurc', 'MetricSums',
+           'evaluate_classification', 'check_regression', 'evaluate_regression', 'member_axis', 'checked_outputs',
+           'evaluate_ensemble']
 
 # %% ../../nbs/30_ensembles/330_metrics.ipynb #79092212
-METRICS = {
+ENSEMBLE_METRICS = {
     "ens_loss": ("nats", "lower"), "ind_loss": ("nats", "lower"), "div": ("nats", ""),
     "loss_ind": ("nats", "lower"), "acc_ens": ("", "higher"), "acc_ind": ("", "higher"),
     "acc_ind_mean": ("", "higher"), "top_5": ("", "higher"), "nll_probability": ("nats", "lower"),
@@ -30,45 +32,34 @@ METRICS = {
     "disagreement": ("", ""), "mutual_information": ("nats", ""), "variation_ratio": ("", ""),
     "ece": ("", "lower"), "aurc": ("", "lower")}
 
-REGRESSION_METRICS = {name: ("target units squared", METRICS[name][1]) for name in
+REGRESSION_METRICS = {name: ("target units squared", ENSEMBLE_METRICS[name][1]) for name in
                       ("ens_loss", "ind_loss", "div", "loss_ind", "oracle_loss")}
 REGRESSION_METRICS["rmse"] = ("target units", "lower")
 
 # %% ../../nbs/30_ensembles/330_metrics.ipynb #72e381ba
 _MEMBER = ("loss_ind", "acc_ind")        # these keep the axis of members
 
-def _nearest(name: str, known: Iterable[str], what: str) -> None:
-    "Raise `ValueError` unless `name` is known, naming the nearest known one."
-    known = list(known)
-    if name in known: return
-    near = difflib.get_close_matches(str(name), known, 1)
-    hint = f", did you mean {near[0]!r}?" if near else "."
-    raise ValueError(f"{what}: unknown {name!r}{hint} Known: {', '.join(known)}")
-
 def _names(names: Sequence[str] | None, known: dict) -> tuple[str, ...]:
     "Return the chosen names, all of them for None."
     names = (names,) if isinstance(names, str) else tuple(known if names is None else names)
-    for name in names: _nearest(name, known, "names")
-    return names
+    return tuple(one_of("names", name, known, "metric") for name in names)
 
 # %% ../../nbs/30_ensembles/330_metrics.ipynb #0c3bdf90
-def _finite(values: Tensor, name: str, axes: str, first: int = 0) -> None:
-    "Raise `ValueError` naming the first entry that is not finite; `first`: place of example 0."
-    if bool(values.isfinite().all()): return
-    bad = ~values.isfinite()
-    where = bad.nonzero()[0]
-    value = values[tuple(where)].item()
-    where[-1 - axes.partition("example")[2].count(",")] += first
-    raise ValueError(f"{name}: expected finite numbers, got {value} at {tuple(where.tolist())} of "
-                     f"{axes} and {int(bad.sum())} such values in all; the run has probably "
-                     "diverged: lower its learning rate or beta, or leave it out")
-
-def _floating(values, name: str) -> Tensor:
-    "Return a detached tensor in single or double precision."
-    values = torch.as_tensor(values).detach()
-    if values.dtype in (torch.float16, torch.bfloat16): return values.float()
-    if values.is_floating_point(): return values
-    raise ValueError(f"{name}: expected floating-point numbers, got {values.dtype}")
+def finite_outputs(
+    name: str,        # of the argument, for the message
+    values: Tensor,   # numbers of an ensemble
+    axes: str,        # their axes, such as "(..., example, member)"
+    first: int = 0,   # number of the first example
+) -> Tensor:          # the values
+    "Return values that are all finite; `ValueError` says where the first is that isn't."
+    try: return finite(name, values, "the run has probably diverged: lower its learning rate or "
+                       "beta, or leave it out")
+    except ValueError as error:
+        where = (~values.isfinite()).nonzero()[0]
+        value = values[tuple(where)].item()
+        where[-1 - axes.partition("example")[2].count(",")] += first
+        raise ValueError(f"{error}; the first is {value} at {tuple(where.tolist())} of {axes}"
+                         ) from None
 
 def _expanded(targets: Tensor, shape: torch.Size, name: str) -> Tensor:
     "Return targets `(..., n)` or `(n,)` with all leading axes of the predictions."
@@ -83,40 +74,27 @@ def _expanded(targets: Tensor, shape: torch.Size, name: str) -> Tensor:
 # %% ../../nbs/30_ensembles/330_metrics.ipynb #be31b1d9
 def _labelled(logits, targets) -> tuple[Tensor, Tensor]:
     "Return logits as they are and labels int64 `(..., n)`; `ValueError` on bad shapes or labels."
-    logits, targets = torch.as_tensor(logits).detach(), torch.as_tensor(targets).detach()
-    if logits.ndim < 3 or 0 in logits.shape or logits.shape[-1] < 2:
-        raise ValueError("logits: expected (..., n, n_members, n_classes) with n >= 1, n_members "
-                         f">= 1 and n_classes >= 2, got {tuple(logits.shape)}")
-    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
-        raise ValueError(f"targets: expected integer labels, got {targets.dtype}")
+    logits = shaped("logits", torch.as_tensor(logits).detach(), "...", "n+", "n_members+",
+                    "n_classes+")
+    integer("logits: number of classes", logits.shape[-1], 2)
+    if targets is None: targets = logits.new_zeros(logits.shape[-3], dtype=torch.long)
+    targets = shaped("targets", torch.as_tensor(targets).detach(), "...", kind="int")
     targets = _expanded(targets.long().to(logits.device), logits.shape[:-2], "logits")
-    wrong = (targets < 0) | (targets >= logits.shape[-1])
-    if bool(wrong.any()):
-        where = tuple(wrong.nonzero()[0].tolist())
-        raise ValueError(f"targets: expected labels 0 .. {logits.shape[-1] - 1} for "
-                         f"{logits.shape[-1]} classes, got {int(targets[where])} at {where}")
-    return logits, targets
+    return logits, check_labels(targets, logits.shape[-1])
 
 def _finite_logits(logits: Tensor, first: int = 0) -> Tensor:
     "Return logits in single or double precision; `ValueError` names the first that is not finite."
-    logits = _floating(logits, "logits")
-    _finite(logits, "logits", "(..., example, member, class)", first)
-    return logits
+    logits = wide(shaped("logits", logits, "...", kind="float"))
+    return finite_outputs("logits", logits, "(..., example, member, class)", first)
 
 # %% ../../nbs/30_ensembles/330_metrics.ipynb #8ee9ee89
 def check_classification(
     logits,     # `(..., n, n_members, n_classes)`, tensor or array; half precision becomes single
-    targets,    # integer `(..., n)` or `(n,)`, in 0 .. n_classes - 1
+    targets,    # integer `(..., n)` or `(n,)`, in 0 .. n_classes - 1; None: not needed
 ):              # (logits, targets) as tensors, targets int64 `(..., n)` on the device of the logits
     "Return logits and labels ready for use; `ValueError` names what is wrong with them."
     logits, targets = _labelled(logits, targets)
     return _finite_logits(logits), targets
-
-# %% ../../nbs/30_ensembles/330_metrics.ipynb #5307ef5b
-def _any_labels(logits) -> Tensor:
-    "Return labels that are right in shape, for readings that need none."
-    shape = torch.as_tensor(logits).shape
-    return torch.zeros(shape[-3] if len(shape) > 2 else 0, dtype=torch.long)
 
 # %% ../../nbs/30_ensembles/330_metrics.ipynb #a7baa498
 def label_rank(
@@ -218,18 +196,13 @@ class Reliability(NamedTuple):
         return torch.where(self.count > 0, gap, 0.).sum(-1) / self.count.sum(-1)
 
 # %% ../../nbs/30_ensembles/330_metrics.ipynb #3f86c822
-def _check_bins(n_bins: int) -> None:
-    "Raise `ValueError` unless there is a whole number of bins."
-    if not isinstance(n_bins, int) or n_bins < 1:
-        raise ValueError(f"n_bins: expected an integer of at least 1, got {n_bins!r}")
-
-def _check_correct(confidences: Tensor, correct: Tensor) -> None:
-    "Raise `ValueError` unless `correct` has the shape of the confidences and holds shares."
-    if confidences.shape != correct.shape or 0 in confidences.shape or confidences.ndim < 1:
-        raise ValueError(f"correct: expected the shape of confidences {tuple(confidences.shape)}, "
-                         f"with n >= 1, got {tuple(correct.shape)}")
-    if not bool(((correct >= 0) & (correct <= 1)).all()):
-        raise ValueError("correct: expected 1 or True for right answers, else 0; got others or NaN")
+def _check_correct(confidences: Tensor, correct: Tensor, low: float, high: float) -> None:
+    "Raise `ValueError` unless `correct` has the shape of the confidences; both in their ranges."
+    shaped("confidences", confidences, "...", "n+")
+    like("correct", correct, confidences.shape, "confidences")
+    for name, values, ends in (("correct", correct, (0, 1)),
+                               ("confidences", confidences, (low, high))):
+        for value in values.double().aminmax(): between(name, float(value), *ends)
 
 def _bin_sums(confidences: Tensor, correct: Tensor, n_bins: int) -> Tensor:
     "Return `(3, ..., n_bins)`: sums of confidence and of right answers, counts."
@@ -249,10 +222,8 @@ def reliability(
     n_bins: int = 15,      # bins of equal width, >= 1
 ) -> Reliability:          # mean confidence, accuracy and count of each bin, and `.ece`
     "Return the reliability curve; `ValueError` for confidences outside [0, 1]."
-    _check_bins(n_bins)
-    _check_correct(confidences, correct)
-    if not bool(((confidences >= 0) & (confidences <= 1 + 1e-6)).all()):
-        raise ValueError("confidences: expected numbers in [0, 1]")
+    integer("n_bins", n_bins, 1)
+    _check_correct(confidences, correct, 0, 1 + 1e-6)
     return _reliability(_bin_sums(confidences, correct, n_bins))
 
 # %% ../../nbs/30_ensembles/330_metrics.ipynb #1372d6f2
@@ -261,9 +232,7 @@ def risk_coverage(
     correct: Tensor,       # `(..., n)`, 1 or True where the answer was right
 ) -> Tensor:               # double `(..., n)`: error rate among the k most confident, k = 1 .. n
     "Return the risk-coverage curve, expected over the order of equal confidences."
-    _check_correct(confidences, correct)
-    if bool(confidences.isnan().any()):
-        raise ValueError("confidences: expected numbers that can be ordered, got NaN")
+    _check_correct(confidences, correct, -math.inf, math.inf)
     ordered, order = confidences.sort(dim=-1, descending=True)
     errors = 1 - correct.double().gather(-1, order)
     steps = (ordered[..., 1:] != ordered[..., :-1]).long()
@@ -285,11 +254,11 @@ class MetricSums:
     "Sums of metrics over batches; exact for any batch sizes."
     def __init__(self,
         aggregation: str = "probability",    # how the members are averaged, see `AGGREGATIONS`
-        names: Sequence[str] | None = None,  # metrics to compute; None: all of `METRICS`
+        names: Sequence[str] | None = None,  # metrics to compute; None: all of `ENSEMBLE_METRICS`
         n_bins: int = 15,                    # bins of the calibration error
     ):
-        self.aggregation, self.names, self.n_bins = aggregation, _names(names, METRICS), n_bins
-        _check_bins(n_bins)
+        self.aggregation, self.names = aggregation, _names(names, ENSEMBLE_METRICS)
+        self.n_bins = integer("n_bins", n_bins, 1)
         self.sums, self.bins, self.ranked, self.count, self.shape = {}, 0., [], 0, None
 
     def __repr__(self):
@@ -347,7 +316,7 @@ def merge(self: MetricSums,
 @patch
 def compute(self: MetricSums) -> dict[str, Tensor]:   # name -> double `(...)` or `(..., n_members)`
     "Return the metrics over all examples so far; `ValueError` if there were none."
-    if not self.count: raise ValueError("update: expected at least one example before `compute`")
+    integer("update: number of examples", self.count, 1)
     found = {k: v / self.count for k, v in self.sums.items()}
     if "ece" in self.names: found["ece"] = _reliability(self.bins).ece
     if "aurc" in self.names: found["aurc"] = aurc(*(torch.cat(v, -1) for v in zip(*self.ranked)))
@@ -358,10 +327,10 @@ def evaluate_classification(
     logits,                                # `(..., n, n_members, n_classes)`, any precision
     targets,                               # integer `(..., n)` or `(n,)`
     aggregation: str = "probability",      # how the members are averaged, see `AGGREGATIONS`
-    names: Sequence[str] | None = None,    # metrics to compute; None: all of `METRICS`
+    names: Sequence[str] | None = None,    # metrics to compute; None: all of `ENSEMBLE_METRICS`
     n_bins: int = 15,                      # bins of the calibration error
 ) -> dict[str, Tensor]:                    # name -> double `(...)`, or `(..., n_members)`
-    "Return the metrics of `METRICS` for every run; `ValueError` names what is wrong."
+    "Return the metrics of `ENSEMBLE_METRICS` for every run; `ValueError` names what is wrong."
     return MetricSums(aggregation, names, n_bins).update(logits, targets).compute()
 
 # %% ../../nbs/30_ensembles/330_metrics.ipynb #84946fad
@@ -370,15 +339,13 @@ def check_regression(
     targets,       # `(..., n)` or `(n,)`, target units
 ):                 # (predictions, targets) as tensors, targets `(..., n)`
     "Return predictions and targets ready for use; `ValueError` names what is wrong with them."
-    predictions = _floating(predictions, "predictions")
-    if predictions.ndim < 2 or 0 in predictions.shape:
-        raise ValueError("predictions: expected (..., n, n_members) with n >= 1 and n_members >= 1,"
-                         f" got {tuple(predictions.shape)}")
+    predictions = wide(shaped("predictions", torch.as_tensor(predictions).detach(), "...", "n+",
+                              "n_members+", kind="float"))
     targets = torch.as_tensor(targets).detach().to(predictions)
     targets = _expanded(targets, predictions.shape[:-1], "predictions")
     for name, value, axes in (("predictions", predictions, "(..., example, member)"),
                               ("targets", targets, "(..., example)")):
-        _finite(value, name, axes)
+        finite_outputs(name, value, axes)
         if bool((value.abs() > 1e150).any()):
             raise ValueError(f"{name}: expected numbers up to 1e150, whose squares can be added, "
                              f"got {float(value.abs().max()):.3g}; change the unit")
@@ -399,148 +366,32 @@ def evaluate_regression(
              "rmse": parts.ensemble.sqrt()}
     return {name: found[name] for name in names}
 
-# %% ../../nbs/30_ensembles/330_metrics.ipynb #42e8066c
-def generalisation_gap(
-    train: dict[str, Tensor],                                   # metrics of the training split
-    test: dict[str, Tensor],                                    # the same of the test split
-    names: Sequence[str] = ("ens_loss", "ind_loss", "div"),     # which of them
-) -> dict[str, Tensor]:                                         # "gap_" + name -> test minus train
-    "Return test minus training values; `ValueError` for a name that is in neither."
-    for name in names: _nearest(name, set(train) & set(test), "names")
-    return {f"gap_{name}": test[name] - train[name] for name in names}
+# %% ../../nbs/30_ensembles/330_metrics.ipynb #59e7ee71
+ENSEMBLE_KINDS = ("squared_error", *AGGREGATIONS)
 
-# %% ../../nbs/30_ensembles/330_metrics.ipynb #a7698c7c
-PLACES = ("after", "before", "members")
+def member_axis(
+    aggregation: str,   # one of `ENSEMBLE_KINDS`
+) -> int:               # -1 for predictions, -2 for logits
+    "Return which axis of the outputs holds the members; `ValueError` for an unknown kind."
+    one_of("aggregation", aggregation, ENSEMBLE_KINDS, "aggregation")
+    return -1 if aggregation == "squared_error" else -2
 
-def tempered_log_probabilities(
-    logits,                              # `(..., n, n_members, n_classes)`
-    temperature,                         # `(...)`, for place "members" `(..., n_members)`, > 0
-    place: str = "after",                # "after" averaging, "before", or own ones for "members"
-    aggregation: str = "probability",    # how the members are averaged
-) -> Tensor:                             # `(..., n, n_classes)`, log-probabilities
-    "Return the ensemble's prediction with scaled temperature."
-    _nearest(place, PLACES, "place")
-    logits = _floating(logits, "logits")
-    temperature = torch.as_tensor(temperature, dtype=logits.dtype, device=logits.device)
-    if not bool((temperature > 0).all()):
-        raise ValueError(f"temperature: expected numbers > 0, got {temperature.min().item()}")
-    if place == "after":
-        pooled = pooled_log_probabilities(logits, aggregation)
-        return (pooled / temperature[..., None, None]).log_softmax(-1)
-    if place == "before": temperature = temperature[..., None]
-    return pooled_log_probabilities(logits / temperature[..., None, :, None], aggregation)
+def checked_outputs(
+    outputs,               # predictions `(..., n, M)`, or logits `(..., n, M, C)`
+    targets,               # `(..., n)` or `(n,)`: numbers, or labels
+    aggregation: str,      # one of `ENSEMBLE_KINDS`
+):                         # (outputs, targets) as tensors, targets `(..., n)`
+    "Return outputs and targets ready for use; `ValueError` names what is wrong with them."
+    check = check_regression if member_axis(aggregation) == -1 else check_classification
+    return check(outputs, targets)
 
-# %% ../../nbs/30_ensembles/330_metrics.ipynb #0f176ef3
-def _golden(loss, shape: tuple, like: Tensor, low: float, high: float, n_steps: int = 45) -> Tensor:
-    "Return the minimisers in [low, high] of many functions of one number at once."
-    ratio = (math.sqrt(5) - 1) / 2
-    a, b = (torch.full(shape, v, dtype=torch.double, device=like.device) for v in (low, high))
-    c, d = b - ratio * (b - a), a + ratio * (b - a)
-    at_c, at_d = loss(c), loss(d)
-    for _ in range(n_steps):
-        left = at_c <= at_d                               # the minimum lies in [a, d]
-        a, b = torch.where(left, a, c), torch.where(left, d, b)
-        new = torch.where(left, b - ratio * (b - a), a + ratio * (b - a))
-        at_new = loss(new)
-        c, d = torch.where(left, new, d), torch.where(left, c, new)
-        at_c, at_d = torch.where(left, at_new, at_d), torch.where(left, at_c, at_new)
-    return (a + b) / 2
-
-# %% ../../nbs/30_ensembles/330_metrics.ipynb #cebe50ad
-def fit_temperature(
-    logits,                              # `(..., n, n_members, n_classes)` of a validation split
-    targets,                             # integer `(..., n)` or `(n,)`
-    place: str = "after",                # "after" averaging, "before", or own ones for "members"
-    aggregation: str = "probability",    # how the members are averaged
-) -> Tensor:                             # double `(...)`, or `(..., n_members)`: in [0.01, 100]
-    "Return the temperatures of least negative log-likelihood (Guo et al. 2017), run by run."
-    _nearest(place, PLACES, "place")
-    logits, targets = check_classification(logits, targets)
-    fixed = pooled_log_probabilities(logits, aggregation).double() if place == "after" else None
-    if place != "after": logits = logits.double()
-    if place == "members":                                # each member is a run of its own
-        logits, targets = logits.movedim(-2, 0)[..., None, :], targets.expand(
-            logits.shape[-2], *targets.shape)
-    def loss(log_temperature: Tensor) -> Tensor:
-        tau = log_temperature.exp()
-        log_p = (tempered_log_probabilities(logits, tau, "before", aggregation) if fixed is None
-                 else (fixed / tau[..., None, None]).log_softmax(-1))
-        return -log_p.gather(-1, targets[..., None]).squeeze(-1).mean(-1)
-    best = _golden(loss, logits.shape[:-3], logits, math.log(.01), math.log(100)).exp()
-    best = torch.where(loss(best.log()).isfinite(), best, torch.nan)
-    return best.movedim(0, -1) if place == "members" else best
-
-# %% ../../nbs/30_ensembles/330_metrics.ipynb #29b58ffd
-SCORES = ("lac", "aps")
-
-def conformal_scores(
-    probabilities: Tensor,    # `(..., n, n_classes)`, sum to 1
-    score: str = "lac",       # "lac": 1 - p, or "aps": sum of the probabilities down to the label
-) -> Tensor:                  # `(..., n, n_classes)`, strangeness of each label
-    "Return the conformal score of every label."
-    _nearest(score, SCORES, "score")
-    probabilities = _floating(probabilities, "probabilities")
-    if not bool(((probabilities >= 0).all(-1) & ((probabilities.sum(-1) - 1).abs() < 1e-3)).all()):
-        raise ValueError("probabilities: expected rows >= 0 that sum to 1; give "
-                         "log-probabilities as log_p.exp()")
-    if score == "lac": return 1 - probabilities
-    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-    return torch.zeros_like(ordered).scatter_(-1, order, ordered.cumsum(-1))
-
-def conformal_threshold(
-    probabilities: Tensor,    # `(..., n, n_classes)` of a calibration split
-    targets: Tensor,          # integer `(..., n)` or `(n,)`
-    alpha: float = 0.1,       # share of sets that may miss the label, in (0, 1)
-    score: str = "lac",       # "lac" or "aps"
-) -> Tensor:                  # `(...)`; infinity where n is too small for alpha
-    "Return the threshold of split conformal prediction."
-    if not 0 < alpha < 1: raise ValueError(f"alpha: expected a number in (0, 1), got {alpha}")
-    scores = conformal_scores(probabilities, score)
-    targets = _labelled(scores[..., None, :], targets)[1]
-    own = scores.gather(-1, targets[..., None]).squeeze(-1).sort(-1).values
-    rank = math.ceil(round((own.shape[-1] + 1) * (1 - alpha), 9))
-    return own[..., rank - 1] if rank <= own.shape[-1] else torch.full_like(own[..., 0], torch.inf)
-
-def conformal_sets(
-    probabilities: Tensor,    # `(..., n, n_classes)`
-    threshold: Tensor,        # `(...)`, from `conformal_threshold`
-    score: str = "lac",       # the same as for the threshold
-) -> Tensor:                  # bool `(..., n, n_classes)`, labels in the set
-    "Return the sets of labels that can't be excluded."
-    threshold = torch.as_tensor(threshold)
-    if bool(threshold.isnan().any()): raise ValueError("threshold: expected numbers, got NaN")
-    return conformal_scores(probabilities, score) <= threshold[..., None, None]
-
-# %% ../../nbs/30_ensembles/330_metrics.ipynb #ba3fedf5
-def uncertainties(
-    logits,                              # `(..., n, n_members, n_classes)`
-    aggregation: str = "probability",    # how the members are averaged
-) -> dict[str, Tensor]:                  # name -> `(..., n)`, larger is more uncertain
-    "Return readings of uncertainty: doubt, entropy, mutual_information, variation_ratio."
-    batch = _Batch(*check_classification(logits, _any_labels(logits)), aggregation)
-    return {"doubt": 1 - batch.pooled.amax(-1), "entropy": _entropy(batch.pooled),
-            "mutual_information": _mutual_information(batch),
-            "variation_ratio": _VALUES["variation_ratio"](batch)}
-
-def ood_detection(
-    known: Tensor,     # `(..., n)`, uncertainty of examples like those of training
-    foreign: Tensor,   # `(..., m)`, uncertainty of other examples
-) -> dict[str, Tensor]:   # "auroc" (higher is better) and "fpr95" (lower), double `(...)`
-    "Return how well uncertainty tells foreign examples from known ones."
-    known, foreign = (torch.as_tensor(v).double() for v in (known, foreign))
-    for name, value in (("known", known), ("foreign", foreign)):
-        if value.ndim < 1 or 0 in value.shape:
-            raise ValueError(f"{name}: expected (..., examples) with at least one, got "
-                             f"{tuple(value.shape)}")
-        _finite(value, name, "(..., example)")
-    try: runs = torch.broadcast_shapes(known.shape[:-1], foreign.shape[:-1])
-    except RuntimeError:
-        raise ValueError(f"foreign: expected the runs of known, {tuple(known.shape[:-1])}, got "
-                         f"{tuple(foreign.shape[:-1])}") from None
-    known, foreign = (v.expand(*runs, v.shape[-1]) for v in (known, foreign))
-    ordered = known.sort(-1).values.contiguous()
-    below, upto = (torch.searchsorted(ordered, foreign.contiguous(), right=right)
-                   for right in (False, True))
-    limit = ordered[..., math.ceil(round(.95 * known.shape[-1], 9)) - 1]
-    return {"auroc": (below + upto).double().mean(-1) / (2 * known.shape[-1]),
-            "fpr95": (foreign <= limit[..., None]).double().mean(-1)}
+def evaluate_ensemble(
+    outputs,                               # predictions `(..., n, M)`, or logits `(..., n, M, C)`
+    targets,                               # `(..., n)` or `(n,)`: numbers, or labels
+    aggregation: str,                      # one of `ENSEMBLE_KINDS`
+    names: Sequence[str] | None = None,    # metrics to compute; None: all of the kind
+    **options,                             # for `evaluate_classification`
+) -> dict[str, Tensor]:                    # name -> double `(...)`, or `(..., n_members)`
+    "Return the metrics of regression or classification."
+    if member_axis(aggregation) == -1: return evaluate_regression(outputs, targets, names)
+    return evaluate_classification(outputs, targets, aggregation, names, **options)

@@ -4,15 +4,16 @@
 
 # %% ../../nbs/30_ensembles/310_objectives.ipynb #f321d315
 from __future__ import annotations
-import difflib, math
 from typing import NamedTuple
 import torch
 from torch import Tensor
+from ..core.expect import between, finite, integer, like, one_of, shaped
 from ..mcl.assignment import wide
 
 # %% auto #0
-__all__ = ['AGGREGATIONS', 'Decomposition', 'member_losses', 'decompose', 'decompose_squared_error', 'augmented_loss',
-           'output_gradient', 'dropout_weights', 'pooled_log_probabilities']
+__all__ = ['AGGREGATIONS', 'Decomposition', 'check_labels', 'check_shares', 'member_losses', 'decompose',
+           'decompose_squared_error', 'augmented_loss', 'output_gradient', 'dropout_weights',
+           'pooled_log_probabilities']
 
 # %% ../../nbs/30_ensembles/310_objectives.ipynb #9a2626e1
 AGGREGATIONS = ("probability", "score", "ref_double_softmax")
@@ -25,43 +26,52 @@ class Decomposition(NamedTuple):
     member_losses: Tensor   # mean over the examples a member was kept for, `(..., n_members)`
 
 # %% ../../nbs/30_ensembles/310_objectives.ipynb #2cedf8b2
+def check_labels(
+    labels: Tensor,          # integers, any shape
+    n_classes: int,          # how many classes there are
+    name: str = "targets",   # of the argument, for the message
+    what: str = "labels",    # what they are
+) -> Tensor:                 # the labels
+    "Return labels that lie in 0 .. n_classes - 1; `ValueError` names the first that doesn't."
+    wrong = ((labels < 0) | (labels >= n_classes)).nonzero()
+    if not len(wrong): return labels
+    place = tuple(wrong[0].tolist())
+    raise ValueError(f"{name}: expected {what} 0 .. {n_classes - 1}, got {int(labels[place])} at "
+                     f"{place if len(place) > 1 else place[0]}")
+
 def _check_logits(logits: Tensor, targets: Tensor, aggregation: str) -> Tensor:
     "Return logits in single precision at least; `ValueError` unless all fit together."
-    if aggregation not in AGGREGATIONS:
-        near = difflib.get_close_matches(str(aggregation), AGGREGATIONS, 1)
-        raise ValueError(f"aggregation: expected one of {', '.join(AGGREGATIONS)}, got "
-                         f"{aggregation!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    if logits.ndim < 3 or logits.shape[-1] < 2 or logits.shape[-2] < 1:
-        raise ValueError("logits: expected (..., batch, n_members, n_classes) with at least one "
-                         f"member and two classes, got {tuple(logits.shape)}")
-    if targets.shape != logits.shape[:-2] or targets.is_floating_point():
-        raise ValueError(f"targets: expected integers of shape {tuple(logits.shape[:-2])}, got "
-                         f"{targets.dtype} of shape {tuple(targets.shape)}")
-    if logits.numel() == 0: raise ValueError("logits: expected at least one example, got none")
-    inside = (targets >= 0) & (targets < logits.shape[-1])
-    if bool(inside.all() & logits.isfinite().all()): return wide(logits)
-    if not bool(inside.all()):
-        raise ValueError(f"targets: expected labels 0 .. {logits.shape[-1] - 1}, got "
-                         f"{targets[~inside].unique().tolist()[:5]}")
-    raise ValueError(f"logits: {int((~logits.isfinite()).sum())} of {logits.numel()} values are "
-                     "NaN or infinite; lower the learning rate or look for bad inputs")
+    one_of("aggregation", aggregation, AGGREGATIONS)
+    shaped("logits", logits, "...", "batch+", "n_members+", "n_classes+", kind="float")
+    integer("logits: number of classes", logits.shape[-1], 2)
+    like("targets", targets, logits.shape[:-2], "logits without members, classes", kind="int")
+    check_labels(targets, logits.shape[-1])
+    return wide(finite("logits", logits, "lower the learning rate or look for bad inputs"))
 
 # %% ../../nbs/30_ensembles/310_objectives.ipynb #b5e92174
-def _full_weights(weights: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
-    "Return member weights whose rows sum to 1, and which rows have any; `like`: (..., members)."
+def check_shares(
+    name: str,                 # of the argument, for the message
+    rows: Tensor,              # `(..., n)`
+    tolerance: float = 1e-3,   # of the sums
+    empty: bool = False,       # whether a row may be all 0
+    fix: str = "",             # what can be done about others
+) -> Tensor:                   # the rows
+    "Return rows that are >= 0 and sum to 1; `ValueError` for others, or NaN."
+    total = rows.sum(-1)
+    right = (total - 1).abs() < tolerance
+    if bool(((rows >= 0).all(-1) & (right | (total == 0) if empty else right)).all()): return rows
+    raise ValueError(f"{name}: expected rows >= 0 that sum to 1{' (or are all 0)' * empty}, got "
+                     f"sums {total.min():.3g} to {total.max():.3g}{f'; {fix}' if fix else ''}")
+
+def _full_weights(weights: Tensor | None, losses: Tensor) -> tuple[Tensor, Tensor]:
+    "Return weights `(..., members)` whose rows sum to 1, and which rows have any."
     if weights is None:
-        return (torch.full_like(like, 1 / like.shape[-1], requires_grad=False),
-                torch.ones_like(like[..., 0], dtype=torch.bool))
-    if weights.shape != like.shape or not weights.is_floating_point():
-        raise ValueError(f"weights: expected floats of shape {tuple(like.shape)}, got "
-                         f"{weights.dtype} of shape {tuple(weights.shape)}")
+        return (torch.full_like(losses, 1 / losses.shape[-1], requires_grad=False),
+                torch.ones_like(losses[..., 0], dtype=torch.bool))
+    like("weights", weights, losses.shape, "one per member", kind="float")
     near = max(1e-4, 4 * torch.finfo(weights.dtype).eps)      # half precision rounds
-    weights = weights.to(like.dtype)
-    total = weights.sum(-1)
-    kept = total > 0
-    if not bool(((weights >= 0).all(-1) & (~kept | ((total - 1).abs() < near))).all()):
-        raise ValueError("weights: expected rows that are >= 0 and sum to 1 (or are all 0), got "
-                         f"sums {total.min():.3g} to {total.max():.3g}")
+    weights = check_shares("weights", weights.to(losses.dtype), near, empty=True)
+    kept = weights.sum(-1) > 0
     return torch.where(kept[..., None], weights, 1 / weights.shape[-1]).detach(), kept
 
 def _mean(values: Tensor, importance: Tensor) -> Tensor:
@@ -72,8 +82,7 @@ def _mean(values: Tensor, importance: Tensor) -> Tensor:
 def _assemble(losses: Tensor, ensemble: Tensor, weights: Tensor, kept: Tensor,
               example_weights: Tensor | None, reduction: str) -> Decomposition:
     "Return the decomposition from losses `(..., batch, members)`, ensemble losses `(..., batch)`."
-    if reduction not in ("mean", "none"):
-        raise ValueError(f'reduction: expected "mean" or "none", got {reduction!r}')
+    one_of("reduction", reduction, ("mean", "none"))
     individual = (weights * losses).sum(-1)
     if reduction == "none":
         individual, ensemble = individual * kept, ensemble * kept
@@ -138,10 +147,9 @@ def decompose_squared_error(
         raise ValueError(f"predictions: expected (..., batch, n_members{last}) and targets (..., "
                          f"batch{last}), got {tuple(predictions.shape[:cut])} and "
                          f"{tuple(targets.shape[:cut])}")
-    if predictions.numel() == 0: raise ValueError("predictions: expected at least one example")
-    if not bool(predictions.isfinite().all() & targets.isfinite().all()):
-        raise ValueError("predictions, targets: expected finite numbers, got NaN or infinity")
-    predictions, targets = wide(predictions), wide(targets)
+    integer("predictions: number of examples", predictions.shape[-3], 1)
+    predictions = wide(finite("predictions", predictions))
+    targets = wide(finite("targets", targets))
     weights, kept = _full_weights(weights, predictions[..., 0])
     losses = (predictions - targets[..., None, :]).square().sum(-1)
     pooled = (weights[..., None] * predictions).sum(-2)
@@ -155,11 +163,8 @@ def augmented_loss(
     member_scale: str = "mean",   # "mean" over members, or "sum": each learns as if alone at beta 0
 ) -> Tensor:                      # like `parts.individual`
     "Return individual - beta * diversity (paper, Sec. 5); above 1 it may be unbounded below."
-    low = float(beta.min()) if isinstance(beta, Tensor) else beta
-    if not 0 <= low < math.inf:
-        raise ValueError(f"beta: expected a number >= 0 (0 independent, 1 joint), got {beta}")
-    if member_scale not in ("mean", "sum"):
-        raise ValueError(f'member_scale: expected "mean" or "sum", got {member_scale!r}')
+    between("beta", float(beta.min()) if isinstance(beta, Tensor) else beta, 0, ends="[)")
+    one_of("member_scale", member_scale, ("mean", "sum"))
     loss = parts.individual - beta * parts.diversity
     return loss * parts.member_losses.shape[-1] if member_scale == "sum" else loss
 
@@ -179,9 +184,7 @@ def output_gradient(
         mean = error.mean(-1, keepdim=True)
         return (2 / (n_members * batch) * ((1 - beta) * error + beta * mean)).to(dtype)
     outputs = _check_logits(outputs, targets, aggregation)
-    if aggregation == "ref_double_softmax":
-        raise ValueError('aggregation: expected "probability", "score" or "squared_error", got '
-                         "'ref_double_softmax', which has no closed form here; use autograd")
+    one_of("aggregation", aggregation, ("probability", "score", "squared_error"))
     n_members, hot = outputs.shape[-2], torch.zeros_like(outputs[..., 0, :])
     residual = torch.softmax(outputs, -1) - hot.scatter(-1, targets[..., None], 1.)[..., None, :]
     if aggregation == "score":
@@ -200,14 +203,12 @@ def dropout_weights(
     dtype: torch.dtype = torch.float32,        # of the weights
 ) -> Tensor:                                   # `shape`; rows sum to 1, or are all 0
     "Draw member weights: Bernoulli masks divided by their row sums (as the released code)."
-    if not 0 <= drop_p < 1:
-        raise ValueError(f"drop_p: expected a probability in [0, 1), got {drop_p}")
-    if len(shape) < 2 or min(shape) < 1:
-        raise ValueError(f"shape: expected (..., batch, n_members), all >= 1, got {tuple(shape)}")
+    between("drop_p", drop_p, 0, 1, "[)")
+    for size in shape: integer("shape", size, 1)
     if drop_p == 0: return torch.full(shape, 1 / shape[-1], dtype=dtype, device=device)
-    wide = torch.promote_types(dtype, torch.float32)
-    mask = torch.rand(shape, generator=generator, device=device, dtype=wide) >= drop_p
-    return (mask.to(wide) / mask.sum(-1, keepdim=True).clamp(min=1)).to(dtype)
+    kind = torch.promote_types(dtype, torch.float32)
+    mask = torch.rand(shape, generator=generator, device=device, dtype=kind) >= drop_p
+    return (mask.to(kind) / mask.sum(-1, keepdim=True).clamp(min=1)).to(dtype)
 
 # %% ../../nbs/30_ensembles/310_objectives.ipynb #83fde7cb
 def pooled_log_probabilities(

@@ -5,10 +5,17 @@
 # %% ../../nbs/30_ensembles/388_part.ipynb #d748922d
 from __future__ import annotations
 from ..core.data import Container, Part, RemoteFile, Resource
-from ..core.parts import Face
+from ..core.parts import Face, Style
 
 # %% auto #0
 __all__ = []
+
+# %% ../../nbs/30_ensembles/388_part.ipynb #d4d7f296
+_STYLES = {
+    "joint": Style("joint ensemble", "#D55E00", "P", names=("jointtraining",)),
+    "augmented": Style("augmented, β = 0.5", "#D55E00", "p", "-."),
+    "independent_ensemble": Style("independent ensemble", "#332288", "h", "--"),
+    "hot_limit": Style("hot limit", "#882255", "X", ":")}
 
 # %% ../../nbs/30_ensembles/388_part.ipynb #83b90882
 def _cifar() -> dict[str, Resource]:
@@ -54,7 +61,7 @@ def _imagenet() -> Resource:
              "ILSVRC2012_val_labels.json")
 
 # %% ../../nbs/30_ensembles/388_part.ipynb #b266f77c
-def data_sets() -> dict[str, Resource]:   # data sets by name
+def _data_sets() -> dict[str, Resource]:   # data sets by name
     "Return the sets of images."
     jpeg = Resource("cifar10_jpeg", "CIFAR-10 (JPEG), 60,000 images 32 x 32, re-coded",
         containers=(Container("cifar10_jpeg.h5",
@@ -75,6 +82,6 @@ def data_sets() -> dict[str, Resource]:   # data sets by name
     return _cifar() | {"cifar10_jpeg": jpeg, "svhn": svhn, "imagenet": _imagenet()}
 
 # %% ../../nbs/30_ensembles/388_part.ipynb #dbb4d917
-FACE = Face("ensembles", "Joint ensembles", "30_ensembles", data=data_sets,
+FACE = Face("ensembles", "Joint ensembles", "30_ensembles", _STYLES, _data_sets,
             command="amcl_suite.ensembles.command_line:app",
             jobs=("ensembles", "ensembles_demo", "ensembles_imagenet"))

@@ -8,12 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from ..core.training import with_gradients
-from .diagnostics import KINDS, member_subsets, subset_losses
-from .metrics import check_classification, check_regression
-from .objectives import member_losses, pooled_log_probabilities
+from ..core.expect import between, finite, integer, like
+from .codependence import member_subsets, subset_losses
+from .metrics import checked_outputs, member_axis
+from .objectives import (check_labels, check_shares, member_losses,
+                                             pooled_log_probabilities)
 
 # %% auto #0
-__all__ = ['pooling_weights', 'weighted_prediction', 'Selection', 'greedy_selection', 'SubsetCurve', 'subset_curve', 'distill']
+__all__ = ['pooling_weights', 'weighted_prediction', 'EnsembleSelection', 'greedy_selection', 'SubsetCurve', 'subset_curve',
+           'distill']
 
 # %% ../../nbs/30_ensembles/334_posthoc.ipynb #3a9aa5d0
 def _squared_error_of(predictions: Tensor, targets: Tensor):
@@ -37,14 +40,10 @@ def _cross_entropy_of(logits: Tensor, targets: Tensor, aggregation: str):
 
 def _runs(outputs, targets, aggregation: str):
     "Return checked outputs and targets with one axis of runs, and the shape of the runs."
-    if aggregation not in KINDS:
-        subset_losses(outputs, targets, torch.ones(1, 1), aggregation)      # raises
-    n_last = 2 if aggregation == "squared_error" else 3
-    check = check_regression if aggregation == "squared_error" else check_classification
-    outputs, targets = check(outputs, targets)
-    shape = outputs.shape[:-n_last]
+    outputs, targets = checked_outputs(outputs, targets, aggregation)
+    n_last = 1 - member_axis(aggregation)
     return (outputs.reshape(-1, *outputs.shape[-n_last:]), targets.reshape(-1, targets.shape[-1]),
-            shape)
+            outputs.shape[:-n_last])
 
 # %% ../../nbs/30_ensembles/334_posthoc.ipynb #a5d09463
 def _minimise(loss, n_members: int) -> Tensor:
@@ -69,7 +68,7 @@ def _minimise(loss, n_members: int) -> Tensor:
 def pooling_weights(
     outputs,                               # validation predictions `(..., n, M)`, or logits
     targets,                               # `(..., n)` or `(n,)`: numbers, or labels
-    aggregation: str = "probability",      # one of `KINDS` of the diagnostics
+    aggregation: str = "probability",      # one of `ENSEMBLE_KINDS`
 ) -> Tensor:                               # double `(..., n_members)`, >= 0, sums to 1
     "Return the weights of the members with the least validation loss, run by run."
     outputs, targets, shape = _runs(outputs, targets, aggregation)
@@ -82,18 +81,17 @@ def pooling_weights(
 def weighted_prediction(
     outputs,                               # predictions `(..., n, M)`, or logits `(..., n, M, C)`
     weights: Tensor,                       # `(..., n_members)`, >= 0, sums to 1
-    aggregation: str = "probability",      # one of `KINDS` of the diagnostics
+    aggregation: str = "probability",      # one of `ENSEMBLE_KINDS`
 ) -> Tensor:                               # `(..., n)`, or log-probabilities `(..., n, n_classes)`
     "Return the weighted average of the members."
     outputs = torch.as_tensor(outputs)
     weights = torch.as_tensor(weights).to(outputs)[..., None, :]
-    if not bool(((weights >= 0).all(-1) & ((weights.sum(-1) - 1).abs() < 1e-3)).all()):
-        raise ValueError("weights: expected rows >= 0 that sum to 1, got others, or NaN")
+    check_shares("weights", weights)
     if aggregation == "squared_error": return (outputs * weights).sum(-1)
     return pooled_log_probabilities(outputs, aggregation, weights.expand(outputs.shape[:-1]))
 
 # %% ../../nbs/30_ensembles/334_posthoc.ipynb #8a159536
-class Selection(NamedTuple):
+class EnsembleSelection(NamedTuple):
     "What greedy selection chose."
     weights: Tensor   # double `(..., n_members)`, shares in the best prefix, sums to 1
     order: Tensor     # int64 `(..., n_rounds)`, member added in each round
@@ -102,15 +100,15 @@ class Selection(NamedTuple):
 def greedy_selection(
     outputs,                               # validation predictions `(..., n, M)`, or logits
     targets,                               # `(..., n)` or `(n,)`: numbers, or labels
-    aggregation: str = "probability",      # one of `KINDS` of the diagnostics
+    aggregation: str = "probability",      # one of `ENSEMBLE_KINDS`
     n_rounds: int = 20,                    # members to add, counting repetitions, >= 1
     measure: str = "loss",                 # "loss", or for classification "error" (share wrong)
-) -> Selection:                            # weights, order and losses of each run
+) -> EnsembleSelection:                    # weights, order and losses of each run
     "Select members greedily with replacement (Caruana et al. 2004), run by run."
-    if n_rounds < 1: raise ValueError(f"n_rounds: expected at least 1, got {n_rounds}")
+    integer("n_rounds", n_rounds, 1)
     outputs, targets, shape = _runs(outputs, targets, aggregation)
     chosen = [_greedy(f, y, aggregation, n_rounds, measure) for f, y in zip(outputs, targets)]
-    return Selection(*(torch.stack(v).reshape(*shape, -1) for v in zip(*chosen)))
+    return EnsembleSelection(*(torch.stack(v).reshape(*shape, -1) for v in zip(*chosen)))
 
 def _greedy(outputs: Tensor, targets: Tensor, aggregation: str, n_rounds: int, measure: str):
     "Return weights, order and losses of one run."
@@ -118,8 +116,7 @@ def _greedy(outputs: Tensor, targets: Tensor, aggregation: str, n_rounds: int, m
     for _ in range(n_rounds):
         trials = counts + torch.eye(n_members, dtype=torch.double)       # one more of each
         found = subset_losses(outputs, targets, trials, aggregation, measure).cpu()
-        if not bool(found.isfinite().all()):
-            raise ValueError("outputs: expected losses that are finite; some are too large")
+        finite("outputs: losses", found, "some are too large")
         order.append(int(found.argmin())); losses.append(found.min())
         counts = trials[order[-1]]
     order, losses = torch.tensor(order), torch.stack(losses)
@@ -137,14 +134,14 @@ class SubsetCurve(NamedTuple):
 def subset_curve(
     outputs,                               # predictions `(..., n, M)`, or logits `(..., n, M, C)`
     targets,                               # `(..., n)` or `(n,)`: numbers, or labels
-    aggregation: str = "probability",      # one of `KINDS` of the diagnostics
+    aggregation: str = "probability",      # one of `ENSEMBLE_KINDS`
     measure: str = "loss",                 # "loss", or for classification "error" (share wrong)
     max_subsets: int = 1000,               # above this, so many subsets are drawn
     seed: int = 0,                         # of the drawing
 ) -> SubsetCurve:                          # for sizes 1 .. M
     "Return the loss expected from K of the M members, for all K."
     outputs = torch.as_tensor(outputs)
-    n_members = outputs.shape[-1 if aggregation == "squared_error" else -2]
+    n_members = outputs.shape[member_axis(aggregation)]
     rows = [member_subsets(n_members, k, max_subsets, seed) for k in range(1, n_members + 1)]
     losses = subset_losses(outputs, targets, torch.cat(rows), aggregation, measure)
     parts = losses.split([len(r) for r in rows], -1)
@@ -168,19 +165,14 @@ def _check_distil(inputs, teacher, labels, temperature: float, label_share: floa
     if teacher.ndim not in (1, 2) or len(teacher) != len(inputs) or not len(inputs):
         raise ValueError("teacher: expected probabilities (n, n_classes) or numbers (n,) for the "
                          f"{len(inputs)} inputs, got {tuple(teacher.shape)}")
-    if not bool(teacher.isfinite().all()):
-        raise ValueError("teacher: expected finite numbers, got NaN or infinity")
-    if teacher.ndim == 2 and not (bool((teacher >= 0).all()) and
-                                  bool(((teacher.sum(-1) - 1).abs() < 1e-3).all())):
-        raise ValueError("teacher: expected probabilities that sum to 1; give "
-                         "log-probabilities as log_p.exp()")
-    if labels is not None and (labels.shape != teacher.shape[:1] or teacher.ndim != 2 or
-                               not 0 <= labels.min() <= labels.max() < teacher.shape[1]):
-        raise ValueError(f"labels: expected {len(inputs)} labels in the teacher's classes, got "
-                         f"{tuple(labels.shape)} from {labels.min()} to {labels.max()}")
-    if not temperature > 0 or not 0 <= label_share <= 1:
-        raise ValueError("temperature, label_share: expected > 0 and in [0, 1], got "
-                         f"{temperature}, {label_share}")
+    finite("teacher", teacher)
+    if teacher.ndim == 2:
+        check_shares("teacher", teacher, fix="give log-probabilities as log_p.exp()")
+    if labels is not None:
+        like("labels", labels, teacher.shape[:1], "one per input", kind="int")
+        check_labels(labels, teacher.shape[1] if teacher.ndim == 2 else 0, "labels")
+    between("temperature", temperature, 0, ends="()")
+    between("label_share", label_share, 0, 1)
     if (labels is None) != (label_share == 0):
         raise ValueError("labels, label_share: expected both or neither, got labels "
                          f"{'missing' if labels is None else 'given'} and share {label_share}")

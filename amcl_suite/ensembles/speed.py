@@ -9,13 +9,14 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 from ..core.environment import environment
+from ..core.expect import integer, one_of
 from ..core.training import bfloat16_works, check_bfloat16
 from .learners import LEARNERS
 from .members import Ensemble, make_ensemble
 
 # %% auto #0
 __all__ = ['CANDIDATES', 'time_in_turn', 'backend_ratios', 'has_bfloat16', 'precision_ratio', 'sweep_ratio', 'codependence_times',
-           'run_benchmarks']
+           'ensemble_benchmarks']
 
 # %% ../../nbs/30_ensembles/390_speed.ipynb #224733f2
 def _seconds(work: Callable, device: str) -> float:
@@ -44,9 +45,8 @@ def time_in_turn(
     device: str = "cpu",               # waited for, if it is a GPU
 ) -> dict[str, dict]:                  # name -> ms (median), ratio, ratio_min, ratio_max
     "Return how many times faster than the first each candidate is; `ValueError` without rounds."
-    if rounds < 1 or not candidates:
-        raise ValueError(f"rounds: expected at least 1 and a candidate, got {rounds} and "
-                         f"{list(candidates)}")
+    integer("rounds", rounds, 1)
+    integer("candidates: number", len(candidates), 1)
     with _threads(n_threads):
         for work in candidates.values(): work()
         times = [{name: _seconds(work, device) for name, work in candidates.items()}
@@ -137,11 +137,11 @@ def sweep_ratio(
     workers: int = 0,      # threads of the batched training; 0: one per core
 ) -> dict:                 # seconds of both for the whole sweep, ratio, range, difference
     "Return how many times faster a batched sweep is than a plain loop over its ensembles."
-    from amcl_suite.ensembles.sweep import SweepConfig, plain_loop, run_sweep
+    from amcl_suite.ensembles.plain_sweep import plain_loop
+    from amcl_suite.ensembles.sweep import SweepConfig, run_sweep
     config = config or SweepConfig(seeds=range(20), n_epochs=15)
-    if config.temperatures or not 1 <= n_betas <= len(config.betas):
-        raise ValueError(f"n_betas: expected 1 .. {len(config.betas)} and a sweep without "
-                         f"temperatures, got {n_betas} and {config.temperatures}")
+    integer("n_betas", n_betas, 1, len(config.betas), "betas of the sweep")
+    one_of("temperatures in the plain loop's share", config.temperatures, ((),))
     chosen = [0, len(config.betas) - 1, *range(1, len(config.betas) - 1)][:n_betas]
     part = dataclasses.replace(config, betas=[config.betas[i] for i in chosen],
                                seeds=config.seeds[:1])
@@ -175,8 +175,8 @@ def codependence_times(
     n_threads: int = 1,     # of PyTorch
 ) -> dict:                  # ms of the closed form, of sampling, of the enumeration
     "Return the times of exact codependence, and of the released way by sampling."
-    from amcl_suite.ensembles.diagnostics import (codependence, codependence_classification,
-                                                  codependence_monte_carlo)
+    from amcl_suite.ensembles.codependence import (codependence, codependence_classification,
+                                                   codependence_monte_carlo)
     generator = torch.Generator().manual_seed(0)
     predictions = torch.randn(n, n_members, generator=generator)
     targets = torch.randn(n, generator=generator)
@@ -191,7 +191,7 @@ def codependence_times(
                 threads=n_threads or torch.get_num_threads(), candidates=found)
 
 # %% ../../nbs/30_ensembles/390_speed.ipynb #f4d14bb1
-def run_benchmarks(
+def ensemble_benchmarks(
     device: str = "cpu",   # where backends and precisions run
     rounds: int = 7,       # of the backends; the slower measurements take three
 ) -> dict:                 # ready for JSON

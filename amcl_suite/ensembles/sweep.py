@@ -4,36 +4,33 @@
 
 # %% ../../nbs/30_ensembles/338_sweep.ipynb #3a3cbf1c
 from __future__ import annotations
-import copy, difflib, hashlib, math, os, threading
+import hashlib, math, os, threading
 from collections.abc import Callable, Sequence
-from numbers import Integral, Real
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
-from ..core.stacked import StackedPerceptron, unstack
+from ..core.configuration import pick_device
+from ..core.expect import between, counts, distinct, integer, one_of, ranges
+from ..core.stacked import StackedPerceptron
 from ..core.training import (SeededBatches, TrainingSettings, chunk_runs, fit,
                                       with_gradients)
-from .diagnostics import seed_interval
-from .family import family_weights, pooled_loss
-from .members import _keep_memory
-from .metrics import evaluate_classification, evaluate_regression
-from .objectives import (AGGREGATIONS, decompose, decompose_squared_error,
-                                             dropout_weights)
+from .family import averaged_as, beta_schedule
+from .frames import SweepResult
+from .gradients import SWEEP_AGGREGATIONS, sweep_gradient, sweep_rule
+from .objectives import decompose, decompose_squared_error, dropout_weights
+from .side_by_side import keep_memory
 from .tabular import TabularSet, read_tabular
-from ..mcl.schedules import linear
+from ..mcl.schedules import constant, linear
 
 # %% auto #0
-__all__ = ['SWEEP_AGGREGATIONS', 'SweepConfig', 'sweep_gradient', 'SweepResult', 'run_sweep', 'plain_loop', 'paired_differences',
-           'interval']
+__all__ = ['SweepConfig', 'member_seed', 'sweep_sets', 'run_sweep']
 
 # %% ../../nbs/30_ensembles/338_sweep.ipynb #2f7339c5
-SWEEP_AGGREGATIONS = ("squared_error", *AGGREGATIONS, "pooled")
-
 @dataclass(frozen=True)
 class SweepConfig:
     "A sweep over beta (and temperature) on tabular data; validated on creation."
@@ -64,63 +61,24 @@ class SweepConfig:
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, Sequence | range)
                                and not isinstance(value, str) else (value,))
-        _check_config(self)
-
-# %% ../../nbs/30_ensembles/338_sweep.ipynb #2ca25fb4
-def _expect(good: bool, name: str, expectation: str, value) -> None:
-    "Raise `ValueError` naming an argument, what was expected and what came."
-    if not good: raise ValueError(f"{name}: expected {expectation}, got {value!r}")
-
-def _check_config(config: SweepConfig) -> None:
-    "Raise `ValueError` on the first field that is out of range."
-    for name, known in dict(aggregation=SWEEP_AGGREGATIONS, beta_schedule=("constant", "linear"),
-                            temperature_schedule=("constant", "linear"),
-                            member_scale=("mean", "sum")).items():
-        value = getattr(config, name)
-        near = difflib.get_close_matches(str(value), known, 1)
-        _expect(value in known, name, f"one of {', '.join(known)}"
-                + (f" (did you mean {near[0]!r}?)" if near else ""), value)
-    _check_types(config)
-    pooled = config.aggregation == "pooled"
-    _expect(config.betas and all(0 <= b < math.inf for b in config.betas)
-            and len(set(config.betas)) == len(config.betas), "betas",
-            "different numbers >= 0, at least one", config.betas)
-    _expect(not pooled or max(config.betas) <= 1, "betas", 'at most 1 for "pooled"', config.betas)
-    _expect(bool(config.temperatures) == pooled and all(t >= 0 for t in config.temperatures),
-            "temperatures", 'numbers >= 0 for "pooled", else none', config.temperatures)
-    seeds = config.seeds
-    _expect(seeds and all(isinstance(s, int | np.integer) and s >= 0 for s in seeds)
-            and len(set(seeds)) == len(seeds), "seeds", "different integers >= 0", seeds)
-    _expect(config.hidden and min(config.hidden) >= 1, "hidden", "sizes >= 1", config.hidden)
-    _expect(1 <= config.n_members < 1000, "n_members", "1 to 999", config.n_members)
-    _expect(config.batch_size >= 1, "batch_size", "at least 1", config.batch_size)
-    _check_cures(config)
-
-# %% ../../nbs/30_ensembles/338_sweep.ipynb #cfb45670
-def _check_types(config: SweepConfig) -> None:
-    "Raise `ValueError` where a number is none, or is not whole where it should be."
-    def right(value, kind): return isinstance(value, kind) and not isinstance(value, bool)
-    for kind, text, names in (
-            (Integral, "whole number", ("n_members", "n_epochs", "batch_size", "hidden", "seeds")),
-            (Real, "number", ("learning_rate", "drop_p", "beta_fraction", "penalty", "betas",
-                              "temperatures"))):
-        for name in names:
-            value = getattr(config, name)
-            if isinstance(value, tuple):
-                _expect(all(right(v, kind) for v in value), name, f"{text}s", value)
-            else: _expect(right(value, kind), name, f"a {text}", value)
-    _expect(config.n_epochs >= 1, "n_epochs", "at least 1", config.n_epochs)
-    _expect(0 < config.learning_rate < math.inf, "learning_rate", "a number > 0",
-            config.learning_rate)
-
-def _check_cures(config: SweepConfig) -> None:
-    "Raise `ValueError` on a cure out of range or one that does not fit the aggregation."
-    _expect(0 <= config.drop_p < 1, "drop_p", "a probability in [0, 1)", config.drop_p)
-    _expect(0 < config.beta_fraction <= 1, "beta_fraction", "a share in (0, 1]",
-            config.beta_fraction)
-    _expect(0 <= config.penalty < math.inf, "penalty", "a number >= 0", config.penalty)
-    _expect(not (config.drop_p and config.aggregation == "pooled"), "drop_p",
-            '0 for "pooled", whose shares come from the costs', config.drop_p)
+        pooled = self.aggregation == "pooled"
+        one_of("aggregation", self.aggregation, SWEEP_AGGREGATIONS)
+        counts(self, "n_members", "n_epochs", "batch_size")
+        integer("n_members", self.n_members, 1, 999)
+        ranges(self, beta_schedule=["constant", "linear"], member_scale=["mean", "sum"],
+               temperature_schedule=["constant", "linear"], learning_rate=(0, math.inf, "()"),
+               drop_p=(0, 1, "[)"), beta_fraction=(0, 1, "(]"), penalty=(0, math.inf, "[)"))
+        for beta in distinct("betas", self.betas):
+            between("betas", beta, 0, *((1, "[]") if pooled else (math.inf, "[)")))
+        for t in self.temperatures: between("temperatures", t, 0, unit="nats")
+        for seed in distinct("seeds", self.seeds): integer("seeds", seed, 0)
+        for size in self.hidden or (0,): integer("hidden", size, 1)
+        if bool(self.temperatures) != pooled:
+            raise ValueError('temperatures: expected numbers >= 0 for "pooled", else none, got '
+                             f"{self.temperatures}")
+        if pooled and self.drop_p:
+            raise ValueError('drop_p: expected 0 for "pooled", whose shares come from the costs, '
+                             f"got {self.drop_p}")
 
 # %% ../../nbs/30_ensembles/338_sweep.ipynb #82b339df
 @patch(cls_method=True)
@@ -136,7 +94,7 @@ def paper(
     cls: SweepConfig,
     **changes,          # fields to set otherwise
 ) -> SweepConfig:       # 20 seeds; the paper's own tabular settings are not released
-    "Return the regression experiment at full scale (specification of the suite, 20 seeds)."
+    "Return the regression experiment at full scale (20 seeds; a setting of this suite)."
     return cls(**dict(seeds=tuple(range(20))) | changes)
 
 @patch(as_prop=True)
@@ -147,116 +105,7 @@ def settings(
     return [dict(beta=float(beta), temperature=float(temperature))
             for temperature in self.temperatures or (1.,) for beta in self.betas]
 
-# %% ../../nbs/30_ensembles/338_sweep.ipynb #8a241e92
-def _total(values: Tensor, weights, dim: int = 2) -> Tensor:
-    "Return the sum over members of values times weights (a number or a tensor)."
-    if isinstance(weights, float): return values.sum(dim, keepdim=True) * weights
-    return (values * weights).sum(dim, keepdim=True)
-
-def _squared_error(outputs, targets, beta, weights, own):
-    "Predictions are averaged: everyone shares the residual of the mean."
-    error = outputs - targets
-    shared = _total(error, weights)
-    gradient = 2 * torch.lerp(own * error, weights * shared, beta)
-    return _total(error.square().sum(3, keepdim=True), own), shared.square().sum(3, True), gradient
-
-def _score(outputs, targets, beta, weights, own):
-    "Logits are averaged: everyone shares the residual of the pooled softmax."
-    log_p = torch.log_softmax(outputs, 3)
-    log_pooled = torch.log_softmax(_total(outputs, weights), 3)
-    gradient = torch.lerp(own * (log_p.exp() - targets), weights * (log_pooled.exp() - targets),
-                          beta)
-    return (_total(-(log_p * targets).sum(3, True), own), -(log_pooled * targets).sum(3, True),
-            gradient)
-
-def _double_softmax(outputs, targets, beta, weights, own):
-    "The released scripts' mode: probabilities are averaged, and taken for logits by the loss."
-    p = torch.softmax(outputs, 3)
-    individual, ensemble, gradient = _score(p, targets, beta, weights, own)
-    return individual, ensemble, p * (gradient - (p * gradient).sum(3, True))
-
-# %% ../../nbs/30_ensembles/338_sweep.ipynb #4fba341c
-def _probability(outputs, targets, beta, weights, own):
-    "Probabilities are averaged: each member learns as far as it is responsible."
-    log_p = torch.log_softmax(outputs, 3)
-    true = (log_p * targets).sum(3, True)
-    joint = true + (math.log(weights) if isinstance(weights, float) else weights.log())
-    responsible = torch.softmax(joint, 2)
-    if not isinstance(weights, float): responsible = responsible.nan_to_num(0.)  # all dropped
-    share = torch.lerp(own if isinstance(own, Tensor) else torch.full_like(responsible, own),
-                       responsible, beta)
-    return _total(-true, own), -torch.logsumexp(joint, 2, True), share * (log_p.exp() - targets)
-
-def _pooled(temperatures: Sequence[float]):
-    "Return the rule that pools losses, one temperature per setting."
-    places = {t: [i for i, other in enumerate(temperatures) if other == t] for t in temperatures}
-    def rule(outputs, targets, beta, weights, own):
-        log_p = torch.log_softmax(outputs, 3)
-        costs = -(log_p * targets).sum(3, True)
-        shares = torch.empty_like(costs)
-        for t, at in places.items():
-            shares[:, at] = family_weights(costs[:, at].movedim(2, -1), 1., t).movedim(-1, 2)
-        share = torch.lerp(own if isinstance(own, Tensor) else torch.full_like(shares, own),
-                           shares, beta)
-        free = pooled_loss(costs.movedim(2, -1).flatten(2, -2),
-                           costs.new_tensor(temperatures)).unflatten(-1, (1, -1))
-        return _total(costs, own), free[:, :, None], share * (log_p.exp() - targets)
-    return rule
-
-_RULES = dict(squared_error=_squared_error, score=_score, ref_double_softmax=_double_softmax,
-              probability=_probability)
-
-# %% ../../nbs/30_ensembles/338_sweep.ipynb #b86ea0ff
-def _offset_penalty(outputs: Tensor, penalty: float, labels: bool):
-    "Return the penalty per setting `(S, G)` and its gradient."
-    values = torch.log_softmax(outputs, 3) if labels else outputs
-    offsets = values.mean(-1, keepdim=True)
-    offsets = offsets - offsets.mean(2, keepdim=True)
-    gradient = 2 * penalty / outputs.shape[-1] * offsets
-    if labels: gradient = gradient - values.exp() * gradient.sum(3, keepdim=True)
-    return penalty * offsets.square().sum((2, 3, 4)), gradient
-
-# %% ../../nbs/30_ensembles/338_sweep.ipynb #eff4f748
-def sweep_gradient(
-    outputs: Tensor,                  # `(S, G, M, C, B)`: seeds, settings, members, outputs, batch
-    targets: Tensor,                  # `(S, C, B)`: numbers, or one-hot labels
-    beta: Tensor,                     # `(G,)`, one per setting
-    rule: Callable,                   # one of the rules above
-    weights: Tensor | None = None,    # `(S, M, B)`, from learner dropout: rows over M sum to 1 or 0
-    counts: Tensor | None = None,     # `(S, M, B)`, how often a member's bootstrap holds the row
-    penalty: float = 0.,              # weight of the squared offsets
-    labels: bool = False,             # targets are one-hot labels
-) -> tuple[Tensor, Tensor]:           # losses `(S, G)`, gradient like `outputs`
-    "Return the batch mean of the augmented loss of every ensemble, and its gradient."
-    targets, beta = targets[:, None, None], beta.view(1, -1, 1, 1, 1)
-    n_members, n_kept = outputs.shape[2], outputs.shape[-1]
-    share = 1 / n_members if weights is None else weights[:, None, :, None]
-    own = share if counts is None else share * counts[:, None, :, None]
-    individual, ensemble, gradient = rule(outputs, targets, beta, share, own)
-    if weights is not None:
-        kept = (share > 0).any(2, keepdim=True)
-        ensemble = torch.where(kept, ensemble, torch.zeros_like(ensemble))
-        n_kept = kept.sum(-1, keepdim=True).clamp(min=1)
-    losses = (torch.lerp(individual, ensemble, beta) / n_kept).sum((2, 3, 4))
-    gradient = gradient / n_kept
-    if penalty:
-        extra, more = _offset_penalty(outputs, penalty, labels)
-        losses, gradient = losses + extra, gradient + more
-    return losses, gradient
-
 # %% ../../nbs/30_ensembles/338_sweep.ipynb #eac24a67
-def _rule(config: SweepConfig, epoch: int) -> Callable:
-    "Return the rule of an epoch; with a stopped gradient only the own residual is left."
-    factor = linear(1., config.n_epochs)(epoch) if config.temperature_schedule == "linear" else 1.
-    rule = (_pooled([s["temperature"] * factor for s in config.settings])
-            if config.aggregation == "pooled" else _RULES[config.aggregation])
-    if not config.stop_gradient or config.aggregation in ("squared_error", "score"): return rule
-    def stopped(outputs, targets, beta, weights, own):
-        _, ensemble, _ = rule(outputs, targets, beta, weights, own)
-        individual, _, gradient = rule(outputs, targets, torch.zeros_like(beta), weights, own)
-        return individual, ensemble, (1 - beta) * gradient
-    return stopped
-
 class _Ready(torch.autograd.Function):
     "Hand a gradient that is already known to autograd."
     @staticmethod
@@ -315,12 +164,12 @@ class _PairedBatches(SeededBatches):
                                         for v in (targets, weights, counts))
 
 # %% ../../nbs/30_ensembles/338_sweep.ipynb #dca2f3e7
-def _member_seed(seed: int, member: int) -> int: return 1000 * int(seed) + member
-
-def _beta_factor(config: SweepConfig, epoch: int) -> float:
-    "Return the factor of all betas in an epoch counted from 0."
-    if config.beta_schedule == "constant": return 1.
-    return min(1., epoch / max(1e-9, config.beta_fraction * config.n_epochs))
+def member_seed(
+    seed: int,     # of the ensemble
+    member: int,   # from 0, below 1000
+) -> int:          # of its first weights
+    "Return the seed of a member: the same at every beta."
+    return 1000 * int(seed) + member
 
 def _stacked(sets: list[TabularSet], part: str, like: dict) -> tuple[Tensor, Tensor]:
     "Return inputs `(S, n, features)` and targets `(S, n, outputs)`, labels one-hot."
@@ -339,12 +188,17 @@ class _Chunk:
         self.data = {part: _stacked(sets, part, like) for part in sets[0].splits}
         self.shape = (len(seeds), len(config.settings), config.n_members)     # (S, G, M)
         sizes = (sets[0].n_features, *config.hidden, sets[0].n_outputs)
-        run_seeds = [_member_seed(s, m) for s in seeds for _ in config.settings
+        run_seeds = [member_seed(s, m) for s in seeds for _ in config.settings
                      for m in range(config.n_members)]
         self.model = StackedPerceptron(sizes, run_seeds, **like)
         self.batches = _PairedBatches(*self.data["train"], config, seeds)
         self.beta = torch.tensor([s["beta"] for s in config.settings], **like)
-        self.rules = [_rule(config, epoch) for epoch in range(config.n_epochs)]
+        self.beta_at = beta_schedule(config.beta_schedule, 1., config.n_epochs,
+                                     config.beta_fraction)
+        paths = [constant(s["temperature"]) if config.temperature_schedule == "constant" else
+                 linear(s["temperature"], config.n_epochs) for s in config.settings]
+        self.rules = [sweep_rule(config.aggregation, [path(epoch) for path in paths],
+                                 config.stop_gradient) for epoch in range(config.n_epochs)]
         self.scale = config.n_members if config.member_scale == "sum" else 1
 
     def grouped(self, values: Tensor) -> Tensor:
@@ -359,7 +213,7 @@ class _Chunk:
 @patch
 def objective(self: _Chunk, outputs: Tensor, targets: tuple, epoch: int) -> Tensor:
     "Return `(runs,)` losses whose sum is that of all ensembles."
-    beta = self.beta * _beta_factor(self.config, epoch)
+    beta = self.beta * self.beta_at(epoch)
     with torch.no_grad():
         losses, gradient = sweep_gradient(self.grouped(outputs), targets[0], beta,
                                           self.rules[epoch], *targets[1:], self.config.penalty,
@@ -387,11 +241,7 @@ def _decomposition(config: SweepConfig, outputs: Tensor, targets: Tensor):
         y = targets[:, None, :, 0].expand(outputs.shape[:3])
         return decompose_squared_error(outputs[..., 0], y)
     y = targets.argmax(-1)[:, None].expand(outputs.shape[:3])
-    return decompose(outputs, y, _average(config))
-
-def _average(config: SweepConfig) -> str:
-    "Return what the ensemble averages; pooled losses belong to averaged probabilities."
-    return "probability" if config.aggregation == "pooled" else config.aggregation
+    return decompose(outputs, y, averaged_as(config.aggregation))
 
 # %% ../../nbs/30_ensembles/338_sweep.ipynb #5e0c4e24
 @patch
@@ -418,72 +268,11 @@ def train(self: _Chunk, folder: Path | None, progress) -> dict:
                 history={key: value.cpu().numpy() for key, value in first.items()},
                 best_epoch=self.grouped(result.best_epoch["best"])[:, :, 0].cpu().numpy())
 
-# %% ../../nbs/30_ensembles/338_sweep.ipynb #313e3e62
-@dataclass(frozen=True)
-class SweepResult:
-    "Predictions of a whole sweep, and what is needed to read them."
-    config: SweepConfig                   # what was trained
-    settings: list                        # dicts with beta and temperature
-    predictions: dict                     # split -> `(settings, seeds, n, members, outputs)`
-    targets: dict                         # split -> `(n_seeds, n)`
-    history: dict                         # quantity -> `(n_settings, n_seeds, n_epochs)`
-    best_epoch: np.ndarray                # `(n_settings, n_seeds)`, from 1
-    y_std: np.ndarray                     # `(n_seeds,)`, target units per unit of the targets
-
-    def __repr__(self):
-        seeds, members = self.predictions["test"].shape[1::2]
-        return (f"SweepResult({self.config.dataset}, {self.config.aggregation}: "
-                f"{len(self.settings)} settings, {seeds} seeds, {members} members)")
-
-# %% ../../nbs/30_ensembles/338_sweep.ipynb #d30c2207
-@patch
-def evaluate(
-    self: SweepResult,
-    split: str = "test",   # "train", "val" or "test"
-    **options,             # for `evaluate_classification` or `evaluate_regression`
-) -> dict[str, Tensor]:    # metric -> `(n_settings, n_seeds)`, or with a last axis of members
-    "Return every metric of one split; losses of regression in units of the scaled targets."
-    if split not in self.predictions:
-        raise ValueError(f"split: expected one of {', '.join(self.predictions)}, got {split!r}")
-    outputs = torch.from_numpy(self.predictions[split])
-    targets = torch.from_numpy(self.targets[split]).expand(outputs.shape[:3])
-    if self.config.aggregation == "squared_error":
-        return evaluate_regression(outputs[..., 0], targets, **options)
-    return evaluate_classification(outputs, targets, _average(self.config), **options)
-
-@patch
-def frame(
-    self: SweepResult,
-    splits: Sequence[str] = ("train", "val", "test"),  # splits to evaluate
-):                      # data frame: one row per setting, seed, split, metric and learner
-    "Return a tidy table; learner -1 is the ensemble, 0, 1, ... are its members."
-    import pandas as pd
-    parts = [self._rows(split, metric, value) for split in splits
-             for metric, value in self.evaluate(split).items()]
-    table = pd.concat(parts, ignore_index=True)
-    table.insert(0, "aggregation", self.config.aggregation)
-    table.insert(0, "dataset", self.config.dataset)
-    return table
-
-# %% ../../nbs/30_ensembles/338_sweep.ipynb #000b41e8
-@patch
-def _rows(self: SweepResult, split: str, metric: str, value: Tensor):
-    "Return the rows of one metric: `(settings, seeds)` or `(settings, seeds, members)`."
-    import pandas as pd
-    value = value.double().cpu().numpy()
-    learners = np.array([-1]) if value.ndim == 2 else np.arange(value.shape[2])
-    shape = (*value.shape[:2], len(learners))
-    def spread(values, axis):
-        return np.broadcast_to(np.expand_dims(values, [a for a in range(3) if a != axis]),
-                               shape).ravel()
-    betas, temperatures = (np.array([s[key] for s in self.settings])
-                           for key in ("beta", "temperature"))
-    return pd.DataFrame(dict(beta=spread(betas, 0), temperature=spread(temperatures, 0),
-                             seed=spread(np.array(self.config.seeds), 1), split=split,
-                             metric=metric, learner=spread(learners, 2), value=value.ravel()))
-
 # %% ../../nbs/30_ensembles/338_sweep.ipynb #0877ce29
-def _read_sets(config: SweepConfig, data) -> list[TabularSet]:
+def sweep_sets(
+    config: SweepConfig,                        # what to train
+    data: Sequence[TabularSet] | None = None,   # one set per seed; None: `read_tabular`
+) -> list[TabularSet]:                          # one per seed
     "Return the data of every seed; `ValueError` if they don't fit the aggregation."
     sets = (list(data) if data is not None
             else [read_tabular(config.dataset, int(s), config.path) for s in config.seeds])
@@ -518,12 +307,11 @@ def run_sweep(
     workers: int = 0,                        # threads on a processor; 0: one per core
 ) -> SweepResult:                            # predictions of every setting and seed
     "Train all settings and seeds together; the result does not depend on `workers`."
-    device = config.device
-    if device == "auto": device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = pick_device(config.device)
     config = replace(config, device=device)
-    sets, folder = _read_sets(config, data), Path(folder) if folder else None
+    sets, folder = sweep_sets(config, data), Path(folder) if folder else None
     if folder: folder.mkdir(parents=True, exist_ok=True)
-    if device == "cpu": _keep_memory()
+    if device == "cpu": keep_memory()
     chunks = chunk_runs(len(sets), device, _seeds_per_chunk(config, sets[0]))
     workers = min(len(chunks), workers or _cores()) if device == "cpu" else 1
     tell = _Progress(progress, config.n_epochs * len(chunks))
@@ -576,102 +364,3 @@ class _Progress:
                 self.done, last = self.done + epoch - last, epoch
                 if self.report: self.report(self.done, self.total, loss=loss)
         return tell
-
-# %% ../../nbs/30_ensembles/338_sweep.ipynb #7df7b2d3
-def _plain_losses(outputs: Tensor, targets: Tensor, aggregation: str,
-                  temperature: float) -> tuple[Tensor, Tensor]:
-    "Return individual and ensemble loss of `(batch, members, outputs)`, as one would write them."
-    if aggregation == "squared_error":
-        error = outputs[..., 0] - targets[:, None]
-        return error.square().mean(), error.mean(1).square().mean()
-    if aggregation == "ref_double_softmax": outputs = outputs.softmax(-1)
-    rows = torch.arange(len(targets))
-    costs = -outputs.log_softmax(-1)[rows, :, targets]
-    if aggregation == "pooled": return costs.mean(), pooled_loss(costs, temperature).mean()
-    if aggregation == "probability":
-        return costs.mean(), -(torch.logsumexp(-costs, 1) - math.log(costs.shape[1])).mean()
-    return costs.mean(), nn.functional.cross_entropy(outputs.mean(1), targets)
-
-# %% ../../nbs/30_ensembles/338_sweep.ipynb #f419cff1
-def _plain_run(config: SweepConfig, data: TabularSet, seed: int, setting: dict, fused: bool):
-    "Train one ensemble and return its predictions by split."
-    dtype = torch.float64 if config.double else torch.float32
-    sizes = (data.n_features, *config.hidden, data.n_outputs)
-    members = nn.ModuleList(unstack(StackedPerceptron(sizes, [_member_seed(seed, m)], dtype=dtype),
-                                    0) for m in range(config.n_members))
-    optimiser = torch.optim.Adam(members.parameters(), lr=config.learning_rate, fused=fused or None)
-    generator, best, kept = torch.Generator().manual_seed(10**9 + int(seed)), math.inf, None
-    parts = {part: (x.to(dtype), y if y.dtype == torch.long else y.to(dtype))
-             for part, (x, y) in data.splits.items()}
-    def losses(x, y, average, temperature=1.):
-        return _plain_losses(torch.stack([m(x) for m in members], 1), y, average, temperature)
-    (x, y), scale = parts["train"], config.n_members if config.member_scale == "sum" else 1
-    for epoch in range(config.n_epochs):
-        beta, temperature = setting["beta"] * _beta_factor(config, epoch), setting["temperature"]
-        if config.temperature_schedule == "linear": temperature *= 1 - epoch / config.n_epochs
-        for rows in torch.randperm(len(x), generator=generator).split(config.batch_size):
-            own, joint = losses(x[rows], y[rows], config.aggregation, temperature)
-            optimiser.zero_grad()
-            (((1 - beta) * own + beta * joint) * scale).backward()
-            optimiser.step()
-        with torch.no_grad(): value = float(losses(*parts["val"], _average(config))[1])
-        if value < best: best, kept = value, copy.deepcopy(members.state_dict())
-    members.load_state_dict(kept)
-    with torch.no_grad():
-        return {part: torch.stack([m(x) for m in members], 1).numpy()
-                for part, (x, _) in parts.items()}
-
-# %% ../../nbs/30_ensembles/338_sweep.ipynb #0428e42c
-@with_gradients
-def plain_loop(
-    config: SweepConfig,      # as for `run_sweep`, without cures, on the processor
-    data: Sequence[TabularSet] | None = None,  # one set per seed; None: `read_tabular`
-    fused: bool = False,      # PyTorch's fused Adam instead of its default one
-) -> dict[str, np.ndarray]:   # split -> predictions, as `SweepResult.predictions`
-    "Train every ensemble of a sweep by itself: oracle and yardstick of `run_sweep`."
-    for field in fields(config):
-        if field.name in ("drop_p", "penalty", "stop_gradient", "bootstrap"):
-            _expect(getattr(config, field.name) == field.default, field.name,
-                    f"{field.default} in the plain loop", getattr(config, field.name))
-    sets = _read_sets(config, data)
-    runs = [[_plain_run(config, sets[i], seed, setting, fused)
-             for i, seed in enumerate(config.seeds)] for setting in config.settings]
-    return {part: np.stack([np.stack([run[part] for run in row]) for row in runs])
-            for part in sets[0].splits}
-
-# %% ../../nbs/30_ensembles/338_sweep.ipynb #7e82eb0a
-def paired_differences(
-    frame,                     # tidy table of `SweepResult.frame`, or several joined
-    metric: str,               # such as "ens_loss"
-    baseline: float = 0.,      # beta to compare with
-    split: str = "test",       # "train", "val" or "test"
-    level: float = .95,        # of the interval
-    method: str = "t",         # "t": Student's interval; "bootstrap": resamples the seeds
-):                             # data frame: dataset, aggregation, temperature, beta, mean, low, ...
-    "Return the mean difference to the baseline, with an interval over paired seeds."
-    import pandas as pd
-    keys = ["dataset", "aggregation", "temperature"]
-    rows = frame.query("metric == @metric and split == @split and learner == -1")
-    if not len(rows):
-        raise ValueError(f"metric: no rows of {metric!r} on {split!r}; the table has "
-                         f"{', '.join(sorted(frame.metric.unique()))}")
-    table = rows.pivot_table(index=[*keys, "seed"], columns="beta", values="value")
-    if baseline not in table:
-        raise ValueError(f"baseline: expected one of {list(table.columns)}, got {baseline}")
-    lines = []
-    for names, part in table.sub(table[baseline], axis=0).groupby(level=keys):
-        for beta in part:
-            values = part[beta].dropna().to_numpy()
-            lines.append(dict(zip(keys, names), beta=beta, metric=metric, split=split,
-                              **interval(values, level, method), n=len(values)))
-    return pd.DataFrame(lines)
-
-# %% ../../nbs/30_ensembles/338_sweep.ipynb #52654ac4
-def interval(
-    values,               # one number per seed
-    level: float = .95,   # of the interval
-    method: str = "t",    # "t" or "bootstrap"
-) -> dict[str, float]:    # mean, low, high; low and high are NaN for a single seed
-    "Return a mean with its confidence interval as plain numbers, see `seed_interval`."
-    found = seed_interval(np.array(values, float), level, method)
-    return {name: float(value) for name, value in found.items()}

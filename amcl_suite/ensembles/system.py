@@ -4,143 +4,21 @@
 
 # %% ../../nbs/30_ensembles/342_system.ipynb #0313aabc
 from __future__ import annotations
-import difflib, math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Sequence
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
+from ..core.expect import between, one_of
+from ..core.identity import plain
 from ..core.trainer import Diverged, System
+from . import family
 from .objectives import (AGGREGATIONS, augmented_loss, decompose,
                                              pooled_log_probabilities)
+from .optimiser import LearningRate, OptimiserConfig
 
 # %% auto #0
-__all__ = ['OPTIMISERS', 'SCHEDULERS', 'MEANINGS', 'BETA_SCHEDULES', 'OptimiserConfig', 'LearningRate', 'beta_at',
-           'EnsembleSystem', 'validation_values', 'BatchStream']
-
-# %% ../../nbs/30_ensembles/342_system.ipynb #f1e26625
-OPTIMISERS, SCHEDULERS, MEANINGS = ("SGD", "Adam", "RMSprop"), ("ExponentialLR", "Linear"), (
-    "epochs", "validations")
-
-@dataclass(frozen=True)
-class OptimiserConfig:
-    "Optimiser and schedule of the learning rate; the defaults are those of the sweep."
-    optimiser: str = "SGD"                     # "SGD", "Adam" or "RMSprop"
-    scheduler: str | None = "ExponentialLR"    # "ExponentialLR", "Linear" or None
-    learning_rate: float = 0.1                 # > 0, at the start
-    momentum: float = 0.9                      # in [0, 1), of SGD and RMSprop; Adam has its own
-    weight_decay: float = 5e-4                 # >= 0
-    gamma: float = 0.2                         # in (0, 1], factor of ExponentialLR
-    lr_switch: int | Sequence = (30, 50, 70)   # when to step, see `meaning`
-    factor: float = 0.0                        # in (0, 1] for Linear: share taken off per step
-    meaning: str = "epochs"                    # of `lr_switch`: "epochs" or "validations"
-
-    def __post_init__(self):
-        if isinstance(self.lr_switch, list):
-            object.__setattr__(self, "lr_switch", tuple(self.lr_switch))
-        if self.scheduler in ("null", "None"): object.__setattr__(self, "scheduler", None)
-        _check_optimiser(self)
-
-# %% ../../nbs/30_ensembles/342_system.ipynb #c9c14128
-def _choose(name: str, value, known) -> None:
-    "Raise `ValueError` unless `value` is one of the known, naming the nearest one."
-    if value in known: return
-    near = difflib.get_close_matches(str(value), [str(k) for k in known], 1)
-    raise ValueError(f"{name}: expected one of {', '.join(map(str, known))}, got {value!r}"
-                     + (f"; did you mean {near[0]!r}?" if near else ""))
-
-def _number(name: str, value, low: float, high: float, text: str) -> None:
-    "Raise `ValueError` unless `value` is a number with low <= value <= high."
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high:
-        return
-    raise ValueError(f"{name}: expected {text}, got {value!r}")
-
-def _check_optimiser(config: OptimiserConfig) -> None:
-    "Check every field; `ValueError` names the field, what it should be and what came."
-    tiny = math.ulp(0.)
-    _choose("optimiser", config.optimiser, OPTIMISERS)
-    _choose("scheduler", config.scheduler, (*SCHEDULERS, None))
-    _choose("meaning", config.meaning, MEANINGS)
-    _number("learning_rate", config.learning_rate, tiny, 1e6, "a number > 0")
-    _number("momentum", config.momentum, 0, 1 - 2**-53, "a number in [0, 1)")
-    _number("weight_decay", config.weight_decay, 0, 1e6, "a number >= 0")
-    if config.scheduler == "ExponentialLR":
-        _number("gamma", config.gamma, tiny, 1, "a factor in (0, 1]")
-    if config.scheduler == "Linear":
-        _number("factor", config.factor, tiny, 1, "a share in (0, 1] (the schedule 'Linear' takes "
-                "it off at each step; 0.25 ends after four)")
-    if config.scheduler: _check_switch(config.lr_switch, config.meaning)
-
-def _check_switch(switch, meaning: str) -> None:
-    "Check when the schedule steps."
-    def whole(x): return isinstance(x, int) and not isinstance(x, bool) and x >= 1
-    if isinstance(switch, tuple) and all(map(whole, switch)): return
-    if whole(switch) and meaning == "validations": return
-    want = "a list of epochs such as [30, 50, 70]" if meaning == "epochs" else (
-        "a whole number >= 1 (a plateau) or a list of validations")
-    hint = (f"; for a step after epoch {switch} write [{switch}]" if whole(switch) else "")
-    raise ValueError(f"lr_switch: expected {want}, got {switch!r}{hint}")
-
-# %% ../../nbs/30_ensembles/342_system.ipynb #05bd8bb9
-class LearningRate:
-    "The learning rate of one training, told after each epoch or validation how it went."
-    def __init__(self,
-        config: OptimiserConfig,   # schedule
-    ):
-        self.config, self.steps, self.count, self.seen = config, 0, 0, 0
-        self.best, self.switches = math.inf, []
-
-    @property
-    def value(self) -> float:
-        "Return the present learning rate."
-        config = self.config
-        if config.scheduler == "Linear":
-            return config.learning_rate * max(0., 1 - config.factor * self.steps)
-        return config.learning_rate * config.gamma ** self.steps if self.steps else (
-            config.learning_rate)
-
-    def after(self,
-        loss: float,       # ensemble loss of the validation that ended the epoch
-    ) -> float:            # learning rate from now on
-        "Take note of an epoch or validation; a tie with the best counts as progress."
-        self.seen += 1
-        self.count = 1 if loss <= self.best else self.count + 1
-        self.best = min(self.best, loss) if loss == loss else self.best
-        if self._due(): self.steps += 1; self.switches.append(self.seen)
-        return self.value
-
-    def _due(self) -> bool:
-        "Tell whether the schedule steps now."
-        switch = self.config.lr_switch
-        if self.config.scheduler is None: return False
-        if isinstance(switch, tuple): return self.seen in switch
-        return (self.seen if self.config.scheduler == "Linear" else self.count) % switch == 0
-
-    def state(self) -> dict:   # plain values
-        "Return what a checkpoint must hold."
-        return {k: v for k, v in vars(self).items() if k != "config"}
-
-    def load_state(self,
-        state: dict,           # from `state`
-    ) -> None:
-        "Go on from an earlier state."
-        vars(self).update(state, switches=list(state["switches"]))
-
-# %% ../../nbs/30_ensembles/342_system.ipynb #77e61074
-BETA_SCHEDULES = ("constant", "linear", "fall", "late")
-
-def beta_at(
-    beta: float,                  # its value, or the largest one of the schedule
-    schedule: str,                # one of `BETA_SCHEDULES`
-    epoch: int,                   # 0-based
-    n_epochs: int,                # of the training
-    fraction: float = 0.5,        # in (0, 1], share of the training until the schedule is at rest
-) -> float:                       # in force in this epoch
-    "Return the beta of an epoch; `ValueError` for an unknown schedule."
-    _choose("beta_schedule", schedule, BETA_SCHEDULES)
-    share = min(1., epoch / (fraction * n_epochs))
-    return beta * {"constant": 1., "linear": share, "fall": 1 - share,
-                   "late": float(share >= 1)}[schedule]
+__all__ = ['EnsembleSystem', 'validation_values']
 
 # %% ../../nbs/30_ensembles/342_system.ipynb #3c050f86
 class EnsembleSystem(System):
@@ -154,15 +32,15 @@ class EnsembleSystem(System):
         optimiser: OptimiserConfig = OptimiserConfig(),   # how the weights move
         member_scale: str = "mean",                       # over members, or "sum"
         class_weights: Sequence | None = None,            # `(n_classes,)`, importance of each class
-        beta_schedule: str = "constant",                  # one of `BETA_SCHEDULES`
+        beta_schedule: str = "constant",                  # one of `family.BETA_SCHEDULES`
         n_epochs: int = 1,                                # over which the schedule goes
         lowest_rate: float = 0.0,                         # stop below this learning rate
     ):
         super().__init__()
-        _choose("aggregation", aggregation, AGGREGATIONS)
-        _choose("member_scale", member_scale, ("mean", "sum"))
-        _number("beta", beta, 0, 1e6, "a number >= 0 (0 independent, 1 joint)")
-        beta_at(beta, beta_schedule, 0, n_epochs)
+        one_of("aggregation", aggregation, AGGREGATIONS)
+        one_of("member_scale", member_scale, ("mean", "sum"))
+        between("beta", beta, 0, ends="[)")
+        self.beta_at = family.beta_schedule(beta_schedule, beta, n_epochs)
         self.ensemble, self.beta, self.aggregation = ensemble, float(beta), aggregation
         self.optimiser_config, self.member_scale = optimiser, member_scale
         self.beta_schedule, self.n_epochs = beta_schedule, n_epochs
@@ -184,7 +62,7 @@ def running_beta(
     self: EnsembleSystem,
 ) -> float:                 # beta of this epoch
     "Return the beta that is in force."
-    return beta_at(self.beta, self.beta_schedule, self.current_epoch, self.n_epochs)
+    return self.beta_at(self.current_epoch)
 
 @patch
 def _importance(self: EnsembleSystem, labels: Tensor) -> Tensor | None:
@@ -323,43 +201,9 @@ def fingerprint(
     self: EnsembleSystem,
 ) -> dict:                  # names -> plain values
     "Return what a resumed training must agree in."
-    config = {k: list(v) if isinstance(v, tuple) else v
-              for k, v in asdict(self.optimiser_config).items()}
     names = ("beta", "aggregation", "member_scale", "beta_schedule", "lowest_rate")
     weights = None if self.class_weights is None else self.class_weights.tolist()
     length = {} if self.beta_schedule == "constant" else {"n_epochs": self.n_epochs}
-    return System.fingerprint(self) | config | {n: getattr(self, n) for n in names} | length | {
+    own = {name: getattr(self, name) for name in names}
+    return System.fingerprint(self) | plain(self.optimiser_config) | own | length | {
         "class_weights": weights}
-
-# %% ../../nbs/30_ensembles/342_system.ipynb #0327608c
-class BatchStream:
-    "Batches, pass after pass, cut into blocks of equal number: a `batch_sampler` for a DataLoader."
-    def __init__(self,
-        batches,             # a `KeyBatches`, or another whose `sampler.set_epoch` chooses the pass
-        n_batches: int,      # of a block
-    ):
-        if n_batches < 1: raise ValueError(f"n_batches: expected at least 1, got {n_batches}")
-        self._batches, self.n_batches, self.epoch = batches, n_batches, 0
-
-    @property
-    def per_pass(self) -> int:
-        "Return the batches of a pass."
-        return len(self._batches)
-
-    def __len__(self) -> int: return self.n_batches
-
-    def set_epoch(self,
-        epoch: int,          # 0-based, which block comes next
-    ) -> None:
-        "Choose the block."
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[list]:
-        first = self.epoch * self.n_batches
-        known, batches = -1, []
-        for i in range(first, first + self.n_batches):
-            number, j = divmod(i, self.per_pass)
-            if number != known:
-                self._batches.sampler.set_epoch(number)
-                known, batches = number, list(self._batches)
-            yield batches[j]

@@ -4,13 +4,14 @@
 
 # %% ../../nbs/30_ensembles/324_tabular.ipynb #0148ed95
 from __future__ import annotations
-import csv, difflib, functools, io, re
+import csv, functools, io, re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from ..core.expect import between, integer, one_of
 from ..core.files import DataError, read_text
 from ..core.data import data_folders
 from ..core.scaling import training_scale
@@ -50,8 +51,7 @@ def split_rows(
     seed: int = 0,         # seed of the permutation
 ) -> dict[str, np.ndarray]:  # "train", "val", "test" -> row numbers, 64 / 16 / 20 %
     "Split rows at random; `ValueError` for fewer than 10 rows."
-    if n_rows < 10:
-        raise ValueError(f"n_rows: expected at least 10 rows to split 64/16/20, got {n_rows}")
+    integer("n_rows", n_rows, 10)
     order = np.random.default_rng(seed).permutation(n_rows)
     n_test, n_val = round(.2 * n_rows), round(.16 * n_rows)
     return dict(train=order[n_test + n_val:], val=order[n_test:n_test + n_val],
@@ -84,8 +84,7 @@ def make_tabular(
     note: str = "",                # where the data come from
 ) -> TabularSet:                   # split and scaled
     "Split and scale a table; `ValueError` on NaN, too few rows, or a class missing from a part."
-    if task not in ("regression", "classification"):
-        raise ValueError(f'task: expected "regression" or "classification", got {task!r}')
+    one_of("task", task, ("regression", "classification"))
     x, y = _checked(name, x, y)
     rows = split_rows(len(x), seed) if rows is None else rows
     mean, std = centre or training_scale(x[rows["train"]])
@@ -120,9 +119,8 @@ def sine_curve(
     noise: float = .2,     # deviation of the noise, target units
 ) -> TabularSet:           # one feature, regression, not scaled
     "Generate y = sin(3 x) + noise on [-1.5, 1.5] (joint ensembles, the picture of collusion)."
-    if n_train < 2 or not noise >= 0:
-        raise ValueError(f"n_train: expected at least 2 points and noise >= 0, got {n_train} and "
-                         f"{noise}")
+    integer("n_train", n_train, 2)
+    between("noise", noise, 0)
     rng, counts = np.random.default_rng(seed), (n_train, max(2, n_train // 2), 200)
     x = rng.uniform(-1.5, 1.5, (sum(counts), 1))
     y = np.sin(3 * x[:, 0]) + noise * rng.standard_normal(len(x))
@@ -251,11 +249,7 @@ def read_csv_table(
     if not file.is_file(): raise DataError(f"path: expected a CSV file, found none at {file}")
     rows, separator = _split(file, read_text(file))
     names, rows = _header(file, rows)
-    target = target or names[-1]
-    if target not in names:
-        near = difflib.get_close_matches(target, names, 1)
-        raise ValueError(f"target: {file.name} has no column {target!r}"
-                         + (f", did you mean {near[0]!r}?" if near else ""))
+    target = one_of("target", target or names[-1], names, f"column of {file.name}")
     columns = dict(zip(names, map(list, zip(*(cells for _, cells in rows)))))
     mark = _decimal_mark(list(columns.values()), separator)
     numbers, texts = {}, {}
@@ -320,7 +314,4 @@ def read_tabular(
         file = _local_file(name, path)
         return make_tabular(name, *read_csv_table(file, target), "regression", seed,
                             note=f"local file {file.name}, standardised")
-    near = difflib.get_close_matches(str(name), TABULAR_NAMES, 1)
-    raise ValueError(f"name: unknown set {name!r}"
-                     + (f", did you mean {near[0]!r}?" if near else "")
-                     + f" Known: {', '.join(TABULAR_NAMES)}, or the `path` of a CSV file")
+    one_of("name", name, (*TABULAR_NAMES, "any with the `path` of a CSV file"), "set")
