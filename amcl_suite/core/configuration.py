@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
-from .expect import did_you_mean, nearest
+from .expect import did_you_mean, nearest, one_of
 
 # %% auto #0
-__all__ = ['FREE', 'changed', 'leaves', 'several', 'pick_device', 'scale_of']
+__all__ = ['FREE', 'changed', 'leaves', 'placed', 'several', 'pick_device', 'scale_of']
 
 # %% ../../nbs/70_core/703_configuration.ipynb #7eb2800a
 def changed(
@@ -47,6 +47,30 @@ def _hint(config: Any, name: str) -> str:
     if name in places: return f"; did you mean {places[name]!r}?"
     near = nearest(name, places)
     return f"; did you mean {places[near]!r}?" if near else did_you_mean(name, vars(config))
+
+# %% ../../nbs/70_core/703_configuration.ipynb #d3e434a2
+def placed(
+    config: Any,                       # a dataclass, with others inside
+    flat: Mapping,                     # field -> value, wherever in `config` the field is
+    names: Mapping[str, str] = {},     # other names of places, such as {"lr": "optimiser.lr"}
+    fixed: Iterable[str] = (),         # fields that can't be changed so
+) -> dict:                             # changes as `changed` takes them
+    "Return named values at their places; the first place that has the name. `ValueError` if none."
+    known, places, changes = leaves(config), {}, {}
+    for place in known:
+        if (name := place.rpartition(".")[2]) not in fixed: places.setdefault(name, place)
+    places |= names
+    for name, value in flat.items():
+        if is_dataclass(value): changes[name] = value
+        elif isinstance(value, Mapping) and is_dataclass(getattr(config, name, None)):
+            changes.setdefault(name, {}).update(value)                  # is nested already
+        else:
+            place = name if name in known else places[one_of("setting", name, places, "setting")]
+            if type(value) is int and isinstance(known[place], (float, str)):
+                value = type(known[place])(value)                       # 2 for 2.0, 32 for "32"
+            outer, _, inner = place.rpartition(".")
+            (changes.setdefault(outer, {}) if outer else changes)[inner] = value
+    return changes
 
 # %% ../../nbs/70_core/703_configuration.ipynb #f8fc5de8
 def several(

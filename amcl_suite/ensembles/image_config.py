@@ -5,9 +5,9 @@
 # %% ../../nbs/30_ensembles/345_image_config.ipynb #3a4260b2
 from __future__ import annotations
 from collections.abc import Mapping
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
-from ..core.configuration import changed, leaves
+from ..core.configuration import changed, placed
 from ..core.expect import between, counts, distinct, integer, one_of, ranges
 from ..core.trainer import TrainerSettings
 from .family import BETA_SCHEDULES
@@ -136,15 +136,5 @@ def from_values(
     "Return a configuration; `ValueError` names an unknown setting or a wrong value."
     given = dict(_translated(name, value) for name, value in values.items()
                  if name not in _IGNORED)
-    default, changes = cls(given.get("experiment", "sweep")), {}
-    known = leaves(default)
-    places = {place.rpartition(".")[2]: place for place in known}
-    places = {name: place for name, place in places.items() if name not in _DECIDED}
-    for name, value in given.items():
-        if isinstance(value, Mapping) and is_dataclass(getattr(default, name, None)):
-            changes.setdefault(name, {}).update(value)       # as `core.identity.plain` writes it
-            continue
-        outer, _, inner = places[one_of("setting", name, places, "setting")].rpartition(".")
-        if isinstance(known[places[name]], float) and type(value) is int: value = float(value)
-        (changes.setdefault(outer, {}) if outer else changes)[inner] = value
-    return changed(default, **changes)
+    default = cls(given.get("experiment", "sweep"))
+    return changed(default, **placed(default, given, fixed=_DECIDED))

@@ -5,13 +5,13 @@
 # %% ../../nbs/20_separation/244_experiments.ipynb #96c0f948
 from __future__ import annotations
 import math, os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, is_dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from fastcore.basics import patch
 from ..core.audio import SOUND_SUFFIXES
-from ..core.configuration import changed, leaves, pick_device, scale_of, several
+from ..core.configuration import changed, pick_device, placed, scale_of, several
 from ..core.data import checksum, locate, sha256_of
 from ..core.expect import counts, integer, one_of, ranges
 from ..core.files import read_json, replacing, write_json_atomic
@@ -88,21 +88,6 @@ class SeparationConfig:
 _MAIN = {"objective": "objective.name", "temperature": "temperature.initial",
          "temperature_end": "temperature.end"}
 
-def _placed(**flat) -> dict:
-    "Return changes as `changed` takes them; names that are unknown are left for it to refuse."
-    defaults, places, nested = leaves(SeparationConfig()), {}, {}
-    for place in defaults: places.setdefault(place.rpartition(".")[2], place)
-    for name, value in flat.items():
-        whole = isinstance(value, Mapping) or is_dataclass(value)
-        place = name if whole else (places | _MAIN).get(name, name)
-        default = defaults.get(place)                        # a 2 may stand for 2.0, a 32 for "32"
-        if isinstance(default, str) or (isinstance(default, float) and type(value) is int):
-            value = type(default)(value)
-        part, _, field = place.rpartition(".")
-        if part: nested.setdefault(part, {})[field] = value
-        else: nested[field] = value
-    return nested
-
 # %% ../../nbs/20_separation/244_experiments.ipynb #730b2eb5
 def _published() -> dict[str, dict]:
     "Return the 26 published configurations by number: what differs from the defaults."
@@ -150,7 +135,7 @@ def preset(
     "Return a configuration by its number or name; `ValueError` naming the nearest known one."
     settings = CONFIGURATIONS[_key(name)] | _SIZES[one_of("size", size, _SIZES)]
     if n_epochs: settings |= dict(n_epochs=n_epochs, temperature_end=max(1, n_epochs // 2))
-    return changed(cls(), **_placed(**settings | changes))
+    return changed(cls(), **placed(cls(), settings | changes, _MAIN))
 
 def _key(name: str) -> str:
     "Return the key of a configuration, which may name its rule as a paper does: \"mcl-2\"."
