@@ -11,7 +11,7 @@ from .configuration import several
 from .expect import one_of
 
 # %% auto #0
-__all__ = ['Style', 'Face', 'parts', 'gathered', 'styles', 'method_key', 'method_keys', 'style']
+__all__ = ['Style', 'Face', 'parts', 'gathered', 'styles', 'method_key', 'method_keys', 'method_style', 'method_colour']
 
 # %% ../../nbs/70_core/705_parts.ipynb #43b8128f
 @dataclass(frozen=True)
@@ -94,8 +94,14 @@ def method_keys(
     if not keys: raise ValueError("methods: expected at least one method, got none")
     return keys
 
-def style(
+def method_style(
     name: str,    # a method in any usual spelling
 ) -> Style:       # its label, colour, marker, line style
     "Return the fixed look of a method; `ValueError` naming the nearest known one."
     return styles()[method_key(name)]
+
+def method_colour(
+    name: str,    # a method in any usual spelling
+) -> str:         # hexadecimal colour
+    "Return the fixed, colour-blind-safe colour of a method."
+    return method_style(name).colour

@@ -10,27 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from .files import read_image
-from .parts import Style, style
 
 # %% auto #0
-__all__ = ['PALETTE', 'method_style', 'method_colour', 'tint', 'use_style', 'figure_array', 'thin', 'Animation', 'save_animation',
-           'Interactive', 'interactive_frames']
+__all__ = ['PALETTE', 'tint', 'use_style', 'figure_array', 'thin', 'Animation', 'save_animation', 'Interactive',
+           'interactive_frames']
 
 # %% ../../nbs/70_core/732_plots.ipynb #deba842a
 PALETTE = ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#882255", "#8A5A2B", "#332288",
            "#CC79A7")
-
-def method_style(
-    name: str,          # a method in any usual spelling
-) -> Style:             # its label, colour, marker, line style
-    "Return the fixed look of a method; `ValueError` naming the nearest known one."
-    return style(name)
-
-def method_colour(
-    name: str,    # a method in any usual spelling
-) -> str:         # hexadecimal colour
-    "Return the fixed, colour-blind-safe colour of a method."
-    return style(name).colour
 
 def tint(
     colour: str,          # hexadecimal

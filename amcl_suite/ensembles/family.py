@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from ..core.expect import between, integer, one_of
-from ..core.parts import method_key, style
+from ..core.parts import method_key, method_style
 from .objectives import member_losses
 from ..mcl.assignment import annealed, wide
 from ..mcl.schedules import constant, ramp
@@ -81,10 +81,10 @@ def family_point(
 ) -> Point:                # where the method lies
     "Return a method's place in the plane; `ValueError` for an unknown name or a bad epsilon."
     key = one_of("name", name if name in PLACES else method_key(name), PLACES, "method")
-    if key != "relaxed": return Point(style(key).label, *PLACES[key])
+    if key != "relaxed": return Point(method_style(key).label, *PLACES[key])
     most = (integer("n_members", n_members, 2) - 1) / n_members
     beta = 1 - between("epsilon", epsilon, 0, most) / most
-    return Point(f"{style(key).label}, ε = {epsilon:g}", beta, 0.)
+    return Point(f"{method_style(key).label}, ε = {epsilon:g}", beta, 0.)
 
 # %% ../../nbs/30_ensembles/312_family.ipynb #81d32189
 BETA_SCHEDULES = ("constant", "linear", "fall", "late")

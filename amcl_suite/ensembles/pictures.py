@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ..core.expect import integer, one_of, shaped
-from ..core.parts import style
+from ..core.parts import method_style
 from ..core.plots import Animation, save_animation, thin
 from .family import PLACES, family_point
 from .figures import beta_colour
@@ -168,7 +168,8 @@ def _mark(ax, named: Mapping, betas: np.ndarray, temperatures: np.ndarray, path)
     for name, point in named.items():
         at = _place(point.beta, betas), _place(point.temperature, temperatures, True)
         if not np.isfinite(at).all(): continue
-        ax.scatter(*at, s=34, marker=style(name).marker, color="white", edgecolor="black", lw=.9,
+        marker = method_style(name).marker
+        ax.scatter(*at, s=34, marker=marker, color="white", edgecolor="black", lw=.9,
                    zorder=4, label=point.label, clip_on=False)
 
 # %% ../../nbs/30_ensembles/381_pictures.ipynb #14676844

@@ -5,7 +5,7 @@
 # %% ../../nbs/10_mcl/180_figures.ipynb #588fc128
 from __future__ import annotations
 import numpy as np
-from ..core.plots import method_style
+from ..core.parts import method_style
 
 # %% auto #0
 __all__ = ['plot_hypotheses', 'plot_voronoi']

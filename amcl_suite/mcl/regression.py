@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from ..core.configuration import changed
 from ..core.expect import counts, ranges
-from ..core.parts import method_key, method_keys, style
+from ..core.parts import method_key, method_keys, method_style
 from ..core.training import TrainingSettings
 from .assignment import annealed, relaxed, winner_takes_all
 from .networks import MultiHypothesisNetwork, Prediction, split_outputs
@@ -98,7 +98,7 @@ def uci_label(
     name: str,    # key of `UCI_METHODS`
 ) -> str:         # such as "relaxed WTA 0.1"
     "Return what a method is called in tables and figures: its style's label, its number behind."
-    return " ".join([style(name).label, *re.findall(r"[\d.]+", name)])
+    return " ".join([method_style(name).label, *re.findall(r"[\d.]+", name)])
 
 # %% ../../nbs/10_mcl/140_regression.ipynb #0548d7bd
 def mixture_nll(

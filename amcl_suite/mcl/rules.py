@@ -8,7 +8,7 @@ import functools, inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from ..core.expect import only
-from ..core.parts import Style, method_key, style
+from ..core.parts import Style, method_key, method_style
 from .assignment import (annealed, permutation, relaxed, sampled, top_n, transport,
                                        uniform, winner_takes_all)
 from .matching import permutation_marginals, sinkhorn_permutation
@@ -26,7 +26,7 @@ class Rule:
     hard: str = ""             # the rule that it becomes when cold; "": itself
 
     @property
-    def style(self) -> Style: return style(self.name)        # label, colour, marker, papers' names
+    def style(self) -> Style: return method_style(self.name)   # label, colour, names
 
     @property
     def options(self) -> tuple[str, ...]:    # such as ("temperature",)

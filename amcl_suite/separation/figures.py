@@ -5,7 +5,7 @@
 # %% ../../nbs/20_separation/282_figures.ipynb #0f52dd88
 from __future__ import annotations
 import numpy as np
-from ..core.plots import method_style
+from ..core.parts import method_style
 from .evaluation import (confusion, per_speaker, matched_by_score,
                                               summarise_by, winner_shares)
 
