@@ -4,7 +4,7 @@
 
 # %% ../../nbs/70_core/706_data.ipynb #1e2b4dd7
 from __future__ import annotations
-import fnmatch, hashlib, itertools, os
+import fnmatch, functools, hashlib, itertools, os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,14 +233,12 @@ def _check_container(found: Found) -> None:
     "Raise `DataError` unless a container has the known checksum (computed once per version)."
     expected = next(c.sha256 for c in found.resource.containers if c.path == found.path.name)
     stat = found.path.stat()
-    stamp = (str(found.path), stat.st_size, stat.st_mtime_ns)
-    if stamp in _CHECKED: return
-    if sha256_of(found.path) != expected:
+    if _sha256_of_version(found.path, stat.st_size, stat.st_mtime_ns) != expected:
         raise DataError(f"{found.path} is damaged or another version ({stat.st_size} bytes): copy "
                         "it again, or remove it and use the published text files")
-    _CHECKED.add(stamp)
 
-_CHECKED: set = set()
+@functools.cache
+def _sha256_of_version(path: Path, size: int, mtime: int) -> str: return sha256_of(path)
 
 # %% ../../nbs/70_core/706_data.ipynb #e652358d
 class _Capped:

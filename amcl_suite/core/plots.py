@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
+from .expect import integer
 from .files import read_image
 
 # %% auto #0
@@ -87,7 +88,7 @@ def thin(
     n_max: int,         # how many to keep at most, >= 1
 ) -> list:              # evenly spaced items, the first and the last among them
     "Return at most `n_max` evenly spaced items."
-    if n_max < 1: raise ValueError(f"n_max: expected >= 1, got {n_max}")
+    integer("n_max", n_max, 1)
     if len(items) <= n_max: return list(items)
     return ([items[int(round(i))] for i in np.linspace(0, len(items) - 1, n_max)] if n_max > 1
             else [items[-1]])
@@ -169,8 +170,7 @@ def interactive_frames(
     if not frames or len(frames) != len(labels):
         raise ValueError(f"labels: expected one per frame, got {len(labels)} for {len(frames)} "
                          "frames")
-    if not 0 <= start < len(frames):
-        raise ValueError(f"start: expected 0 to {len(frames) - 1}, got {start}")
+    integer("start", start, 0, len(frames) - 1)
     images = [f'<img src="data:image/png;base64,{base64.b64encode(frame).decode()}" '
               f'alt="{html.escape(alt)}{", " if alt else ""}{html.escape(str(label))}"'
               f' style="max-width:100%;display:{"block" if i == start else "none"}">'

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/70_core/724_records.ipynb #17d0dbf3
 from __future__ import annotations
-import contextlib, math, os, re, shutil, time, wave
+import contextlib, math, os, re, shutil, time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -232,12 +232,13 @@ def audio(
     caption: str = "",               # sentence beside the player
 ) -> Path | None:                    # saved file; None in memory
     "Keep a sound with its caption; floats are full scale at 1, louder ones are scaled down."
+    import scipy.io.wavfile
     about = {"caption": caption}
     if not isinstance(sound, (str, os.PathLike)):
         rate = integer("sample_rate", sample_rate, 1, 768_000)
         samples, gain = _samples(sound)
         about |= {"sample_rate": rate, "seconds": samples.shape[1] / rate, "gain": gain}
-    def write(path): _write_wave(path, samples, rate)
+    def write(path): scipy.io.wavfile.write(path, rate, samples.T)
     return _kept(self, "sounds", name, sound, SOUND_FILES, write, **about)
 
 # %% ../../nbs/70_core/724_records.ipynb #9c520291
@@ -255,14 +256,6 @@ def _samples(waveform) -> tuple:
                          + " with NaN or infinity" * (samples.dtype.kind == "f"))
     gain = 1 / max(1.0, float(np.abs(samples).max()))
     return np.round(samples.astype(np.float64) * gain * 32767).astype(np.int16), gain
-
-def _write_wave(path: Path, samples, rate: int) -> None:
-    "Write 16-bit samples `(channels, time)` as a WAV file."
-    with open(path, "wb") as raw, wave.open(raw, "wb") as file:
-        file.setnchannels(samples.shape[0])
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(samples.T.astype("<i2").tobytes())
 
 # %% ../../nbs/70_core/724_records.ipynb #08ccf1e1
 @patch

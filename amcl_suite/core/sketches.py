@@ -4,12 +4,11 @@
 
 # %% ../../nbs/70_core/740_sketches.ipynb #ad0bb91a
 from __future__ import annotations
-from dataclasses import dataclass
 import numpy as np
 from .plots import PALETTE, tint
 
 # %% auto #0
-__all__ = ['COLOURS', 'RATE', 'ROOM', 'RADIUS', 'voice', 'spectrogram', 'draw_voices', 'scene', 'compete', 'draw_scene', 'Stream',
+__all__ = ['COLOURS', 'RATE', 'ROOM', 'RADIUS', 'voice', 'spectrogram', 'draw_voices', 'scene', 'compete', 'draw_scene',
            'stream_data', 'learn_stream', 'draw_stream', 'sound_level', 'walk', 'draw_room']
 
 # %% ../../nbs/70_core/740_sketches.ipynb #1a1e7b55
@@ -120,14 +119,6 @@ def draw_scene(
     return ax
 
 # %% ../../nbs/70_core/740_sketches.ipynb #eae835e8
-@dataclass(frozen=True)
-class Stream:
-    "What happened to each segment of a stream."
-    targets: np.ndarray     # `(n_segments,)` bool: is it what the expert looks for?
-    scores: np.ndarray      # `(n_segments,)` in [0, 1], of the classifier when the segment came
-    queried: np.ndarray     # `(n_segments,)` bool: the expert was asked
-    corrected: np.ndarray   # `(n_segments,)` bool: flagged, heard by the expert, so labelled
-
 def stream_data(
     n_segments: int,            # length
     dim: int,                   # features
@@ -144,7 +135,7 @@ def stream_data(
 def learn_stream(
     n_sessions: int = 8,    # sessions
     size: int = 60,         # segments per session
-) -> Stream:                # what happened
+) -> np.recarray:           # `(n_segments,)`: targets, scores when it came, queried, corrected
     "Learn from a stream by four questions a session and by corrections of what is flagged."
     from sklearn.linear_model import LogisticRegression
     rng = np.random.default_rng(0)
@@ -164,12 +155,13 @@ def learn_stream(
         flagged = fit().predict(x[rows]) & ~queried[rows]
         corrected[rows[flagged]] = True
         model = fit()
-    return Stream(y, scores, queried, corrected)
+    return np.rec.fromarrays([y, scores, queried, corrected],
+                             names="targets, scores, queried, corrected")
 
 # %% ../../nbs/70_core/740_sketches.ipynb #a79c3c77
 def draw_stream(
     ax,                     # matplotlib axis
-    stream: Stream,         # what happened
+    stream: np.recarray,    # from `learn_stream`
     size: int = 60,         # segments per session
 ):                          # the axis
     "Draw the scores of a stream's segments, with questions and corrections."

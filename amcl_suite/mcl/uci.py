@@ -150,12 +150,6 @@ def _year(path: str) -> tuple[np.ndarray, np.ndarray, list]:
     n_train = 463_715 if len(table) == 515_345 else round(0.9 * len(table))
     return table[:, 1:], table[:, 0], [(np.arange(n_train), np.arange(n_train, len(table)))]
 
-def _diabetes() -> tuple[np.ndarray, np.ndarray, list]:
-    "Return scikit-learn's bundled diabetes data with 20 splits by the benchmark's rule."
-    from sklearn.datasets import load_diabetes
-    x, y = load_diabetes(return_X_y=True, scaled=False)
-    return x, y, published_splits(len(y), 20)
-
 # %% ../../nbs/10_mcl/132_uci.ipynb #d49b0034
 def read_uci(
     name: str,            # a UCI set, "year", "diabetes" (bundled, real) or "bimodal" (generated)
@@ -164,14 +158,17 @@ def read_uci(
     "Read a data set with its splits; `DataError` if missing or damaged, `ValueError` if unknown."
     folder = Path(data_path).expanduser() if data_path else None
     if name == "diabetes":
-        x, y, splits = _diabetes(); origin = "scikit-learn's bundled diabetes data"
-    elif name == "bimodal": x, y, splits = _bimodal(); origin = "generated"
-    elif name == "year": x, y, splits = _year(data_path); origin = "local file"
+        from sklearn.datasets import load_diabetes
+        (x, y), splits = load_diabetes(return_X_y=True, scaled=False), 20
+        origin = "scikit-learn's bundled diabetes data"
+    elif name == "bimodal": (x, y), splits, origin = bimodal_regression(), 3, "generated"
+    elif name == "year": x, y, splits, origin = *_year(data_path), "local file"
     elif folder and (name not in catalogue() or (folder / "data.txt").is_file()):
-        x, y, splits = _from_folder(folder); origin = "local folder"
+        x, y, splits, origin = *_from_folder(folder), "local folder"
     else:
         found = locate(name, folder)
-        x, y, splits = _from_found(found); origin = f"{found.resource.source} ({found.kind})"
+        x, y, splits, origin = *_from_found(found), f"{found.resource.source} ({found.kind})"
+    if isinstance(splits, int): splits = published_splits(len(y), splits)
     return UCIData(name, single_or_double(x), single_or_double(y), splits, origin)
 
 # %% ../../nbs/10_mcl/132_uci.ipynb #eeb1ff69
@@ -187,10 +184,6 @@ def bimodal_regression(
     branch = rng.choice([-1., 1.], n_rows)
     noise = np.where(branch > 0, .05, .15 + .1 * np.abs(x[:, 2])) * rng.standard_normal(n_rows)
     return x, branch * (1 + x[:, 0]) + np.sin(3 * x[:, 1]) + noise
-
-def _bimodal():
-    x, y = bimodal_regression()
-    return x, y, published_splits(len(y), 3)
 
 # %% ../../nbs/10_mcl/132_uci.ipynb #847be9e8
 @dataclass(frozen=True)
@@ -213,11 +206,8 @@ def prepare(
 ) -> PreparedSplits:             # stacked arrays
     "Standardise splits and hold out validation rows; `ValueError` on unknown splits or protocol."
     one_of("protocol", protocol, ("clean", "paper"))
-    splits = list(splits)
-    wrong = [k for k in splits if not 0 <= k < len(data.splits)]
-    if wrong or not splits:
-        raise ValueError(f"splits: expected numbers in 0..{len(data.splits) - 1} for {data.name}, "
-                         f"got {wrong or 'none'}")
+    splits = [integer("splits", k, 0, len(data.splits) - 1, data.name) for k in splits]
+    integer("len(splits)", len(splits), 1)
     parts = {field: [] for field in PreparedSplits.__dataclass_fields__}
     for k in splits:
         train, test = data.splits[k]
