@@ -6,6 +6,7 @@
 from __future__ import annotations
 import contextlib, errno, functools, io, json, math, os, re, secrets, stat, zipfile
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 
@@ -114,7 +115,7 @@ _SPECIAL = ("NaN", "Infinity", "-Infinity")
 _READS_SO = re.compile(r"\\*(?:NaN|-?Infinity)")
 
 def encode(
-    value: object,  # nested dicts, lists, numbers, text, paths, arrays or tensors
+    value: object,  # nested dataclasses, dicts, lists, numbers, text, paths, arrays or tensors
 ) -> object:        # the same, in types that strict JSON knows
     "Return `value` ready for strict JSON; `TypeError` for what has no plain form."
     if isinstance(value, Enum): return encode(value.value)
@@ -122,6 +123,7 @@ def encode(
     if isinstance(value, str): return "\\" * bool(_READS_SO.fullmatch(value)) + value
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else json.dumps(float(value))
+    if is_dataclass(value): value = {f.name: getattr(value, f.name) for f in fields(value)}
     if isinstance(value, dict): return {_key(k): encode(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)): return [encode(v) for v in value]
     if isinstance(value, os.PathLike): return encode(os.fsdecode(value))

@@ -213,7 +213,9 @@ class _Transport(torch.autograd.Function):
             plan, _, dual = _sinkhorn(clean, rows, mass, regularisation, n_rounds)
             dual = dual - regularisation * mass.log()          # of the plan relative to masses
             plan = torch.where((n_real > 0)[:, None, None], plan, torch.zeros_like(plan))
-            entropy = _divergence(plan, rows[..., None] * mass[:, None]) * regularisation
+            ratio = plan / (rows[..., None] * mass[:, None]).clamp_min(1e-300)
+            divergence = torch.where(plan > 0, plan * ratio.log(), 0.).sum((1, 2))
+            entropy = divergence * regularisation          # Kullback and Leibler's divergence
         elif uniform:
             plan, dual = permutation(clean, mask) / costs.shape[2], torch.zeros_like(mass)
         else:
@@ -230,10 +232,6 @@ class _Transport(torch.autograd.Function):
         return upstream[:, None, None] * plan, upstream[:, None] * dual, None, None, None
 
 # %% ../../nbs/10_mcl/112_matching.ipynb #f96d2dad
-def _divergence(plan, reference):
-    "Return the Kullback-Leibler divergence of plans from reference plans, per example."
-    return torch.where(plan > 0, plan * (plan / reference.clamp_min(1e-300)).log(), 0.).sum((1, 2))
-
 def _exact_plans(costs, hyp_mass, mask):
     "Return plans and potentials of the hypotheses, one linear program per example."
     import ot

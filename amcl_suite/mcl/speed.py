@@ -4,10 +4,10 @@
 
 # %% ../../nbs/10_mcl/190_speed.ipynb #7979688b
 from __future__ import annotations
-import time
 from dataclasses import replace
 from functools import partial
 from statistics import median_high
+from timeit import timeit
 import torch
 from ..core.configuration import changed
 from ..core.expect import integer
@@ -40,24 +40,18 @@ def engine_ratio(
     splits = list(range(min(n_splits, len(data.splits))))
     stack = UCIStack("amcl", config, prepare(data, splits), splits)
     stack.train(one.training); plain_training(one, "amcl", 0)
-    overhead = _seconds(lambda: plain_training(one, "amcl", 0))         # reading, once per network
+    overhead = timeit(lambda: plain_training(one, "amcl", 0), number=1)         # reading, once per network
     batched, plain, loops = [], [], splits[:n_plain]
     for _ in range(rounds):
-        seconds = _seconds(lambda: stack.train(config.training))
+        seconds = timeit(lambda: stack.train(config.training), number=1)
         batched.append(seconds / n_epochs / len(splits))
-        seconds = _seconds(lambda: [plain_training(config, "amcl", k) for k in loops])
+        seconds = timeit(lambda: [plain_training(config, "amcl", k) for k in loops], number=1)
         plain.append((seconds / len(loops) - overhead) / (n_epochs - 1 or 1))
     ratios = [p / b for p, b in zip(plain, batched)]
     return dict(what=f"{dataset}: one network, one epoch", batched_us=1e6 * median_high(batched),
                 plain_us=1e6 * median_high(plain), ratio=median_high(ratios),
                 ratio_min=min(ratios), ratio_max=max(ratios), rounds=rounds,
                 networks=len(splits), threads=torch.get_num_threads())
-
-def _seconds(work) -> float:
-    "Return the wall time of a call."
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 # %% ../../nbs/10_mcl/190_speed.ipynb #89b5e2ef
 def sampling_share(
@@ -75,8 +69,8 @@ def sampling_share(
         return stacked_objective(outputs, targets, config.n_hyps, rule, config.score_weight)
     def train(): fit(model, batches, objective, settings)
     train()
-    draw = _seconds(lambda: [None for _ in batches.epoch()]) / n_steps
-    step = _seconds(train) / n_steps
+    draw = timeit(lambda: [None for _ in batches.epoch()], number=1) / n_steps
+    step = timeit(train, number=1) / n_steps
     return dict(what=f"{config.family}: data of one step, {config.n_seeds} run(s)",
                 draw_us=1e6 * draw, step_us=1e6 * step, share=draw / step,
                 threads=torch.get_num_threads())
