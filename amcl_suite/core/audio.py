@@ -30,9 +30,6 @@ class AudioInfo:
     sample_rate: int   # Hz
     n_channels: int    # 1: mono
 
-    @property
-    def seconds(self) -> float: return self.n_samples / self.sample_rate
-
 # %% ../../nbs/70_core/742_audio.ipynb #6a90561d
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc",
                   ".au", ".caf", ".w64", ".rf64")   # endings that are looked for in folders

@@ -66,9 +66,8 @@ def _png(pixels: np.ndarray, n_colours: int = 0) -> bytes:
 # %% ../../nbs/70_core/732_plots.ipynb #9c5f87d7
 def figure_array(
     fig,               # matplotlib figure, or an array `(height, width, 3 or 4)` with values 0-255
-    close: bool = True # close the figure afterwards, so that no notebook shows it a second time
 ) -> np.ndarray:       # `(height, width, 3)`, uint8
-    "Return a figure as pixels."
+    "Return a figure as pixels, and close it, so that no notebook shows it a second time."
     if not hasattr(fig, "canvas"):
         pixels = np.asarray(fig)
         if pixels.ndim != 3 or pixels.shape[-1] not in (3, 4):
@@ -79,9 +78,8 @@ def figure_array(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     canvas = FigureCanvasAgg(fig)
     canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
-    if close: plt.close(fig)
-    return pixels
+    plt.close(fig)
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 def thin(
     items: Sequence,    # anything in order

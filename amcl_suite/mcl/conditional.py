@@ -145,15 +145,10 @@ def _at_probe(hypotheses: Tensor, points: Tensor, law: Family, t: Tensor, far: f
     "Return metrics of hypotheses `(n_hyps, dim)` on points `(n_test, dim)` of one input."
     costs = sample_costs(hypotheses, points)
     shares = torch.bincount(costs.argmin(-1), minlength=len(hypotheses)) / len(points)
+    try: stranded = float((torch.cdist(hypotheses, law.modes(t)[0]).amin(-1) > far).sum())
+    except ValueError: stranded = math.nan                                     # has no modes
     return dict(distortion=float(costs.amin(-1).mean()), dead=int((shares == 0).sum()),
-                stranded=_stranded(law, t, hypotheses, far),
-                usage_perplexity=float(usage_perplexity(shares)))
-
-def _stranded(law: Family, t: Tensor, hypotheses: Tensor, far: float) -> float:
-    "Count hypotheses farther than `far` from every mode; NaN for families without modes."
-    try: modes = law.modes(t)[0]
-    except ValueError: return math.nan
-    return float((torch.cdist(hypotheses, modes).amin(-1) > far).sum())
+                stranded=stranded, usage_perplexity=float(usage_perplexity(shares)))
 
 # %% ../../nbs/10_mcl/144_conditional.ipynb #8cd30d9a
 @dataclass

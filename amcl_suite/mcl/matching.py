@@ -113,16 +113,11 @@ def _sinkhorn(costs, row_mass, column_mass, temperature, n_rounds, tolerance=1e-
                 moved = torch.where(row_mass > 0, (f - potential).abs(), 0.)
                 if not moved.numel() or float(moved.max()) <= tolerance * level: break
     plan = ((f[..., None] + g[:, None] - costs) / temperature).exp()
-    _warn_if_short(plan, column_mass, n_rounds)
+    missed = (plan.sum(-2) - column_mass).abs()
+    if plan.numel() and (short := float(missed.amax() / column_mass.amax())) > .01:
+        warnings.warn(f"transport: after {n_rounds} rounds a hypothesis misses {short:.1%} of its "
+                      "mass; raise the temperature or n_rounds", stacklevel=2)
     return plan, f, g
-
-def _warn_if_short(plan: Tensor, column_mass: Tensor, n_rounds: int) -> None:
-    "Warn if hypotheses miss their mass by more than a hundredth of the largest mass."
-    if not plan.numel(): return
-    short = float((plan.sum(-2) - column_mass).abs().amax() / column_mass.amax())
-    if not short > .01: return
-    warnings.warn(f"transport: after {n_rounds} rounds a hypothesis misses {short:.1%} of its "
-                  "mass; raise the temperature or n_rounds", stacklevel=3)
 
 # %% ../../nbs/10_mcl/112_matching.ipynb #a0169f3b
 def entropic_transport(

@@ -36,7 +36,6 @@ class Family:
         generator: torch.Generator,   # the result lives on its device
     ) -> Tensor:                      # `shape`, in [0, 1]
         "Draw inputs t."
-        shape = (shape,) if isinstance(shape, int) else tuple(shape)
         t = torch.rand(shape, generator=generator, device=generator.device)
         if self.rare is None: return t
         low, high, probability = self.rare

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from ..core.expect import integer, one_of
-from ..core.files import DataError, open_hdf5, read_bytes, walk_files
+from ..core.files import DataError, open_hdf5, read_bytes
 from ..core.data import Found, catalogue, data_folders, locate
 from ..core.scaling import single_or_double, training_scale
 
@@ -43,7 +43,6 @@ class UCIData:
         return (f"UCIData({self.name}: {len(self.y):,} rows, {self.x.shape[1]} features, "
                 f"{len(self.splits)} splits)")
 
-_SPLITS, _HIDDEN = {"protein": 5}, {"protein": 100, "year": 100}     # where not 20 and 50
 UCI_NAMES = ("boston", "concrete", "energy", "kin8nm", "naval", "power_plant", "protein", "wine",
              "yacht")
 
@@ -51,7 +50,7 @@ def hidden_units(
     name: str,   # key of a data set
 ) -> int:        # 100 for protein and year, else 50
     "Return the hidden units of the paper's network for a data set (aMCL paper, App. C)."
-    return _HIDDEN.get(name, 50)
+    return 100 if name in ("protein", "year") else 50
 
 # %% ../../nbs/10_mcl/132_uci.ipynb #3ad29373
 def _parse_table(content: bytes, where: str) -> np.ndarray:
@@ -95,7 +94,7 @@ def _inputs_and_target(read: Callable, where) -> tuple[np.ndarray, np.ndarray]:
 def _from_found(found: Found) -> tuple[np.ndarray, np.ndarray, list]:
     "Return x, y and the published splits of a catalogue data set, in any of its forms."
     name = found.resource.name
-    n_splits = _SPLITS.get(name, 20)
+    n_splits = 5 if name == "protein" else 20
     if found.kind == "hdf5":
         with open_hdf5(found.path) as file:
             group = file[found.key]
@@ -116,8 +115,7 @@ def _from_folder(folder: Path) -> tuple[np.ndarray, np.ndarray, list]:
                             "index_target.txt")
         return read_bytes(folder / name)
     x, y = _inputs_and_target(read, folder)
-    names = {file.name for file in walk_files(folder, (".txt",)) if file.parent == folder}
-    count = sum(name.startswith("index_train_") for name in names)
+    count = len(list(folder.glob("index_train_*.txt")))
     if not count: return x, y, published_splits(len(y), 20)
     splits = [tuple(_columns(read(f"index_{part}_{k}.txt"), f"{folder}/index_{part}_{k}.txt",
                              len(y)) for part in ("train", "test")) for k in range(count)]
