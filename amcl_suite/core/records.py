@@ -99,21 +99,17 @@ def _number(name: str, value: object) -> float | None:
         raise ValueError(f"{name}: expected a number or None, got {value!r}") from None
 
 # %% ../../nbs/70_core/724_records.ipynb #c5f6f788
+@dataclass(repr=False, eq=False)
 class Run:
     "The results of one run: rows, figures, arrays, notes and progress, in memory or in a folder."
-    def __init__(
-        self,
-        out_dir: str | Path = "",    # folder of the run; "" keeps everything in memory
-        experiment: str = "",        # name of the experiment
-        seeds: tuple = (),           # seeds that the run depends on
-        data: dict | None = None,    # data set -> sha256, "" for generated or bundled data
-    ):
-        self.folder = Path(out_dir).resolve() if str(out_dir) else None
-        self.experiment, self.seeds, self.data = experiment, list(seeds), dict(data or {})
+    folder: Path | None    # absolute; None keeps everything in memory
+    experiment: str        # its name
+    seeds: list            # that the run depends on
+    data: dict             # data set -> sha256, "" for generated or bundled data
+
+    def __post_init__(self):
         self.rows, self.figures, self.sounds, self.notes = [], [], [], []
         self._arrays, self._begin, self._first, self._last = {}, time.monotonic(), None, -math.inf
-        if self.folder:
-            with output_errors(self.folder): self.folder.mkdir(parents=True, exist_ok=True)
 
     def __repr__(self):
         return f"Run({self.experiment!r}, rows={len(self.rows)}, figures={len(self.figures)})"
@@ -126,11 +122,11 @@ def open_run(
     data: dict | None = None,    # data set -> sha256, "" for generated or bundled data
 ) -> Run:                        # to be filled, then finished
     "Open a run for results; `OutputError` at once if the folder can't be written."
-    run = Run(out_dir, experiment, seeds, data)
-    if run.folder:
-        sweep_temporaries(run.folder)      # of attempts that were killed
-        write_text_atomic(run.folder / "started.txt", time.strftime("%Y-%m-%dT%H:%M:%S%z\n"))
-    return run
+    folder = Path(out_dir).resolve() if str(out_dir) else None
+    if folder:
+        sweep_temporaries(folder)          # of attempts that were killed
+        write_text_atomic(folder / "started.txt", time.strftime("%Y-%m-%dT%H:%M:%S%z\n"))
+    return Run(folder, experiment, list(seeds), dict(data or {}))
 
 # %% ../../nbs/70_core/724_records.ipynb #8005e844
 @patch(as_prop=True)
