@@ -134,15 +134,13 @@ class Found:
                         None)
         if expected is None or self.kind not in ("files", "zip"):
             raise DataError(f"{self.resource.name} in {self.path} has no file {name!r}")
-        if self.kind == "files":
-            file = next((p for p in _candidates(self.path, expected) if p.is_file()), None)
-            if file is None:
-                raise DataError(f"{self.path} holds {self.resource.name} only in part: "
-                                f"{expected.path} is missing; run `amcl data fetch "
-                                f"{self.resource.name}`")
-            return _verified(read_bytes(file), expected, str(file))
-        return _verified(read_member(self.path, expected.path), expected,
-                         f"{self.path}:{expected.path}")
+        if self.kind == "zip":
+            return _verified(read_member(self.path, expected.path), expected,
+                             f"{self.path}:{expected.path}")
+        for path in _candidates(self.path, expected):
+            if path.is_file(): return _verified(read_bytes(path), expected, str(path))
+        raise DataError(f"{self.path} holds {self.resource.name} only in part: {expected.path} is "
+                        f"missing; run `amcl data fetch {self.resource.name}`")
 
     def sha256(self) -> str:
         "Return one checksum for the whole data set in the form found."

@@ -49,7 +49,8 @@ def output_errors(
         where, full = shown(folder), (errno.ENOSPC, getattr(errno, "EDQUOT", -1))
         if error.errno in full:
             text = (f"the disk of {where} is full: free some space there, or move the results with "
-                    "AMCL_RUNS_PATH; what is written is whole, and the same command goes on from it")
+                    "AMCL_RUNS_PATH; what is written is whole, and the same command goes on from "
+                    "it")
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             text = (f"the folder {where} can't be written: change its permissions, or set "
                     "AMCL_RUNS_PATH to another folder")

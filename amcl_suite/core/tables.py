@@ -182,7 +182,6 @@ def paper_vs_ours(
     rows: Iterable[dict],   # tidy rows as in a run record, or a data frame of them
     caption: str = "",      # one sentence for the reports
     spread: str = "std",    # field printed after ±: "std" or "stderr"
-    digits: int = 4,        # significant digits where there is no spread
     fields: Sequence[str] = _FIELDS,  # what names a row; "scale" stands at the end
 ) -> Table:                 # one line per row, in the given order
     "Return the table of published values beside ours; `ValueError` names a row that lacks a field."
@@ -194,7 +193,7 @@ def paper_vs_ours(
     columns = (*names, "paper", f"ours ± {spread}", "n", *last)
     body = tuple((*(_metric(row) if k == "metric" else str(row.get(k, "")) for k in names),
                   published(row["paper"], row["paper_spread"]),
-                  format_value(row["value"], row[spread], digits),
+                  format_value(row["value"], row[spread]),
                   "–" if _missing(row["n"]) else str(int(row["n"])),
                   *(row[k] for k in last)) for row in rows)
     return Table(columns, body, caption, _notes(rows, spread), n_keys=len(names))

@@ -100,8 +100,7 @@ class ShuffledBatches(SeededBatches):
         if len(seeds) != len(set_index):
             raise ValueError(f"seeds: expected one per run ({len(set_index)}), got {len(seeds)}")
         self.rows, self.batch_size = inputs.shape[1], min(batch_size, inputs.shape[1])
-        self.inputs, self.targets = (inputs.reshape(-1, inputs.shape[2]),
-                                     targets.reshape(-1, targets.shape[2]))
+        self.inputs, self.targets = inputs.flatten(0, 1), targets.flatten(0, 1)
         self.first_row = (set_index.to(inputs.device) * self.rows)[:, None]
         super().__init__(seeds)
 

@@ -51,17 +51,13 @@ def plot_voronoi(
     hypotheses,               # `(n_hyps, 2)`, target units
     limits: tuple = (-1, 1),  # range of both axes
     colour: str = "#777777",  # of the cell borders
-    values=None,              # `(n_hyps,)` numbers to show as colour; None: borders only
-    **kwargs,                 # further arguments for the `PolyCollection`, such as `cmap`
 ):                            # the axis; the cells are its last collection
     "Draw the Voronoi cells of `hypotheses`: the regions that each of them wins."
     from matplotlib.collections import PolyCollection
     points = _array(hypotheses, "hypotheses", "n_hyps+", 2)
-    unique, first = np.unique(points.round(9), axis=0, return_index=True)
-    cells = PolyCollection(_cells(unique, limits), edgecolors=colour, linewidths=0.7, zorder=2,
-                           **({"facecolors": "none"} if values is None else {}) | kwargs)
-    if values is not None: cells.set_array(_array(values, "values", len(points))[first])
-    ax.add_collection(cells)
+    cells = _cells(np.unique(points.round(9), axis=0), limits)
+    ax.add_collection(PolyCollection(cells, edgecolors=colour, facecolors="none", linewidths=0.7,
+                                     zorder=2))
     ax.set(xlim=limits, ylim=limits, aspect="equal")
     return ax
 

@@ -25,6 +25,8 @@ from .uci_runs import UCIStack, plain_training
 __all__ = ['engine_ratio', 'sampling_share', 'mcl_benchmarks']
 
 # %% ../../nbs/10_mcl/190_speed.ipynb #5c158b2c
+_seconds = partial(timeit, number=1)   # wall time of a call
+
 def engine_ratio(
     dataset: str = "yacht",  # key of `read_uci`
     n_epochs: int = 50,      # timed epochs per round
@@ -40,12 +42,12 @@ def engine_ratio(
     splits = list(range(min(n_splits, len(data.splits))))
     stack = UCIStack("amcl", config, prepare(data, splits), splits)
     stack.train(one.training); plain_training(one, "amcl", 0)
-    overhead = timeit(lambda: plain_training(one, "amcl", 0), number=1)         # reading, once per network
+    overhead = _seconds(lambda: plain_training(one, "amcl", 0))         # reading, once per network
     batched, plain, loops = [], [], splits[:n_plain]
     for _ in range(rounds):
-        seconds = timeit(lambda: stack.train(config.training), number=1)
+        seconds = _seconds(lambda: stack.train(config.training))
         batched.append(seconds / n_epochs / len(splits))
-        seconds = timeit(lambda: [plain_training(config, "amcl", k) for k in loops], number=1)
+        seconds = _seconds(lambda: [plain_training(config, "amcl", k) for k in loops])
         plain.append((seconds / len(loops) - overhead) / (n_epochs - 1 or 1))
     ratios = [p / b for p, b in zip(plain, batched)]
     return dict(what=f"{dataset}: one network, one epoch", batched_us=1e6 * median_high(batched),
@@ -69,8 +71,8 @@ def sampling_share(
         return stacked_objective(outputs, targets, config.n_hyps, rule, config.score_weight)
     def train(): fit(model, batches, objective, settings)
     train()
-    draw = timeit(lambda: [None for _ in batches.epoch()], number=1) / n_steps
-    step = timeit(train, number=1) / n_steps
+    draw = _seconds(lambda: [None for _ in batches.epoch()]) / n_steps
+    step = _seconds(train) / n_steps
     return dict(what=f"{config.family}: data of one step, {config.n_seeds} run(s)",
                 draw_us=1e6 * draw, step_us=1e6 * step, share=draw / step,
                 threads=torch.get_num_threads())
