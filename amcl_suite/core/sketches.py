@@ -47,7 +47,7 @@ def spectrogram(
 def draw_voices(
     ax,                     # matplotlib axis
     voices: np.ndarray,     # `(2, time)` at `RATE`
-):                          # the axis
+) -> None:
     "Draw the spectrogram of a mixture in the colours of the voices that dominate it."
     loud = spectrogram(voices)
     level = 20 * np.log10(spectrogram(voices.sum(0)) / loud.max() + 1e-9)
@@ -58,7 +58,6 @@ def draw_voices(
     ax.imshow(picture, origin="lower", aspect="auto", extent=(0, seconds, 0, RATE / 2000))
     ax.set(xlabel="time (s)", ylabel="frequency (kHz)")
     ax.grid(False)
-    return ax
 
 # %% ../../nbs/70_core/740_sketches.ipynb #1e7f604b
 def scene(
@@ -103,7 +102,7 @@ def draw_scene(
     ax,                     # matplotlib axis
     image: np.ndarray,      # `(height, width, 3)` in [0, 1]
     masks: np.ndarray,      # `(n_slots, height, width)`
-):                          # the axis
+) -> None:
     "Draw an image, and beside it the masks of its slots, each in one colour."
     height, width, _ = image.shape
     colours = ("#8c8c8c", *COLOURS[3:], PALETTE[1])    # grey: the largest slot
@@ -116,7 +115,6 @@ def draw_scene(
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.grid(False)
-    return ax
 
 # %% ../../nbs/70_core/740_sketches.ipynb #eae835e8
 def stream_data(
@@ -163,7 +161,7 @@ def draw_stream(
     ax,                     # matplotlib axis
     stream: np.recarray,    # from `learn_stream`
     size: int = 60,         # segments per session
-):                          # the axis
+) -> None:
     "Draw the scores of a stream's segments, with questions and corrections."
     time = np.arange(len(stream.scores))
     for border in range(size, len(time), size): ax.axvline(border - .5, color="#dddddd", lw=.8)
@@ -178,7 +176,6 @@ def draw_stream(
                linewidths=.9, label="heard")
     ax.set(xlabel="segment of the stream", ylabel="score when it came", ylim=(-.14, 1.04))
     ax.grid(False)
-    return ax
 
 # %% ../../nbs/70_core/740_sketches.ipynb #c7e81064
 ROOM, RADIUS = 8., 1.   # m: side of the square room; a source nearer than this falls silent
@@ -219,7 +216,7 @@ def draw_room(
     ax,                     # matplotlib axis
     start: np.ndarray,      # `(2,)`, m
     sources: np.ndarray,    # `(n_sources, 2)`, m
-):                          # the axis; the map of levels is its first image
+) -> None:
     "Draw a room from above: sound level, sources with their radius, and the path of the agent."
     from matplotlib.patches import Circle
     grid = np.stack(np.meshgrid(*[np.linspace(.05, ROOM - .05, 120)] * 2), -1)
@@ -234,4 +231,3 @@ def draw_room(
     ax.plot(*path[0], "^", color="#222222", ms=8)
     ax.set(xlim=(0, ROOM), ylim=(0, ROOM), xlabel="m", ylabel="m", aspect="equal")
     ax.grid(False)
-    return ax

@@ -198,9 +198,8 @@ class _Transport(torch.autograd.Function):
     "Transport cost per example; its gradient is the plan and the dual potential."
     @staticmethod
     def forward(ctx, costs, hyp_mass, mask, regularisation, n_rounds):
-        clean, n_real = costs.detach().double(), mask.sum(-1)
-        clean = torch.where(mask[..., None], clean, torch.zeros_like(clean))
-        mass, entropy = hyp_mass.detach().double(), 0.
+        clean, n_real = torch.where(mask[..., None], costs.detach(), 0.), mask.sum(-1)
+        mass, entropy = hyp_mass.detach(), 0.
         even = ((mass * costs.shape[2] - 1).abs() < 1e-9) & (n_real == costs.shape[2])[:, None]
         uniform = not ctx.needs_input_grad[1] and bool(even.all())
         if regularisation > 0:

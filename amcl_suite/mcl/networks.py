@@ -112,12 +112,9 @@ def load_heads(
         raise ValueError(f"hypothesis_heads: expected {network.n_hyps} hypothesis and score heads, "
                          f"got {len(hypothesis_heads)} and {len(score_heads)}")
     heads = [*hypothesis_heads, *score_heads]
-    layers = [*((m.weight, m.bias) for m in trunk),
-              (torch.cat([m.weight for m in heads]), torch.cat([m.bias for m in heads]))]
-    ours = list(network.layers)
-    wanted, got = ([tuple(p.shape[1:]) for p in ours],
-                   [tuple(p.shape) for layer in layers for p in layer])
+    theirs = [p for m in trunk for p in (m.weight, m.bias)]
+    theirs += [torch.cat([m.weight for m in heads]), torch.cat([m.bias for m in heads])]
+    wanted, got = [tuple(p.shape[1:]) for p in network.layers], [tuple(p.shape) for p in theirs]
     if wanted != got: raise ValueError(f"trunk: expected parameter shapes {wanted}, got {got}")
     with torch.no_grad():
-        for fused, plain in zip(ours, (p for layer in layers for p in layer)):
-            fused[run].copy_(plain)
+        for fused, plain in zip(network.layers, theirs): fused[run].copy_(plain)
