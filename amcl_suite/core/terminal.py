@@ -115,7 +115,6 @@ def run_app(
     arguments: list[str] | None = None,  # words after the name; None: the process's
 ) -> None:                               # ends with `SystemExit`
     "Run a command line: clear errors of one line, exit status 0, 1, 2 or 130."
-    from amcl_suite.core.files import DataError
     def complain(text, code): print(f"{name}: {text}", file=sys.stderr); return code
     stopped = "stopped; the same command goes on from here"
     try:
@@ -127,8 +126,7 @@ def run_app(
         if hasattr(error, "format_message"):     # the parser's own errors
             code = complain(error.format_message() + f"; see `{name} --help`", 2)
         elif type(error).__name__ == "Abort": code = complain("stopped", 130)
-        elif isinstance(error, (ValueError, OSError, ImportError, KeyError, DataError,
-                                FloatingPointError)):
+        elif isinstance(error, (ValueError, OSError, ImportError, KeyError, FloatingPointError)):
             code = complain(error.args[0] if isinstance(error, KeyError) else str(error), 2)
         else: raise
     raise SystemExit(code if isinstance(code, int) else 0)

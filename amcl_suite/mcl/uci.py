@@ -56,12 +56,11 @@ def hidden_units(
 def _parse_table(content: bytes, where: str) -> np.ndarray:
     "Return a table of numbers as `(rows, columns)` float64; `DataError` naming the first bad line."
     try: table = np.loadtxt(io.BytesIO(content), ndmin=2)
-    except ValueError: table = None
-    if table is not None and table.size and np.isfinite(table).all(): return table
-    width = None
-    for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):
-        words = line.split()
-        if not words: continue
+    except ValueError: table = np.empty(0)
+    if table.size and np.isfinite(table).all(): return table
+    lines = enumerate(content.decode(errors="replace").splitlines(), 1)
+    rows, width = [(number, line.split()) for number, line in lines if line.strip()], 0
+    for number, words in rows:
         width = width or len(words)
         for word in words:
             try: finite = np.isfinite(float(word))
