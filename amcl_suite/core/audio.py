@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from .expect import shaped
 from .files import DataError, read_member, replacing
 from .settings import require
 
@@ -28,9 +29,6 @@ class AudioInfo:
     n_samples: int     # per channel
     sample_rate: int   # Hz
     n_channels: int    # 1: mono
-
-    @property
-    def seconds(self) -> float: return self.n_samples / self.sample_rate
 
 # %% ../../nbs/70_core/742_audio.ipynb #6a90561d
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc",
@@ -131,13 +129,10 @@ def _open(path: str | Path) -> Iterator:
 _FORMATS = {"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC"}
 _SUBTYPES = {"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"}
 
-def _jumps(file) -> bool:
-    "Tell whether the library finds any sample of a file without decoding those before."
-    return file.format in _FORMATS and file.subtype in _SUBTYPES and file.frames < _ENDLESS
-
 def _blocks(file, path, start: int = 0, wanted: float = math.inf) -> Iterator[np.ndarray]:
     "Yield mono samples from `start` on, until there are `wanted` or the file ends."
-    jumps, skip = _jumps(file), start
+    jumps = file.format in _FORMATS and file.subtype in _SUBTYPES and file.frames < _ENDLESS
+    skip = start                                # decoded and dropped, where it can't jump to it
     size = max(1, 2 ** (22 if jumps else 18) // file.channels)      # bounds the memory
     try:
         if jumps and start: skip = start - file.seek(start)
@@ -183,9 +178,7 @@ def wav_bytes(
 ) -> bytes:             # a complete WAV file: 44 bytes of header and the samples
     "Return a mono 16-bit WAV file; the same samples give the same bytes everywhere."
     samples = waveform if getattr(waveform, "dtype", None) == np.int16 else pcm16(waveform)
-    if samples.ndim != 1 or samples.size < 1:
-        raise ValueError(f"waveform: expected shape (time,) with at least one sample, got "
-                         f"{tuple(samples.shape)}")
+    shaped("waveform", samples, "time+")
     rate, size = checked_rate(sample_rate), 2 * samples.size
     return struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, 1, 1, rate,
                        2 * rate, 2, 16, b"data", size) + samples.astype("<i2").tobytes()

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/70_core/706_data.ipynb #1e2b4dd7
 from __future__ import annotations
-import fnmatch, hashlib, itertools, os
+import fnmatch, functools, hashlib, itertools, os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,15 +134,13 @@ class Found:
                         None)
         if expected is None or self.kind not in ("files", "zip"):
             raise DataError(f"{self.resource.name} in {self.path} has no file {name!r}")
-        if self.kind == "files":
-            file = next((p for p in _candidates(self.path, expected) if p.is_file()), None)
-            if file is None:
-                raise DataError(f"{self.path} holds {self.resource.name} only in part: "
-                                f"{expected.path} is missing; run `amcl data fetch "
-                                f"{self.resource.name}`")
-            return _verified(read_bytes(file), expected, str(file))
-        return _verified(read_member(self.path, expected.path), expected,
-                         f"{self.path}:{expected.path}")
+        if self.kind == "zip":
+            return _verified(read_member(self.path, expected.path), expected,
+                             f"{self.path}:{expected.path}")
+        for path in _candidates(self.path, expected):
+            if path.is_file(): return _verified(read_bytes(path), expected, str(path))
+        raise DataError(f"{self.path} holds {self.resource.name} only in part: {expected.path} is "
+                        f"missing; run `amcl data fetch {self.resource.name}`")
 
     def sha256(self) -> str:
         "Return one checksum for the whole data set in the form found."
@@ -233,14 +231,12 @@ def _check_container(found: Found) -> None:
     "Raise `DataError` unless a container has the known checksum (computed once per version)."
     expected = next(c.sha256 for c in found.resource.containers if c.path == found.path.name)
     stat = found.path.stat()
-    stamp = (str(found.path), stat.st_size, stat.st_mtime_ns)
-    if stamp in _CHECKED: return
-    if sha256_of(found.path) != expected:
+    if _sha256_of_version(found.path, stat.st_size, stat.st_mtime_ns) != expected:
         raise DataError(f"{found.path} is damaged or another version ({stat.st_size} bytes): copy "
                         "it again, or remove it and use the published text files")
-    _CHECKED.add(stamp)
 
-_CHECKED: set = set()
+@functools.cache
+def _sha256_of_version(path: Path, size: int, mtime: int) -> str: return sha256_of(path)
 
 # %% ../../nbs/70_core/706_data.ipynb #e652358d
 class _Capped:

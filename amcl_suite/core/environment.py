@@ -50,11 +50,6 @@ def _device() -> str:
     torch = sys.modules["torch"]
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
-def _cpu_capability() -> str:
-    "Return the vector instructions that torch's kernels use here (\"AVX2\", ...); \"\" without it."
-    if "torch" not in sys.modules: return ""
-    return sys.modules["torch"].backends.cpu.get_cpu_capability()
-
 def n_cores() -> int:  # at least 1
     "Return the number of cores this process may use, with a container's quota taken into account."
     cores = os.cpu_count() or 1
@@ -79,8 +74,9 @@ def code_version() -> dict[str, str]:  # `version` and `commit`, with "+changes"
 def environment() -> dict:  # python, platform, processor, cores, memory_gb, device, packages, ...
     "Return what a reader needs to know about the machine and the code of a run."
     import psutil
-    memory = round(psutil.virtual_memory().total / 2**30, 1)
+    memory, torch = round(psutil.virtual_memory().total / 2**30, 1), sys.modules.get("torch")
+    vectors = torch.backends.cpu.get_cpu_capability() if torch else ""          # such as "AVX2"
     return {"python": platform.python_version(), "platform": platform.platform(),
-            "processor": _cpu_model(), "cpu_capability": _cpu_capability(),
+            "processor": _cpu_model(), "cpu_capability": vectors,
             "cores": os.cpu_count(), "memory_gb": memory, "device": _device(),
             "packages": _versions(), **code_version()}

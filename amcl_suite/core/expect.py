@@ -79,10 +79,8 @@ def between(
         below = value <= high if ends[1] == "]" else value < high
         if not isinstance(value, bool) and bool(above) and bool(below): return value
     except (TypeError, RuntimeError): pass                      # no number, or several
-    unit = f", in {unit}" if unit else ""
-    raise ValueError(f"{name}: expected a number {_range(low, high, ends)}{unit}, got {value!r}"
-                     if isinstance(value, str) else
-                     f"{name}: expected a number {_range(low, high, ends)}{unit}, got {value}")
+    unit, came = f", in {unit}" if unit else "", repr(value) if isinstance(value, str) else value
+    raise ValueError(f"{name}: expected a number {_range(low, high, ends)}{unit}, got {came}")
 
 def _range(low: float, high: float, ends: str) -> str:
     "Return an interval in words."
@@ -100,9 +98,8 @@ def integer(
     of: str = "",            # what the largest is, such as "n_hyps"
 ) -> int:                    # the value
     "Return a whole number in a range; `ValueError` otherwise, for booleans and 2.0 too."
-    try: number = value.__index__()
+    try: number = None if isinstance(value, bool) else value.__index__()
     except (AttributeError, TypeError): number = None
-    if isinstance(value, bool): number = None
     if number is not None and (low is None or number >= low) and (high is None or number <= high):
         return number
     span = (f" in {low}..{high}" if None not in (low, high) else f" >= {low}" if low is not None
@@ -184,8 +181,6 @@ def like(
     kind: str = "",      # "float", "int" or "bool"; "": any
 ):                       # the value
     "Return a tensor that has a given shape; `ValueError` otherwise."
-    if tuple(getattr(value, "shape", ())) == tuple(shape) and hasattr(value, "shape"):
-        if not kind: return value
     try: return shaped(name, value, *map(int, shape), kind=kind)
     except ValueError as error: raise ValueError(f"{error}{f' ({of})' if of else ''}") from None
 

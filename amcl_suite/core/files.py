@@ -6,6 +6,7 @@
 from __future__ import annotations
 import contextlib, errno, functools, io, json, math, os, re, secrets, stat, zipfile
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 
@@ -37,20 +38,6 @@ def _reason(error: BaseException) -> str:
 class OutputError(OSError):
     "Results that can't be written; the message names the folder and the remedy."
 
-def _remedy(error: OSError, folder: Path) -> OutputError:
-    "Translate an operating system error into one that a user can act on."
-    where = shown(folder)
-    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", -1)):
-        text = (f"the disk of {where} is full: free some space there, or move the results with "
-                f"AMCL_RUNS_PATH; what is written is whole, and the same command goes on from it")
-    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        text = (f"the folder {where} can't be written: change its permissions, or set "
-                f"AMCL_RUNS_PATH to another folder")
-    else:
-        text = (f"can't write to {where} ({error.strerror or error}): choose another folder "
-                f"with AMCL_RUNS_PATH")
-    return OutputError(error.errno, text)
-
 @contextlib.contextmanager
 def output_errors(
     folder: str | Path,  # folder that is being written to
@@ -58,7 +45,18 @@ def output_errors(
     "Turn every `OSError` of the block into an `OutputError` that names `folder` and the remedy."
     try: yield
     except OutputError: raise
-    except OSError as error: raise _remedy(error, Path(folder)) from error
+    except OSError as error:
+        where, full = shown(folder), (errno.ENOSPC, getattr(errno, "EDQUOT", -1))
+        if error.errno in full:
+            text = (f"the disk of {where} is full: free some space there, or move the results with "
+                    "AMCL_RUNS_PATH; what is written is whole, and the same command goes on from "
+                    "it")
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            text = (f"the folder {where} can't be written: change its permissions, or set "
+                    "AMCL_RUNS_PATH to another folder")
+        else: text = (f"can't write to {where} ({error.strerror or error}): choose another folder "
+                      "with AMCL_RUNS_PATH")
+        raise OutputError(error.errno, text) from error
 
 # %% ../../nbs/70_core/704_files.ipynb #c97df41d
 @contextlib.contextmanager
@@ -114,19 +112,19 @@ def _sweep(path: Path) -> bool:
     return True
 
 # %% ../../nbs/70_core/704_files.ipynb #02ec8d03
-_SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_SPECIAL = ("NaN", "Infinity", "-Infinity")
 _READS_SO = re.compile(r"\\*(?:NaN|-?Infinity)")
 
 def encode(
-    value: object,  # nested dicts, lists, numbers, text, paths, arrays or tensors
+    value: object,  # nested dataclasses, dicts, lists, numbers, text, paths, arrays or tensors
 ) -> object:        # the same, in types that strict JSON knows
     "Return `value` ready for strict JSON; `TypeError` for what has no plain form."
     if isinstance(value, Enum): return encode(value.value)
     if value is None or isinstance(value, (bool, int)): return value
     if isinstance(value, str): return "\\" * bool(_READS_SO.fullmatch(value)) + value
     if isinstance(value, float):
-        if math.isfinite(value): return float(value)
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        return float(value) if math.isfinite(value) else json.dumps(float(value))
+    if is_dataclass(value): value = {f.name: getattr(value, f.name) for f in fields(value)}
     if isinstance(value, dict): return {_key(k): encode(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)): return [encode(v) for v in value]
     if isinstance(value, os.PathLike): return encode(os.fsdecode(value))
@@ -146,7 +144,7 @@ def decode(
 ) -> object:        # the same with the three special numbers back as floats
     "Return the inverse of `encode` for what came out of JSON."
     if isinstance(value, str):
-        if value in _SPECIAL: return _SPECIAL[value]
+        if value in _SPECIAL: return float(value)
         return value[1:] if value.startswith("\\") and _READS_SO.fullmatch(value) else value
     if isinstance(value, dict): return {k: decode(v) for k, v in value.items()}
     if isinstance(value, list): return [decode(v) for v in value]
@@ -299,13 +297,12 @@ def read_member(
         with archive.open(member) as file: return file.read(n_bytes)
 
 # %% ../../nbs/70_core/704_files.ipynb #208a8c83
-def _array_header(file, size: int, where: str) -> tuple:
-    "Return shape, order and type of an `.npy` file; `DataError` unless its `size` fits them."
-    import numpy as np
+def _check_array(file, size: int, where: str) -> bool:
+    "Tell whether an `.npy` file holds a number; `DataError` unless its `size` fits its header."
     from numpy.lib import format as npy
     try:
         readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-        shape, fortran, dtype = readers[npy.read_magic(file)](file)
+        shape, _, dtype = readers[npy.read_magic(file)](file)
     except Exception as error:        # tokens, syntax, unicode: numpy lets all of them through
         raise DataError(f"{where} is no array ({_reason(error)}); copy it again") from None
     if dtype.hasobject:
@@ -314,7 +311,7 @@ def _array_header(file, size: int, where: str) -> tuple:
     if any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != size - file.tell():
         raise DataError(f"{where} is damaged, {size - file.tell():,} bytes can't hold {dtype} of "
                         f"shape {shape}; copy it again")
-    return shape, "F" if fortran else "C", np.dtype(dtype)
+    return size > file.tell()
 
 def read_npy(
     path: str | Path,    # an `.npy` file
@@ -324,16 +321,8 @@ def read_npy(
     import numpy as np
     path, size = Path(path), _size(Path(path))
     with open(path, "rb") as file:
-        shape, order, dtype = _array_header(file, size, str(path))
-        if mmap and size > file.tell():
-            return np.memmap(path, dtype, "r", file.tell(), shape, order)
-        return _array(bytearray(file.read()), 0, shape, order, dtype)
-
-def _array(content: bytearray, offset: int, shape: tuple, order: str, dtype):
-    "Return the array whose numbers begin at `offset` of `content`, without a copy."
-    import numpy as np
-    if not math.prod(shape) * dtype.itemsize: return np.empty(shape, dtype)
-    return np.frombuffer(content, dtype, offset=offset).reshape(shape, order=order)
+        holds_any = _check_array(file, size, str(path))
+    return np.load(path, "r" if mmap and holds_any else None)
 
 # %% ../../nbs/70_core/704_files.ipynb #3cb68b08
 def read_npz(
@@ -341,15 +330,15 @@ def read_npz(
     max_bytes: int = MAX_BYTES,   # refused if its arrays take more
 ) -> dict:                        # name -> array
     "Read arrays without pickles; `DataError` if the file is missing, damaged or holds objects."
+    import numpy as np
     path, arrays = Path(path), {}
     with _archive(path) as archive:
         _check_size(path, sum(info.file_size for info in archive.infolist()), max_bytes)
         for member in archive.namelist():
-            content = bytearray(archive.read(member))
-            file = io.BytesIO(content)
-            name = member.removesuffix(".npy")
-            header = _array_header(file, len(content), f"{path}: {name}")
-            arrays[name] = _array(content, file.tell(), *header)
+            name, file = member.removesuffix(".npy"), io.BytesIO(archive.read(member))
+            _check_array(file, file.getbuffer().nbytes, f"{path}: {name}")
+            file.seek(0)
+            arrays[name] = np.load(file)
     return arrays
 
 # %% ../../nbs/70_core/704_files.ipynb #e42ec254
@@ -444,13 +433,10 @@ def walk_files(
         if (status.st_dev, status.st_ino) in seen: folders[:] = []; continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(n for n in folders if not n.startswith(".") and n != "__MACOSX")
-        found += [Path(base) / n for n in names if not n.startswith(".")
-                  and n.lower().endswith(endings or "") and _may_be_read(Path(base) / n)]
+        paths = (Path(base) / n for n in names
+                 if not n.startswith(".") and n.lower().endswith(endings or ""))
+        found += [p for p in paths if p.is_file() or p.is_symlink()]     # a pipe might block
     return sorted(found)
-
-def _may_be_read(path: Path) -> bool:
-    "Tell pipes, sockets and devices, which might block for ever, from files and broken links."
-    return path.is_file() or path.is_symlink()
 
 # %% ../../nbs/70_core/704_files.ipynb #21a2f75a
 def as_spelled(

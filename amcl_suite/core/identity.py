@@ -6,7 +6,6 @@
 from __future__ import annotations
 import hashlib, json, os
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from .files import decode, encode, read_json, write_json_atomic
 
@@ -18,11 +17,7 @@ def plain(
     value,       # dataclasses, dictionaries, lists, numbers, texts, paths
 ):               # the same, as it comes back from JSON
     "Return a value in the plain types of JSON, dataclasses as dictionaries of their fields."
-    def open_(v):
-        if is_dataclass(v): return {f.name: open_(getattr(v, f.name)) for f in fields(v)}
-        if isinstance(v, dict): return {k: open_(w) for k, w in v.items()}
-        return [open_(w) for w in v] if isinstance(v, (list, tuple)) else v
-    return decode(json.loads(json.dumps(encode(open_(value)))))
+    return decode(json.loads(json.dumps(encode(value))))
 
 def digest(
     value,               # anything that `plain` takes

@@ -20,12 +20,10 @@ def is_locked(
     "Tell whether a process is at work on a run."
     path = Path(folder) / LOCK_NAME
     if not path.exists(): return False
-    lock = FileLock(path)
-    try: lock.acquire(timeout=0)
+    try:
+        with FileLock(path, timeout=0): return False
     except Timeout: return True
     except OSError: return False
-    lock.release()
-    return False
 
 # %% ../../nbs/70_core/721_locks.ipynb #7b2bedd5
 def run_folders(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
+from .expect import integer
 from .files import read_image
 
 # %% auto #0
@@ -65,9 +66,8 @@ def _png(pixels: np.ndarray, n_colours: int = 0) -> bytes:
 # %% ../../nbs/70_core/732_plots.ipynb #9c5f87d7
 def figure_array(
     fig,               # matplotlib figure, or an array `(height, width, 3 or 4)` with values 0-255
-    close: bool = True # close the figure afterwards, so that no notebook shows it a second time
 ) -> np.ndarray:       # `(height, width, 3)`, uint8
-    "Return a figure as pixels."
+    "Return a figure as pixels, and close it, so that no notebook shows it a second time."
     if not hasattr(fig, "canvas"):
         pixels = np.asarray(fig)
         if pixels.ndim != 3 or pixels.shape[-1] not in (3, 4):
@@ -78,16 +78,15 @@ def figure_array(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     canvas = FigureCanvasAgg(fig)
     canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
-    if close: plt.close(fig)
-    return pixels
+    plt.close(fig)
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 def thin(
     items: Sequence,    # anything in order
     n_max: int,         # how many to keep at most, >= 1
 ) -> list:              # evenly spaced items, the first and the last among them
     "Return at most `n_max` evenly spaced items."
-    if n_max < 1: raise ValueError(f"n_max: expected >= 1, got {n_max}")
+    integer("n_max", n_max, 1)
     if len(items) <= n_max: return list(items)
     return ([items[int(round(i))] for i in np.linspace(0, len(items) - 1, n_max)] if n_max > 1
             else [items[-1]])
@@ -169,8 +168,7 @@ def interactive_frames(
     if not frames or len(frames) != len(labels):
         raise ValueError(f"labels: expected one per frame, got {len(labels)} for {len(frames)} "
                          "frames")
-    if not 0 <= start < len(frames):
-        raise ValueError(f"start: expected 0 to {len(frames) - 1}, got {start}")
+    integer("start", start, 0, len(frames) - 1)
     images = [f'<img src="data:image/png;base64,{base64.b64encode(frame).decode()}" '
               f'alt="{html.escape(alt)}{", " if alt else ""}{html.escape(str(label))}"'
               f' style="max-width:100%;display:{"block" if i == start else "none"}">'

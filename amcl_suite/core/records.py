@@ -4,7 +4,7 @@
 
 # %% ../../nbs/70_core/724_records.ipynb #17d0dbf3
 from __future__ import annotations
-import contextlib, math, os, re, shutil, time, wave
+import contextlib, math, os, re, shutil, time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -99,21 +99,17 @@ def _number(name: str, value: object) -> float | None:
         raise ValueError(f"{name}: expected a number or None, got {value!r}") from None
 
 # %% ../../nbs/70_core/724_records.ipynb #c5f6f788
+@dataclass(repr=False, eq=False)
 class Run:
     "The results of one run: rows, figures, arrays, notes and progress, in memory or in a folder."
-    def __init__(
-        self,
-        out_dir: str | Path = "",    # folder of the run; "" keeps everything in memory
-        experiment: str = "",        # name of the experiment
-        seeds: tuple = (),           # seeds that the run depends on
-        data: dict | None = None,    # data set -> sha256, "" for generated or bundled data
-    ):
-        self.folder = Path(out_dir).resolve() if str(out_dir) else None
-        self.experiment, self.seeds, self.data = experiment, list(seeds), dict(data or {})
+    folder: Path | None    # absolute; None keeps everything in memory
+    experiment: str        # its name
+    seeds: list            # that the run depends on
+    data: dict             # data set -> sha256, "" for generated or bundled data
+
+    def __post_init__(self):
         self.rows, self.figures, self.sounds, self.notes = [], [], [], []
         self._arrays, self._begin, self._first, self._last = {}, time.monotonic(), None, -math.inf
-        if self.folder:
-            with output_errors(self.folder): self.folder.mkdir(parents=True, exist_ok=True)
 
     def __repr__(self):
         return f"Run({self.experiment!r}, rows={len(self.rows)}, figures={len(self.figures)})"
@@ -126,11 +122,11 @@ def open_run(
     data: dict | None = None,    # data set -> sha256, "" for generated or bundled data
 ) -> Run:                        # to be filled, then finished
     "Open a run for results; `OutputError` at once if the folder can't be written."
-    run = Run(out_dir, experiment, seeds, data)
-    if run.folder:
-        sweep_temporaries(run.folder)      # of attempts that were killed
-        write_text_atomic(run.folder / "started.txt", time.strftime("%Y-%m-%dT%H:%M:%S%z\n"))
-    return run
+    folder = Path(out_dir).resolve() if str(out_dir) else None
+    if folder:
+        sweep_temporaries(folder)          # of attempts that were killed
+        write_text_atomic(folder / "started.txt", time.strftime("%Y-%m-%dT%H:%M:%S%z\n"))
+    return Run(folder, experiment, list(seeds), dict(data or {}))
 
 # %% ../../nbs/70_core/724_records.ipynb #8005e844
 @patch(as_prop=True)
@@ -232,12 +228,13 @@ def audio(
     caption: str = "",               # sentence beside the player
 ) -> Path | None:                    # saved file; None in memory
     "Keep a sound with its caption; floats are full scale at 1, louder ones are scaled down."
+    import scipy.io.wavfile
     about = {"caption": caption}
     if not isinstance(sound, (str, os.PathLike)):
         rate = integer("sample_rate", sample_rate, 1, 768_000)
         samples, gain = _samples(sound)
         about |= {"sample_rate": rate, "seconds": samples.shape[1] / rate, "gain": gain}
-    def write(path): _write_wave(path, samples, rate)
+    def write(path): scipy.io.wavfile.write(path, rate, samples.T)
     return _kept(self, "sounds", name, sound, SOUND_FILES, write, **about)
 
 # %% ../../nbs/70_core/724_records.ipynb #9c520291
@@ -255,14 +252,6 @@ def _samples(waveform) -> tuple:
                          + " with NaN or infinity" * (samples.dtype.kind == "f"))
     gain = 1 / max(1.0, float(np.abs(samples).max()))
     return np.round(samples.astype(np.float64) * gain * 32767).astype(np.int16), gain
-
-def _write_wave(path: Path, samples, rate: int) -> None:
-    "Write 16-bit samples `(channels, time)` as a WAV file."
-    with open(path, "wb") as raw, wave.open(raw, "wb") as file:
-        file.setnchannels(samples.shape[0])
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(samples.T.astype("<i2").tobytes())
 
 # %% ../../nbs/70_core/724_records.ipynb #08ccf1e1
 @patch

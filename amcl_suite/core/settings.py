@@ -12,13 +12,11 @@ from types import ModuleType
 __all__ = ['project_root', 'setting', 'runs_dir', 'require', 'check_installed']
 
 # %% ../../nbs/70_core/702_settings.ipynb #6ada0e2b
-def _is_root(folder: Path) -> bool:
-    "Tell whether `folder` holds this project's `settings.ini`."
-    path = folder / "settings.ini"
-    if not path.is_file(): return False
+def _settings(folder: Path) -> configparser.SectionProxy:
+    "Return the lines of a folder's `settings.ini`; none where there is no such file."
     parser = configparser.ConfigParser(interpolation=None)
-    parser.read(path, encoding="utf-8")
-    return parser.get("DEFAULT", "lib_name", fallback="") == "amcl_suite"
+    parser.read(folder / "settings.ini", encoding="utf-8")
+    return parser["DEFAULT"]
 
 def project_root(
     start: str | Path | None = None,  # folder to start from; None: the working folder
@@ -29,7 +27,7 @@ def project_root(
     installed = ([Path(__file__).resolve().parents[2]] if start is None and "__file__" in globals()
                  else [])
     for folder in (here, *here.parents, *installed):
-        if _is_root(folder): return folder
+        if _settings(folder).get("lib_name") == "amcl_suite": return folder
     raise FileNotFoundError(f"no amcl_suite checkout at or above {here}: run from the cloned "
                             "repository or set AMCL_ROOT to it")
 
@@ -39,23 +37,16 @@ def setting(
     default: str = "",    # returned when the setting is nowhere, or empty
 ) -> str:                 # the environment's value, else the line in `settings.ini`, else `default`
     "Return one setting as text; the environment variable is `AMCL_` plus `name` in capitals."
-    value = os.environ.get("AMCL_" + name.upper(), "")
-    if value: return value
-    try: path = project_root() / "settings.ini"
+    if value := os.environ.get("AMCL_" + name.upper()): return value
+    try: return _settings(project_root()).get(name) or default
     except FileNotFoundError: return default
-    parser = configparser.ConfigParser(interpolation=None)
-    parser.read(path, encoding="utf-8")
-    return parser.get("DEFAULT", name, fallback="") or default
 
 # %% ../../nbs/70_core/702_settings.ipynb #88e470ca
 def runs_dir() -> Path:  # absolute folder; it may not exist yet
     "Return the folder of all run records: `AMCL_RUNS_PATH`, `runs_path` of `settings.ini`, `runs`."
-    return (_root_or_cwd() / Path(setting("runs_path", "runs")).expanduser()).resolve()
-
-def _root_or_cwd() -> Path:
-    "Return the project root, or the working folder outside a checkout."
-    try: return project_root()
-    except FileNotFoundError: return Path.cwd()
+    try: base = project_root()
+    except FileNotFoundError: base = Path.cwd()
+    return (base / Path(setting("runs_path", "runs")).expanduser()).resolve()
 
 # %% ../../nbs/70_core/702_settings.ipynb #5d524591
 def require(

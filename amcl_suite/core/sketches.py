@@ -4,12 +4,11 @@
 
 # %% ../../nbs/70_core/740_sketches.ipynb #ad0bb91a
 from __future__ import annotations
-from dataclasses import dataclass
 import numpy as np
 from .plots import PALETTE, tint
 
 # %% auto #0
-__all__ = ['COLOURS', 'RATE', 'ROOM', 'RADIUS', 'voice', 'spectrogram', 'draw_voices', 'scene', 'compete', 'draw_scene', 'Stream',
+__all__ = ['COLOURS', 'RATE', 'ROOM', 'RADIUS', 'voice', 'spectrogram', 'draw_voices', 'scene', 'compete', 'draw_scene',
            'stream_data', 'learn_stream', 'draw_stream', 'sound_level', 'walk', 'draw_room']
 
 # %% ../../nbs/70_core/740_sketches.ipynb #1a1e7b55
@@ -48,7 +47,7 @@ def spectrogram(
 def draw_voices(
     ax,                     # matplotlib axis
     voices: np.ndarray,     # `(2, time)` at `RATE`
-):                          # the axis
+) -> None:
     "Draw the spectrogram of a mixture in the colours of the voices that dominate it."
     loud = spectrogram(voices)
     level = 20 * np.log10(spectrogram(voices.sum(0)) / loud.max() + 1e-9)
@@ -59,7 +58,6 @@ def draw_voices(
     ax.imshow(picture, origin="lower", aspect="auto", extent=(0, seconds, 0, RATE / 2000))
     ax.set(xlabel="time (s)", ylabel="frequency (kHz)")
     ax.grid(False)
-    return ax
 
 # %% ../../nbs/70_core/740_sketches.ipynb #1e7f604b
 def scene(
@@ -104,7 +102,7 @@ def draw_scene(
     ax,                     # matplotlib axis
     image: np.ndarray,      # `(height, width, 3)` in [0, 1]
     masks: np.ndarray,      # `(n_slots, height, width)`
-):                          # the axis
+) -> None:
     "Draw an image, and beside it the masks of its slots, each in one colour."
     height, width, _ = image.shape
     colours = ("#8c8c8c", *COLOURS[3:], PALETTE[1])    # grey: the largest slot
@@ -117,17 +115,8 @@ def draw_scene(
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.grid(False)
-    return ax
 
 # %% ../../nbs/70_core/740_sketches.ipynb #eae835e8
-@dataclass(frozen=True)
-class Stream:
-    "What happened to each segment of a stream."
-    targets: np.ndarray     # `(n_segments,)` bool: is it what the expert looks for?
-    scores: np.ndarray      # `(n_segments,)` in [0, 1], of the classifier when the segment came
-    queried: np.ndarray     # `(n_segments,)` bool: the expert was asked
-    corrected: np.ndarray   # `(n_segments,)` bool: flagged, heard by the expert, so labelled
-
 def stream_data(
     n_segments: int,            # length
     dim: int,                   # features
@@ -144,7 +133,7 @@ def stream_data(
 def learn_stream(
     n_sessions: int = 8,    # sessions
     size: int = 60,         # segments per session
-) -> Stream:                # what happened
+) -> np.recarray:           # `(n_segments,)`: targets, scores when it came, queried, corrected
     "Learn from a stream by four questions a session and by corrections of what is flagged."
     from sklearn.linear_model import LogisticRegression
     rng = np.random.default_rng(0)
@@ -164,14 +153,15 @@ def learn_stream(
         flagged = fit().predict(x[rows]) & ~queried[rows]
         corrected[rows[flagged]] = True
         model = fit()
-    return Stream(y, scores, queried, corrected)
+    return np.rec.fromarrays([y, scores, queried, corrected],
+                             names="targets, scores, queried, corrected")
 
 # %% ../../nbs/70_core/740_sketches.ipynb #a79c3c77
 def draw_stream(
     ax,                     # matplotlib axis
-    stream: Stream,         # what happened
+    stream: np.recarray,    # from `learn_stream`
     size: int = 60,         # segments per session
-):                          # the axis
+) -> None:
     "Draw the scores of a stream's segments, with questions and corrections."
     time = np.arange(len(stream.scores))
     for border in range(size, len(time), size): ax.axvline(border - .5, color="#dddddd", lw=.8)
@@ -186,7 +176,6 @@ def draw_stream(
                linewidths=.9, label="heard")
     ax.set(xlabel="segment of the stream", ylabel="score when it came", ylim=(-.14, 1.04))
     ax.grid(False)
-    return ax
 
 # %% ../../nbs/70_core/740_sketches.ipynb #c7e81064
 ROOM, RADIUS = 8., 1.   # m: side of the square room; a source nearer than this falls silent
@@ -227,7 +216,7 @@ def draw_room(
     ax,                     # matplotlib axis
     start: np.ndarray,      # `(2,)`, m
     sources: np.ndarray,    # `(n_sources, 2)`, m
-):                          # the axis; the map of levels is its first image
+) -> None:
     "Draw a room from above: sound level, sources with their radius, and the path of the agent."
     from matplotlib.patches import Circle
     grid = np.stack(np.meshgrid(*[np.linspace(.05, ROOM - .05, 120)] * 2), -1)
@@ -242,4 +231,3 @@ def draw_room(
     ax.plot(*path[0], "^", color="#222222", ms=8)
     ax.set(xlim=(0, ROOM), ylim=(0, ROOM), xlabel="m", ylabel="m", aspect="equal")
     ax.grid(False)
-    return ax

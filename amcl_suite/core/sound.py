@@ -5,6 +5,7 @@
 # %% ../../nbs/70_core/743_sound.ipynb #fd2a67ec
 from __future__ import annotations
 import base64, functools, html, math
+from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
@@ -45,9 +46,11 @@ def active_level(
     margin: float = 15.9,    # dB between the active level and its threshold
 ) -> Tensor:                 # `(...)`, RMS over the active samples; 0 for silence
     "Return the active speech level (the idea of ITU-T P.56), in units of the waveform."
+    from scipy.signal import lfilter
     rate = checked_rate(sample_rate)
     waveform = shaped("waveform", torch.as_tensor(waveform).detach().cpu(), "...", "time+")
-    x = _high_passed(waveform.double().numpy(), rate, high_pass)
+    x = waveform.double().numpy()
+    if high_pass: x = lfilter(*_high_pass(rate, high_pass), x, axis=-1)
     energy = (x * x).sum(-1, keepdims=True)
     envelope = np.sort(_envelope(x, rate), -1)           # ascending: n, n-1, ... samples are above
     power = energy / np.arange(x.shape[-1], 0, -1)       # of the active part, for each threshold
@@ -67,17 +70,11 @@ def _envelope(x: np.ndarray, rate: int, smooth: float = 0.03, hold: float = 0.2)
     shift = size // 2 if size % 2 else size // 2 - 1     # the window ends at the present sample
     return maximum_filter1d(envelope, size, axis=-1, origin=shift, mode="constant")
 
-def _high_passed(x: np.ndarray, rate: int, edge: float) -> np.ndarray:
-    "Remove what lies below `edge` Hz (Chebyshev II, order 5, -0.25 dB at the edge, 50 dB below)."
-    if edge == 0: return x
-    between("high_pass", edge, 0, rate / 2, "()", "Hz")
-    from scipy.signal import lfilter
-    return lfilter(*_high_pass(rate, edge), x, axis=-1)
-
 @functools.lru_cache(maxsize=16)
 def _high_pass(rate: int, edge: float) -> tuple[np.ndarray, np.ndarray]:
-    "Return the filter's coefficients."
+    "Return a filter's coefficients: Chebyshev II, order 5, -0.25 dB at the edge, 50 dB below."
     from scipy.signal import cheby2
+    between("high_pass", edge, 0, rate / 2, "()", "Hz")
     ratio = math.cosh(math.acosh(math.sqrt((1e5 - 1) / (10**0.025 - 1))) / 5)
     stop = 2 / math.pi * math.atan(math.tan(math.pi * edge / rate) / ratio)
     return cheby2(5, 50, stop, "high")
@@ -111,32 +108,25 @@ def plot_spectrogram(
     colour_bar: bool = False,    # draw one beside the axis
 ):                               # the axis
     "Draw a spectrogram: time in s, frequency in kHz, level in dB."
+    import matplotlib
     freqs, times, level = spectrogram_db(waveform, sample_rate)
+    cmap = matplotlib.colormaps["magma"].resampled(30)       # few colours: small stored figures
     image = ax.imshow(level, origin="lower", aspect="auto", interpolation="nearest",
-                      vmin=limits[0], vmax=limits[1], cmap=_colours(),
+                      vmin=limits[0], vmax=limits[1], cmap=cmap,
                       extent=(0, len(waveform) / sample_rate, 0, freqs[-1] / 1000))
     ax.set(xlabel="time (s)", ylabel="frequency (kHz)")
     ax.grid(False)
     if colour_bar: ax.figure.colorbar(image, ax=ax, label="level (dB)")
     return ax
 
-# %% ../../nbs/70_core/743_sound.ipynb #7efc3fcc
-def _colours():
-    "Return the colour map of all spectrograms: 30 steps, which keeps the stored figures small."
-    import matplotlib
-    return matplotlib.colormaps["magma"].resampled(30)
-
 # %% ../../nbs/70_core/743_sound.ipynb #a01352a3
+@dataclass(frozen=True)
 class Player:
     "A sound to listen to in a notebook or on a page."
-    def __init__(
-        self,
-        content: bytes,      # a complete sound file
-        kind: str,           # its media type, such as "audio/mpeg"
-        label: str,          # text above the player
-        seconds: float,      # duration
-    ):
-        self.content, self.kind, self.label, self.seconds = content, kind, label, seconds
+    content: bytes      # a complete sound file
+    kind: str           # its media type, such as "audio/mpeg"
+    label: str          # text above the player
+    seconds: float      # duration
 
     def _repr_html_(self) -> str:
         data, label = base64.b64encode(self.content).decode(), html.escape(self.label)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 import numpy as np
-from .expect import between, finite, integer, one_of
+from .expect import between, finite, integer, one_of, shaped
 
 # %% auto #0
 __all__ = ['MIN_REPETITIONS', 'summarise', 'mean_interval', 'bootstrap_interval', 'verdict', 'corrected_t_test', 'holm',
@@ -18,9 +18,7 @@ def summarise(
     values,    # `(n,)`: one number per split or seed
 ) -> dict:     # mean, std (n - 1), stderr, n; std and stderr are NaN for n = 1
     "Return mean, standard deviation, standard error and count of results over repetitions."
-    values = np.asarray(values, dtype=float)
-    if values.ndim != 1 or len(values) == 0:
-        raise ValueError(f"values: expected at least one number, got shape {values.shape}")
+    values = shaped("values", np.asarray(values, dtype=float), "n+")
     std = float(values.std(ddof=1)) if len(values) > 1 else math.nan
     return dict(mean=float(values.mean()), std=std, stderr=std / math.sqrt(len(values)),
                 n=len(values))
@@ -36,8 +34,7 @@ def mean_interval(
     values = np.asarray(values.cpu() if hasattr(values, "cpu") else values, dtype=float)
     one_of("method", method, ("t", "bca", "percentile"))
     between("level", level, 0, 1, "()")
-    if values.ndim < 1 or values.shape[-1] < 1:
-        raise ValueError(f"values: expected (..., n) with n >= 1, got shape {values.shape}")
+    shaped("values", values, "...", "n+")
     mean, few = values.mean(-1), values.shape[-1] == 1
     low, high = (mean * math.nan,) * 2 if few else _ENDS[method](values, level, seed)
     found = dict(mean=mean, low=low, high=high)

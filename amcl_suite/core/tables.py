@@ -25,10 +25,10 @@ class Table:
     bold: frozenset[tuple[int, int]] = frozenset()  # (row, column) of the cells to emphasise
 
     def __post_init__(self):
-        wrong = next((row for row in self.rows if len(row) != len(self.columns)), None)
-        if wrong is None: return
-        raise ValueError(f"rows: expected {len(self.columns)} cells like `columns`, "
-                         f"got {len(wrong)} in {wrong}")
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"rows: expected {len(self.columns)} cells like `columns`, "
+                                 f"got {len(row)} in {row}")
 
     def __len__(self): return len(self.rows)
     def __repr__(self): return self.to_markdown()
@@ -152,9 +152,9 @@ def format_seconds(
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 # %% ../../nbs/70_core/730_tables.ipynb #044404d9
-_DEFAULTS = {"table": "", "dataset": "", "method": "", "metric": "", "unit": "", "better": "",
-             "value": None, "std": None, "stderr": None, "n": None, "scale": "", "paper": None,
-             "paper_spread": None, "paper_source": ""}
+_DEFAULTS = (dict.fromkeys(("table", "dataset", "method", "metric", "unit", "better", "scale",
+                            "paper_source"), "")
+             | dict.fromkeys(("value", "std", "stderr", "n", "paper", "paper_spread")))
 _ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
 
 def _tidy(rows) -> list[dict]:
@@ -182,7 +182,6 @@ def paper_vs_ours(
     rows: Iterable[dict],   # tidy rows as in a run record, or a data frame of them
     caption: str = "",      # one sentence for the reports
     spread: str = "std",    # field printed after ±: "std" or "stderr"
-    digits: int = 4,        # significant digits where there is no spread
     fields: Sequence[str] = _FIELDS,  # what names a row; "scale" stands at the end
 ) -> Table:                 # one line per row, in the given order
     "Return the table of published values beside ours; `ValueError` names a row that lacks a field."
@@ -194,7 +193,7 @@ def paper_vs_ours(
     columns = (*names, "paper", f"ours ± {spread}", "n", *last)
     body = tuple((*(_metric(row) if k == "metric" else str(row.get(k, "")) for k in names),
                   published(row["paper"], row["paper_spread"]),
-                  format_value(row["value"], row[spread], digits),
+                  format_value(row["value"], row[spread]),
                   "–" if _missing(row["n"]) else str(int(row["n"])),
                   *(row[k] for k in last)) for row in rows)
     return Table(columns, body, caption, _notes(rows, spread), n_keys=len(names))
@@ -231,7 +230,8 @@ def pivot(
     rows = _of_metric(_tidy(rows), metric)
     lines, heads = (list(dict.fromkeys(str(row[k]) for row in rows)) for k in (index, columns))
     grid = _grid(rows, index, columns)
-    one = _one_n(rows)
+    counts = {None if _missing(row["n"]) else int(row["n"]) for row in rows}
+    one = counts.pop() if len(counts) == 1 else None               # all have the same one
     body = tuple((line, *(_cell(grid.get((line, head)), show, spread, not one) for head in heads))
                  for line in lines)
     bold = frozenset() if show == "paper" else frozenset(_best(grid, lines, heads))
@@ -258,11 +258,6 @@ def _grid(rows: list[dict], index: str, columns: str) -> dict[tuple[str, str], d
         grid[key] = row
     return grid
 
-def _one_n(rows: list[dict]) -> int | None:
-    "Return the count of repetitions where all rows have the same one."
-    counts = {None if _missing(row["n"]) else int(row["n"]) for row in rows}
-    return counts.pop() if len(counts) == 1 else None
-
 # %% ../../nbs/70_core/730_tables.ipynb #31a45106
 def _cell(row: dict | None, show: str, spread: str, show_n: bool) -> str:
     "Return the text of one cell of a grid."
@@ -277,13 +272,10 @@ def _best(grid: dict, lines: Sequence[str], heads: Sequence[str]):
     "Yield (row, column) of the best measured value of each line that has at least two."
     for i, line in enumerate(lines):
         found = {j + 1: grid.get((line, head)) for j, head in enumerate(heads)}
-        values = {j: row["value"] for j, row in found.items()
-                  if row and row["better"] and _finite(row["value"])}
+        values = {j: row["value"] for j, row in found.items() if row and row["better"]
+                  and not (_missing(row["value"]) or isinstance(row["value"], str))
+                  and math.isfinite(row["value"])}
         if len(values) < 2: continue
         better = next(row["better"] for (name, _), row in grid.items() if name == line)
         sign = 1 if better == "lower" else -1
         yield i, min(values, key=lambda j: sign * values[j])
-
-def _finite(value) -> bool:
-    "Tell whether a value is a finite number: nothing else can be the best of a line."
-    return not _missing(value) and not isinstance(value, str) and math.isfinite(value)

@@ -93,26 +93,20 @@ def parse_assignment(
     option: str = "--set",      # for the error
 ) -> tuple[str, object]:        # name and value
     "Return name and value of KEY=VALUE; `ValueError` for another text."
-    import json
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ValueError(f"{option}: expected KEY=VALUE, got {text!r}")
+    import ast, json
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not key: raise ValueError(f"{option}: expected KEY=VALUE, got {text!r}")
+    if value.lower() in ("true", "false"): value = value.lower()
     def refuse(name): raise ValueError(name)
-    lower = value.strip().lower()
-    try: return key.strip(), json.loads(lower if lower in ("true", "false") else value,
-                                        parse_constant=refuse)
+    try: return key, json.loads(value, parse_constant=refuse)
     except ValueError: pass
-    if lower.startswith("["): return key.strip(), _python_list(value, key.strip(), option)
-    try: return key.strip(), float(value)
-    except ValueError: return key.strip(), value
-
-def _python_list(text: str, key: str, option: str) -> list:
-    "Return a list written as in Python, such as [0., .5]; `ValueError` for anything else."
-    import ast
-    try: return list(ast.literal_eval(text.strip()))
+    if not value.startswith("["):
+        try: return key, float(value)
+        except ValueError: return key, value
+    try: return key, list(ast.literal_eval(value))               # written as in Python: [0., .5]
     except (ValueError, SyntaxError, TypeError):
         raise ValueError(f"{option}: {key}: expected a list such as [0, 0.5, 1], texts in quotes, "
-                         f"got {text!r}") from None
+                         f"got {value!r}") from None
 
 # %% ../../nbs/70_core/780_terminal.ipynb #6f31421f
 def run_app(
@@ -121,7 +115,6 @@ def run_app(
     arguments: list[str] | None = None,  # words after the name; None: the process's
 ) -> None:                               # ends with `SystemExit`
     "Run a command line: clear errors of one line, exit status 0, 1, 2 or 130."
-    from amcl_suite.core.files import DataError
     def complain(text, code): print(f"{name}: {text}", file=sys.stderr); return code
     stopped = "stopped; the same command goes on from here"
     try:
@@ -133,8 +126,7 @@ def run_app(
         if hasattr(error, "format_message"):     # the parser's own errors
             code = complain(error.format_message() + f"; see `{name} --help`", 2)
         elif type(error).__name__ == "Abort": code = complain("stopped", 130)
-        elif isinstance(error, (ValueError, OSError, ImportError, KeyError, DataError,
-                                FloatingPointError)):
+        elif isinstance(error, (ValueError, OSError, ImportError, KeyError, FloatingPointError)):
             code = complain(error.args[0] if isinstance(error, KeyError) else str(error), 2)
         else: raise
     raise SystemExit(code if isinstance(code, int) else 0)

@@ -100,8 +100,7 @@ class ShuffledBatches(SeededBatches):
         if len(seeds) != len(set_index):
             raise ValueError(f"seeds: expected one per run ({len(set_index)}), got {len(seeds)}")
         self.rows, self.batch_size = inputs.shape[1], min(batch_size, inputs.shape[1])
-        self.inputs, self.targets = (inputs.reshape(-1, inputs.shape[2]),
-                                     targets.reshape(-1, targets.shape[2]))
+        self.inputs, self.targets = inputs.flatten(0, 1), targets.flatten(0, 1)
         self.first_row = (set_index.to(inputs.device) * self.rows)[:, None]
         super().__init__(seeds)
 
@@ -174,20 +173,20 @@ def _agreement(model: nn.Module, settings: TrainingSettings, batches, tag: Any) 
     return plain(dict(model=repr(model), seeds=getattr(model, "seeds", None), settings=settings,
                       n_batches=len(batches), tag=tag, first=first))
 
-def _snapshot(agree, epoch, model, optimiser, batches, fit, running, stale) -> dict:
+def _snapshot(agree, epoch, model, optimiser, batches, fit, running) -> dict:
     "Return everything that decides the rest of the training."
     return dict(agree=agree, epoch=epoch, model=model.state_dict(),
                 optimiser=optimiser.state_dict(), batches=batches.state(),
                 noise=[g.get_state() for g in getattr(model, "generators", [])], fit=vars(fit),
-                running=running, stale=stale)
+                running=running)
 
-def _restore(saved, model, optimiser, batches) -> tuple[int, Fit, Tensor, Tensor]:
-    "Put a snapshot back; return the next epoch, the history, the active runs, their stale counts."
+def _restore(saved, model, optimiser, batches) -> tuple[int, Fit, Tensor]:
+    "Put a snapshot back; return the next epoch, the history and the active runs."
     model.load_state_dict(saved["model"])
     optimiser.load_state_dict(saved["optimiser"]); batches.load_state(saved["batches"])
     for generator, state in zip(getattr(model, "generators", []), saved["noise"]):
         generator.set_state(state)
-    return saved["epoch"], Fit(**saved["fit"]), saved["running"], saved["stale"]
+    return saved["epoch"], Fit(**saved["fit"]), saved["running"]
 
 # %% ../../nbs/70_core/714_training.ipynb #7f864970
 def with_gradients(
@@ -226,12 +225,11 @@ def fit(
     parameters, select = list(model.parameters()), select or {}
     optimiser, n_runs = settings.make_optimiser(parameters), parameters[0].shape[0]
     start, result = 0, Fit()
-    running, stale = (torch.ones(n_runs, dtype=torch.bool, device=parameters[0].device),
-                      torch.zeros(n_runs, dtype=torch.long))
+    running = torch.ones(n_runs, dtype=torch.bool, device=parameters[0].device)
     agree = _agreement(model, settings, batches, tag) if checkpoint else {}
     if checkpoint: sweep_temporaries(Path(checkpoint).parent, below=False)
     if checkpoint and (saved := load_checked(checkpoint, agree)):
-        start, result, running, stale = _restore(saved, model, optimiser, batches)
+        start, result, running = _restore(saved, model, optimiser, batches)
     last_save = time.monotonic()
     for epoch in range(start, settings.n_epochs):
         if not running.any(): break
@@ -239,16 +237,18 @@ def fit(
         _refuse_non_finite(losses, epoch, checkpoint)
         done = epoch + 1
         if evaluate and (done % settings.evaluate_every == 0 or done == settings.n_epochs):
-            values = _evaluate(model, evaluate, epoch) | {"train_loss": losses}
+            model.eval()
+            with torch.no_grad(): values = dict(evaluate(model, epoch)) | {"train_loss": losses}
             _record(result, values, select, parameters, done, running)
             if select and settings.patience:
-                running, stale = _stop_stale(result, next(iter(select)), done, stale, running,
-                                             settings.patience)
+                best = result.best_epoch[next(iter(select))]
+                stale = (torch.tensor(result.epochs)[:, None] > best).sum(0)   # evaluations since
+                running = running & (stale < settings.patience).to(running.device)
         if progress: progress(done, settings.n_epochs, float(losses.mean()))
         if checkpoint and (done == settings.n_epochs
                            or time.monotonic() - last_save >= settings.checkpoint_seconds):
             write_weights(checkpoint, _snapshot(agree, done, model, optimiser, batches, result,
-                                                running, stale))
+                                                running))
             last_save = time.monotonic()
     result.states["last"] = [p.detach().clone() for p in parameters]
     return result
@@ -278,18 +278,6 @@ def _refuse_non_finite(losses: Tensor, epoch: int, checkpoint) -> None:
             else "")
     raise FloatingPointError(f"the training loss of run(s) {runs} is not finite in epoch {epoch}: "
                              f"lower the learning rate or check the targets{kept}")
-
-@torch.no_grad()
-def _evaluate(model, evaluate, epoch: int) -> dict[str, Tensor]:
-    "Return evaluated quantities with the model in evaluation mode."
-    model.eval()
-    return dict(evaluate(model, epoch))
-
-def _stop_stale(result: Fit, rule: str, done: int, stale: Tensor, running: Tensor,
-                patience: int) -> tuple[Tensor, Tensor]:
-    "Count evaluations since the last improvement; stop runs that reach `patience`."
-    stale = torch.where(result.best_epoch[rule] == done, 0, stale + 1)
-    return running & (stale < patience).to(running.device), stale
 
 # %% ../../nbs/70_core/714_training.ipynb #bbe856ca
 def chunk_runs(

@@ -104,23 +104,19 @@ SYNTHETIC_METHODS: dict[str, Callable[[SyntheticConfig, int], Callable]] = {
     "amcl": lambda config, epoch: partial(annealed, temperature=config.temperature_at(epoch))}
 
 # %% ../../nbs/10_mcl/144_conditional.ipynb #1927e2f2
-class _Watcher:
-    "Snapshots of a stack: called with (model, epoch), returns named tensors, runs first."
-    def __init__(self, config: SyntheticConfig, name: str):
-        law, self.config, self.rule_at = config.make_family(), config, SYNTHETIC_METHODS[name]
-        generator = torch.Generator(config.device).manual_seed(2**41)
-        self.inputs = torch.tensor(config.probes, device=config.device)[None, :, None]
-        # (probes, n_probe, dim)
-        self.samples = law.sample(self.inputs[0].expand(-1, config.n_probe), generator)
-
-    def __call__(self, model, epoch: int) -> dict[str, Tensor]:
-        prediction = model.predict(self.inputs)
+def _watcher(config: SyntheticConfig, name: str) -> Callable:
+    "Return what takes snapshots of a stack: (model, epoch) -> named tensors, runs first."
+    law, generator = config.make_family(), torch.Generator(config.device).manual_seed(2**41)
+    inputs = torch.tensor(config.probes, device=config.device)[None, :, None]
+    samples = law.sample(inputs[0].expand(-1, config.n_probe), generator)   # (probes, n_probe, dim)
+    def watch(model, epoch: int) -> dict[str, Tensor]:
+        prediction = model.predict(inputs)
         f = prediction.hypotheses                                     # (runs, probes, n_hyps, dim)
-        costs = sample_costs(f, self.samples)                     # (runs, probes, n_probe, n_hyps)
-        weights = self.rule_at(self.config, epoch)(costs)
-        temperature = torch.full(f.shape[:1], self.config.temperature_at(epoch), device=f.device)
+        costs = sample_costs(f, samples)                          # (runs, probes, n_probe, n_hyps)
+        weights = SYNTHETIC_METHODS[name](config, epoch)(costs)
         return dict(hypotheses=f, scores=prediction.scores, soft=soft_distortion(costs, weights),
-                    rate=rate(weights), hard=costs.amin(-1).mean(-1), temperature=temperature)
+                    rate=rate(weights), hard=costs.amin(-1).mean(-1))
+    return watch
 
 # %% ../../nbs/10_mcl/144_conditional.ipynb #bcf5f690
 @torch.no_grad()
@@ -149,15 +145,10 @@ def _at_probe(hypotheses: Tensor, points: Tensor, law: Family, t: Tensor, far: f
     "Return metrics of hypotheses `(n_hyps, dim)` on points `(n_test, dim)` of one input."
     costs = sample_costs(hypotheses, points)
     shares = torch.bincount(costs.argmin(-1), minlength=len(hypotheses)) / len(points)
+    try: stranded = float((torch.cdist(hypotheses, law.modes(t)[0]).amin(-1) > far).sum())
+    except ValueError: stranded = math.nan                                     # has no modes
     return dict(distortion=float(costs.amin(-1).mean()), dead=int((shares == 0).sum()),
-                stranded=_stranded(law, t, hypotheses, far),
-                usage_perplexity=float(usage_perplexity(shares)))
-
-def _stranded(law: Family, t: Tensor, hypotheses: Tensor, far: float) -> float:
-    "Count hypotheses farther than `far` from every mode; NaN for families without modes."
-    try: modes = law.modes(t)[0]
-    except ValueError: return math.nan
-    return float((torch.cdist(hypotheses, modes).amin(-1) > far).sum())
+                stranded=stranded, usage_perplexity=float(usage_perplexity(shares)))
 
 # %% ../../nbs/10_mcl/144_conditional.ipynb #8cd30d9a
 @dataclass
@@ -191,7 +182,6 @@ def train_synthetic(
     law, seeds = config.make_family(), [config.seed + i for i in range(config.n_seeds)]
     run, rows, n_methods = SyntheticRun(config, None), [], len(config.methods)
     folder = Path(checkpoints) if checkpoints is not None else None
-    if folder: folder.mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(config.methods):
         model = MultiHypothesisNetwork(1, config.hidden, config.n_hyps, law.dim, seeds,
                                        bounded=True, device=config.device)
@@ -201,7 +191,7 @@ def train_synthetic(
                                      SYNTHETIC_METHODS[name](config, epoch), config.score_weight)
         def report(epoch, n_epochs, loss):
             if progress: progress(index * n_epochs + epoch, n_epochs * n_methods, name, loss)
-        result = fit(model, batches, objective, config.training, _Watcher(config, name),
+        result = fit(model, batches, objective, config.training, _watcher(config, name),
                      checkpoint=folder and folder / f"{name}.pt", progress=report,
                      tag=dict(method=name, config=config))
         run.models[name], run.epochs = model, result.epochs

@@ -5,6 +5,7 @@
 # %% ../../nbs/10_mcl/180_figures.ipynb #588fc128
 from __future__ import annotations
 import numpy as np
+from ..core.expect import shaped
 from ..core.parts import method_style
 
 # %% auto #0
@@ -21,13 +22,13 @@ def plot_hypotheses(
     limits: tuple | None = (-1, 1),  # range of both axes; None: as matplotlib chooses
 ):                                   # the axis
     "Draw hypotheses, filled by their scores, over samples of the targets."
+    from matplotlib.colors import to_rgb
     points, style = _points(hypotheses, "hypotheses"), method_style(method)
     if samples is not None: ax.scatter(*_points(samples, "samples").T, s=2, color="#b5b5b5",
                                        linewidths=0, rasterized=True, zorder=1)
-    fill = np.ones(len(points)) if scores is None else _array(scores, "scores", (len(points),))
+    fill = np.ones(len(points)) if scores is None else _array(scores, "scores", len(points))
     fill = np.clip(fill / max(float(fill.max(initial=0.0)), 1e-12), 0, 1)
-    red, green, blue = (int(style.colour[i:i + 2], 16) / 255 for i in (1, 3, 5))
-    faces = np.column_stack([np.tile([red, green, blue], (len(points), 1)), fill])
+    faces = np.column_stack([np.tile(to_rgb(style.colour), (len(points), 1)), fill])
     marker = "o" if style.marker in "+x" else style.marker
     ax.scatter(*points.T, s=size, c=faces, edgecolors=style.colour, linewidths=0.9, marker=marker,
                zorder=3)
@@ -37,16 +38,12 @@ def plot_hypotheses(
     return ax
 
 # %% ../../nbs/10_mcl/180_figures.ipynb #7ddfe71d
-def _array(values, name: str, shape: tuple) -> np.ndarray:
-    "Return `values` as floats of `shape` (None: any length); `ValueError` naming the argument."
+def _array(values, name: str, *axes) -> np.ndarray:
+    "Return values as an array of floats; `ValueError` naming the argument unless `axes` fit."
     if hasattr(values, "detach"): values = values.detach().cpu()
-    array = np.asarray(values, dtype=float)
-    if array.ndim != len(shape) or any(want not in (None, got)
-                                       for want, got in zip(shape, array.shape)):
-        raise ValueError(f"{name}: expected shape {shape} (None: any length), got {array.shape}")
-    return array
+    return shaped(name, np.asarray(values, dtype=float), *axes)
 
-def _points(values, name: str) -> np.ndarray: return _array(values, name, (None, 2))
+def _points(values, name: str) -> np.ndarray: return _array(values, name, name, 2)
 
 # %% ../../nbs/10_mcl/180_figures.ipynb #8203c34e
 def plot_voronoi(
@@ -54,18 +51,13 @@ def plot_voronoi(
     hypotheses,               # `(n_hyps, 2)`, target units
     limits: tuple = (-1, 1),  # range of both axes
     colour: str = "#777777",  # of the cell borders
-    values=None,              # `(n_hyps,)` numbers to show as colour; None: borders only
-    **kwargs,                 # further arguments for the `PolyCollection`, such as `cmap`
 ):                            # the axis; the cells are its last collection
     "Draw the Voronoi cells of `hypotheses`: the regions that each of them wins."
     from matplotlib.collections import PolyCollection
-    points = _points(hypotheses, "hypotheses")
-    if not len(points): raise ValueError("hypotheses: expected at least one point, got none")
-    unique, first = np.unique(points.round(9), axis=0, return_index=True)
-    cells = PolyCollection(_cells(unique, limits), edgecolors=colour, linewidths=0.7, zorder=2,
-                           **({"facecolors": "none"} if values is None else {}) | kwargs)
-    if values is not None: cells.set_array(_array(values, "values", (len(points),))[first])
-    ax.add_collection(cells)
+    points = _array(hypotheses, "hypotheses", "n_hyps+", 2)
+    cells = _cells(np.unique(points.round(9), axis=0), limits)
+    ax.add_collection(PolyCollection(cells, edgecolors=colour, facecolors="none", linewidths=0.7,
+                                     zorder=2))
     ax.set(xlim=limits, ylim=limits, aspect="equal")
     return ax
 

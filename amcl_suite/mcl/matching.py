@@ -113,16 +113,11 @@ def _sinkhorn(costs, row_mass, column_mass, temperature, n_rounds, tolerance=1e-
                 moved = torch.where(row_mass > 0, (f - potential).abs(), 0.)
                 if not moved.numel() or float(moved.max()) <= tolerance * level: break
     plan = ((f[..., None] + g[:, None] - costs) / temperature).exp()
-    _warn_if_short(plan, column_mass, n_rounds)
+    missed = (plan.sum(-2) - column_mass).abs()
+    if plan.numel() and (short := float(missed.amax() / column_mass.amax())) > .01:
+        warnings.warn(f"transport: after {n_rounds} rounds a hypothesis misses {short:.1%} of its "
+                      "mass; raise the temperature or n_rounds", stacklevel=2)
     return plan, f, g
-
-def _warn_if_short(plan: Tensor, column_mass: Tensor, n_rounds: int) -> None:
-    "Warn if hypotheses miss their mass by more than a hundredth of the largest mass."
-    if not plan.numel(): return
-    short = float((plan.sum(-2) - column_mass).abs().amax() / column_mass.amax())
-    if not short > .01: return
-    warnings.warn(f"transport: after {n_rounds} rounds a hypothesis misses {short:.1%} of its "
-                  "mass; raise the temperature or n_rounds", stacklevel=3)
 
 # %% ../../nbs/10_mcl/112_matching.ipynb #a0169f3b
 def entropic_transport(
@@ -203,9 +198,8 @@ class _Transport(torch.autograd.Function):
     "Transport cost per example; its gradient is the plan and the dual potential."
     @staticmethod
     def forward(ctx, costs, hyp_mass, mask, regularisation, n_rounds):
-        clean, n_real = costs.detach().double(), mask.sum(-1)
-        clean = torch.where(mask[..., None], clean, torch.zeros_like(clean))
-        mass, entropy = hyp_mass.detach().double(), 0.
+        clean, n_real = torch.where(mask[..., None], costs.detach(), 0.), mask.sum(-1)
+        mass, entropy = hyp_mass.detach(), 0.
         even = ((mass * costs.shape[2] - 1).abs() < 1e-9) & (n_real == costs.shape[2])[:, None]
         uniform = not ctx.needs_input_grad[1] and bool(even.all())
         if regularisation > 0:
@@ -213,7 +207,9 @@ class _Transport(torch.autograd.Function):
             plan, _, dual = _sinkhorn(clean, rows, mass, regularisation, n_rounds)
             dual = dual - regularisation * mass.log()          # of the plan relative to masses
             plan = torch.where((n_real > 0)[:, None, None], plan, torch.zeros_like(plan))
-            entropy = _divergence(plan, rows[..., None] * mass[:, None]) * regularisation
+            ratio = plan / (rows[..., None] * mass[:, None]).clamp_min(1e-300)
+            divergence = torch.where(plan > 0, plan * ratio.log(), 0.).sum((1, 2))
+            entropy = divergence * regularisation          # Kullback and Leibler's divergence
         elif uniform:
             plan, dual = permutation(clean, mask) / costs.shape[2], torch.zeros_like(mass)
         else:
@@ -230,10 +226,6 @@ class _Transport(torch.autograd.Function):
         return upstream[:, None, None] * plan, upstream[:, None] * dual, None, None, None
 
 # %% ../../nbs/10_mcl/112_matching.ipynb #f96d2dad
-def _divergence(plan, reference):
-    "Return the Kullback-Leibler divergence of plans from reference plans, per example."
-    return torch.where(plan > 0, plan * (plan / reference.clamp_min(1e-300)).log(), 0.).sum((1, 2))
-
 def _exact_plans(costs, hyp_mass, mask):
     "Return plans and potentials of the hypotheses, one linear program per example."
     import ot

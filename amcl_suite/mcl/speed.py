@@ -4,10 +4,10 @@
 
 # %% ../../nbs/10_mcl/190_speed.ipynb #7979688b
 from __future__ import annotations
-import time
 from dataclasses import replace
 from functools import partial
 from statistics import median_high
+from timeit import timeit
 import torch
 from ..core.configuration import changed
 from ..core.expect import integer
@@ -25,6 +25,8 @@ from .uci_runs import UCIStack, plain_training
 __all__ = ['engine_ratio', 'sampling_share', 'mcl_benchmarks']
 
 # %% ../../nbs/10_mcl/190_speed.ipynb #5c158b2c
+_seconds = partial(timeit, number=1)   # wall time of a call
+
 def engine_ratio(
     dataset: str = "yacht",  # key of `read_uci`
     n_epochs: int = 50,      # timed epochs per round
@@ -52,12 +54,6 @@ def engine_ratio(
                 plain_us=1e6 * median_high(plain), ratio=median_high(ratios),
                 ratio_min=min(ratios), ratio_max=max(ratios), rounds=rounds,
                 networks=len(splits), threads=torch.get_num_threads())
-
-def _seconds(work) -> float:
-    "Return the wall time of a call."
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 # %% ../../nbs/10_mcl/190_speed.ipynb #89b5e2ef
 def sampling_share(

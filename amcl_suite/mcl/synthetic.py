@@ -36,7 +36,6 @@ class Family:
         generator: torch.Generator,   # the result lives on its device
     ) -> Tensor:                      # `shape`, in [0, 1]
         "Draw inputs t."
-        shape = (shape,) if isinstance(shape, int) else tuple(shape)
         t = torch.rand(shape, generator=generator, device=generator.device)
         if self.rare is None: return t
         low, high, probability = self.rare
@@ -188,14 +187,10 @@ def _roll(n_pool: int = 10_000, seed: int = 0):
     from sklearn.datasets import make_swiss_roll
     return _scaled(make_swiss_roll(n_pool, noise=.1, random_state=seed)[0][:, [0, 2]], .75)
 
-def _turning_moons(n_pool: int = 10_000, seed: int = 0):
-    return Rotated(_moons(n_pool, seed), lambda t: -t)
-
-def _turning_roll(n_pool: int = 10_000, seed: int = 0):
-    return Rotated(_roll(n_pool, seed), lambda t: t)
-
-_LAWS |= {"two-moons": _moons, "rotating-two-moons": _turning_moons, "swiss-roll": _roll,
-          "rotating-swiss-roll": _turning_roll}
+_LAWS |= {
+    "two-moons": _moons, "swiss-roll": _roll,
+    "rotating-two-moons": lambda n_pool=10_000, seed=0: Rotated(_moons(n_pool, seed), lambda t: -t),
+    "rotating-swiss-roll": lambda n_pool=10_000, seed=0: Rotated(_roll(n_pool, seed), lambda t: t)}
 
 # %% ../../nbs/10_mcl/126_synthetic.ipynb #cb562c54
 def family(

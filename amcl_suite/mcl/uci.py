@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from ..core.expect import integer, one_of
-from ..core.files import DataError, open_hdf5, read_bytes, walk_files
+from ..core.files import DataError, open_hdf5, read_bytes
 from ..core.data import Found, catalogue, data_folders, locate
 from ..core.scaling import single_or_double, training_scale
 
@@ -43,7 +43,6 @@ class UCIData:
         return (f"UCIData({self.name}: {len(self.y):,} rows, {self.x.shape[1]} features, "
                 f"{len(self.splits)} splits)")
 
-_SPLITS, _HIDDEN = {"protein": 5}, {"protein": 100, "year": 100}     # where not 20 and 50
 UCI_NAMES = ("boston", "concrete", "energy", "kin8nm", "naval", "power_plant", "protein", "wine",
              "yacht")
 
@@ -51,18 +50,17 @@ def hidden_units(
     name: str,   # key of a data set
 ) -> int:        # 100 for protein and year, else 50
     "Return the hidden units of the paper's network for a data set (aMCL paper, App. C)."
-    return _HIDDEN.get(name, 50)
+    return 100 if name in ("protein", "year") else 50
 
 # %% ../../nbs/10_mcl/132_uci.ipynb #3ad29373
 def _parse_table(content: bytes, where: str) -> np.ndarray:
     "Return a table of numbers as `(rows, columns)` float64; `DataError` naming the first bad line."
     try: table = np.loadtxt(io.BytesIO(content), ndmin=2)
-    except ValueError: table = None
-    if table is not None and table.size and np.isfinite(table).all(): return table
-    width = None
-    for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):
-        words = line.split()
-        if not words: continue
+    except ValueError: table = np.empty(0)
+    if table.size and np.isfinite(table).all(): return table
+    lines = enumerate(content.decode(errors="replace").splitlines(), 1)
+    rows, width = [(number, line.split()) for number, line in lines if line.strip()], 0
+    for number, words in rows:
         width = width or len(words)
         for word in words:
             try: finite = np.isfinite(float(word))
@@ -95,7 +93,7 @@ def _inputs_and_target(read: Callable, where) -> tuple[np.ndarray, np.ndarray]:
 def _from_found(found: Found) -> tuple[np.ndarray, np.ndarray, list]:
     "Return x, y and the published splits of a catalogue data set, in any of its forms."
     name = found.resource.name
-    n_splits = _SPLITS.get(name, 20)
+    n_splits = 5 if name == "protein" else 20
     if found.kind == "hdf5":
         with open_hdf5(found.path) as file:
             group = file[found.key]
@@ -116,8 +114,7 @@ def _from_folder(folder: Path) -> tuple[np.ndarray, np.ndarray, list]:
                             "index_target.txt")
         return read_bytes(folder / name)
     x, y = _inputs_and_target(read, folder)
-    names = {file.name for file in walk_files(folder, (".txt",)) if file.parent == folder}
-    count = sum(name.startswith("index_train_") for name in names)
+    count = len(list(folder.glob("index_train_*.txt")))
     if not count: return x, y, published_splits(len(y), 20)
     splits = [tuple(_columns(read(f"index_{part}_{k}.txt"), f"{folder}/index_{part}_{k}.txt",
                              len(y)) for part in ("train", "test")) for k in range(count)]
@@ -150,12 +147,6 @@ def _year(path: str) -> tuple[np.ndarray, np.ndarray, list]:
     n_train = 463_715 if len(table) == 515_345 else round(0.9 * len(table))
     return table[:, 1:], table[:, 0], [(np.arange(n_train), np.arange(n_train, len(table)))]
 
-def _diabetes() -> tuple[np.ndarray, np.ndarray, list]:
-    "Return scikit-learn's bundled diabetes data with 20 splits by the benchmark's rule."
-    from sklearn.datasets import load_diabetes
-    x, y = load_diabetes(return_X_y=True, scaled=False)
-    return x, y, published_splits(len(y), 20)
-
 # %% ../../nbs/10_mcl/132_uci.ipynb #d49b0034
 def read_uci(
     name: str,            # a UCI set, "year", "diabetes" (bundled, real) or "bimodal" (generated)
@@ -164,14 +155,17 @@ def read_uci(
     "Read a data set with its splits; `DataError` if missing or damaged, `ValueError` if unknown."
     folder = Path(data_path).expanduser() if data_path else None
     if name == "diabetes":
-        x, y, splits = _diabetes(); origin = "scikit-learn's bundled diabetes data"
-    elif name == "bimodal": x, y, splits = _bimodal(); origin = "generated"
-    elif name == "year": x, y, splits = _year(data_path); origin = "local file"
+        from sklearn.datasets import load_diabetes
+        (x, y), splits = load_diabetes(return_X_y=True, scaled=False), 20
+        origin = "scikit-learn's bundled diabetes data"
+    elif name == "bimodal": (x, y), splits, origin = bimodal_regression(), 3, "generated"
+    elif name == "year": x, y, splits, origin = *_year(data_path), "local file"
     elif folder and (name not in catalogue() or (folder / "data.txt").is_file()):
-        x, y, splits = _from_folder(folder); origin = "local folder"
+        x, y, splits, origin = *_from_folder(folder), "local folder"
     else:
         found = locate(name, folder)
-        x, y, splits = _from_found(found); origin = f"{found.resource.source} ({found.kind})"
+        x, y, splits, origin = *_from_found(found), f"{found.resource.source} ({found.kind})"
+    if isinstance(splits, int): splits = published_splits(len(y), splits)
     return UCIData(name, single_or_double(x), single_or_double(y), splits, origin)
 
 # %% ../../nbs/10_mcl/132_uci.ipynb #eeb1ff69
@@ -187,10 +181,6 @@ def bimodal_regression(
     branch = rng.choice([-1., 1.], n_rows)
     noise = np.where(branch > 0, .05, .15 + .1 * np.abs(x[:, 2])) * rng.standard_normal(n_rows)
     return x, branch * (1 + x[:, 0]) + np.sin(3 * x[:, 1]) + noise
-
-def _bimodal():
-    x, y = bimodal_regression()
-    return x, y, published_splits(len(y), 3)
 
 # %% ../../nbs/10_mcl/132_uci.ipynb #847be9e8
 @dataclass(frozen=True)
@@ -213,11 +203,8 @@ def prepare(
 ) -> PreparedSplits:             # stacked arrays
     "Standardise splits and hold out validation rows; `ValueError` on unknown splits or protocol."
     one_of("protocol", protocol, ("clean", "paper"))
-    splits = list(splits)
-    wrong = [k for k in splits if not 0 <= k < len(data.splits)]
-    if wrong or not splits:
-        raise ValueError(f"splits: expected numbers in 0..{len(data.splits) - 1} for {data.name}, "
-                         f"got {wrong or 'none'}")
+    splits = [integer("splits", k, 0, len(data.splits) - 1, data.name) for k in splits]
+    integer("len(splits)", len(splits), 1)
     parts = {field: [] for field in PreparedSplits.__dataclass_fields__}
     for k in splits:
         train, test = data.splits[k]

@@ -177,7 +177,6 @@ def run_uci(
     config = replace(config, device=pick_device(config.device))
     source = read_uci(config.dataset, config.data_path)
     folder = Path(checkpoints) if checkpoints else None
-    if folder: folder.mkdir(parents=True, exist_ok=True)
     n_splits = integer("n_splits", config.n_splits, 0, len(source.splits), config.dataset)
     splits = range(n_splits or len(source.splits))
     work = [(name, list(chunk)) for name in config.methods
