@@ -42,7 +42,6 @@ def parse_sizes(
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #86e57165
 Speakers = Annotated[str, typer.Option(help="Speakers per mixture: 2, or 2-3 for two or three.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is random.")]
 Rate = Annotated[int, typer.Option("--sample-rate", min=1, help="Hz.")]
 Mode = Annotated[str, typer.Option(help="\"min\": cut to the shortest, \"max\": pad.")]
 Device = Annotated[str, typer.Option(help="\"auto\", \"cpu\", \"cuda\", \"cuda:1\", ...")]
@@ -51,10 +50,9 @@ Threshold = Annotated[float, typer.Option(min=0, max=1,
 _NETWORKS = ("asteroid", "asteroid_filterbanks")   # what building a network needs
 Sizes = Annotated[str, typer.Option(help="Mixtures for training, validation, test.")]
 
-# %% ../../nbs/20_separation/284_command_line.ipynb #a0feae87
+# %% ../../nbs/20_separation/284_command_line.ipynb #6730fd04
 KINDS = ("synthetic", "espeak", "librispeech", "clips", "wsj0")
 
-# %% ../../nbs/20_separation/284_command_line.ipynb #6730fd04
 @app.command("make-corpus")
 def make(
     kind: Annotated[str, typer.Argument(metavar="KIND", help=f"One of {', '.join(KINDS)}.")],
@@ -86,8 +84,7 @@ def make(
     with Bar(console, f"mixing {kind}") as bar:
         if kind == "wsj0":
             from amcl_suite.separation.wsj0 import make_wsj0_mix
-            root = make_wsj0_mix(mix_lists, wsj0, out, n_src, sample_rate, mode,
-                                 progress=bar)
+            root = make_wsj0_mix(mix_lists, wsj0, out, n_src, sample_rate, mode, progress=bar)
         else:
             from amcl_suite.separation import making
             make_kind, first = getattr(making, f"{kind}_corpus"), (clips,) if clips else ()
@@ -138,8 +135,7 @@ def check(
         report = validate(parts, n_check or None, progress=bar)
     print_table(console, report.splits[0], [split.values() for split in report.splits])
     for problem in report.problems[:20]: print_line(console, f"{problem.kind}: {problem}")
-    more = len(report.problems) - 20
-    if more > 0: print_line(console, f"and {more} more")
+    if (more := len(report.problems) - 20) > 0: print_line(console, f"and {more} more")
     for note in report.notes: print_line(console, f"note: {note}")
     count = f"{len(report.problems)} problem{'s' * (len(report.problems) > 1)}"
     print_line(console, "the corpus is fine" if report.ok else count)
@@ -183,7 +179,9 @@ def train(
     console, made = open_console(), parse_sizes(sizes)
     changes = dict(objective=objective, backbone=backbone, n_hyps=n_hyps, n_epochs=epochs,
                    seed=seed, n_devices=devices, precision=precision)
-    changes |= _speakers_of(speakers, n_hyps)
+    if speakers is not None:
+        low, high = parse_speakers(speakers)
+        changes |= dict(n_src_min=low, n_src_max=high, n_hyps=n_hyps or high)
     changes = {name: value for name, value in changes.items() if value is not None}
     changes |= dict(parse_assignment(text) for text in values or ())
     config = SeparationConfig.preset(configuration, size, **changes)
@@ -195,13 +193,6 @@ def train(
     trained = train_separator(config, prepared, out, progress=epoch_lines(console))
     print_line(console, f"ended: {trained.stopped or 'after the last epoch'}")
     print_line(console, f"separator: {trained.checkpoint}")
-
-# %% ../../nbs/20_separation/284_command_line.ipynb #a143b240
-def _speakers_of(text: str | None, n_hyps: int | None) -> dict:
-    "Return the fields that `--speakers` sets; as many outputs as speakers unless told otherwise."
-    if text is None: return {}
-    low, high = parse_speakers(text)
-    return dict(n_src_min=low, n_src_max=high, n_hyps=n_hyps or high)
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #60ae3c1c
 @app.command()
@@ -233,7 +224,7 @@ def evaluate(
     from amcl_suite.separation.evaluation import evaluate_model, save_metrics
     console, device = open_console(), pick_device(device)
     if by is not None: one_of("--by", by, _GROUPS)
-    model = load_model(checkpoint / "separator.pt" if checkpoint.is_dir() else checkpoint, device)
+    model = load_model(checkpoint, device)
     rows = _test_rows(console, model, corpus, split, speakers, sizes, limit)
     n_hyps = model.config.n_hyps
     if n_hyps < rows.n_src_max:

@@ -20,7 +20,7 @@ from .objectives import Objective
 
 # %% auto #0
 __all__ = ['broadcast_neg_si_sdr', 'broadcast_objective', 'enumerated_permutation', 'peak_memory', 'loss_ratio', 'seconds_of',
-           'stage_times', 'step_share', 'measure_complexity', 'loss_benchmarks']
+           'stage_times', 'stepper', 'step_share', 'measure_complexity', 'loss_benchmarks']
 
 # %% ../../nbs/20_separation/290_loss_speed.ipynb #13f82fe1
 def broadcast_neg_si_sdr(
@@ -71,7 +71,8 @@ def peak_memory(
 ) -> int:                   # bytes above what was there before the call
     "Return the peak of the memory that a call allocates."
     if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device); torch.cuda.reset_peak_memory_stats(device)
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         work()
         return torch.cuda.max_memory_allocated(device) - before
@@ -168,6 +169,19 @@ def stage_times(
                    for name, stage in stages.items()})
 
 # %% ../../nbs/20_separation/290_loss_speed.ipynb #2cc8902e
+def stepper(
+    run: torch.nn.Module,   # mixture -> `Separation`
+    mixture: Tensor,        # `(batch, time)`
+) -> Callable:              # does one step
+    "Return a function that does one training step; the learning rate is 0, so weights stay."
+    optimiser = torch.optim.Adam(run.parameters(), lr=0.)
+    def step():
+        optimiser.zero_grad()
+        out = run(mixture)
+        (out.hypotheses.square().sum() + out.scores.square().sum()).backward()
+        optimiser.step()
+    return step
+
 def step_share(
     n: int = 20,                # hypotheses and speakers
     rule: str = "pit",          # any rule
@@ -179,14 +193,8 @@ def step_share(
     "Return the share of a small model's step that an objective and its assignment take."
     hyps, logits, targets = _example(n, batch_size, seconds, device)
     model = build_model(model_config("dprnn", "small", n_hyps=n), seed=0).to(device)
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.)
-    objective = Objective(f"{rule}_sisdr")
+    step, objective = stepper(model, targets.sum(1)), Objective(f"{rule}_sisdr")
     costs = neg_si_sdr(hyps, targets).detach()
-    def step():
-        optimiser.zero_grad()
-        out = model(targets.sum(1))
-        (out.hypotheses.square().sum() + out.scores.square().sum()).backward()
-        optimiser.step()
     def choose(): return permutation(costs)
     def whole(): return torch.autograd.grad(
         objective(hyps, logits, targets, temperature=1.).loss, hyps)

@@ -156,17 +156,14 @@ def best_of_kept(
     by_oracle = [_over_targets(values.amax(-1), target_mask)] * n_hyps
     so_far = torch.full_like(values[..., :1], -math.inf)
     for k in range(1, min(n_hyps, n_targets)):
-        exact = math.comb(n_hyps, k) <= 5000
-        kept = (_all_subsets(values, k) if exact else torch.maximum(values, so_far)).mT
+        if math.comb(n_hyps, k) <= 5000:
+            subsets = torch.tensor(list(itertools.combinations(range(n_hyps), k)))
+            kept = values[..., subsets].amax(-1).mT
+        else: kept = torch.maximum(values, so_far).mT
         means = _over_targets(kept, target_mask[:, None].expand_as(kept))   # (batch, subset)
         by_oracle[k - 1], best = means.max(-1)
         so_far = kept[torch.arange(len(kept)), best][..., None]
     return by_score, torch.stack(by_oracle, -1).cummax(-1).values
-
-def _all_subsets(values: Tensor, k: int) -> Tensor:
-    "Return the best value in each subset of `k` outputs, `(batch, n_targets, n_subsets)`."
-    subsets = torch.tensor(list(itertools.combinations(range(values.shape[-1]), k)))
-    return values[..., subsets].amax(-1)
 
 # %% ../../nbs/20_separation/234_metrics.ipynb #ae35cf87
 def evaluate_batch(

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools, re, shutil, subprocess, tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 import numpy as np
 from torch import Tensor
@@ -229,10 +230,8 @@ def by_speaker(
     clips: Iterable[Clip],          # in any order
 ) -> dict[str, list[Clip]]:         # speaker -> clips, both sorted by name
     "Group clips by who speaks."
-    groups = {}
-    for clip in sorted(clips, key=lambda c: (c.speaker, c.name)):
-        groups.setdefault(clip.speaker, []).append(clip)
-    return groups
+    clips = sorted(clips, key=lambda c: (c.speaker, c.name))
+    return {speaker: list(own) for speaker, own in groupby(clips, lambda c: c.speaker)}
 
 # %% ../../nbs/20_separation/218_voices.ipynb #704838b2
 def split_voices(

@@ -15,13 +15,13 @@ from ..core.audio import AudioError, pcm16, read_audio, resample
 from ..core.sound import check_heard
 from ..core.data import sha256_of
 from ..core.expect import one_of
-from ..core.files import DataError, as_spelled, read_text, write_text_atomic
+from ..core.files import DataError, as_spelled, read_text
 from .making import corpus_recipe
 from .mixing import (SPLITS, PlannedMixture, mix, mixture_name, speaker_range,
                                           write_corpus)
 
 # %% auto #0
-__all__ = ['MixRow', 'read_mix_list', 'write_mix_list', 'make_wsj0_mix']
+__all__ = ['MixRow', 'read_mix_list', 'make_wsj0_mix']
 
 # %% ../../nbs/20_separation/225_wsj0.ipynb #0755b0c8
 @dataclass(frozen=True)
@@ -59,15 +59,6 @@ def read_mix_list(
             raise DataError(f"{path}: lines {other} and {row.line} give mixtures of the same name, "
                             f"{row.name}; remove one")
     return rows
-
-def write_mix_list(
-    path: str | Path,          # place of the list
-    rows: Sequence[MixRow],    # mixtures in order
-) -> Path:                     # the path
-    "Write a mix list, levels with five digits."
-    lines = [" ".join(f"{p} {level:.5g}" for p, level in zip(row.paths, row.levels, strict=True))
-             for row in rows]
-    return write_text_atomic(path, "\n".join(lines) + "\n")
 
 # %% ../../nbs/20_separation/225_wsj0.ipynb #36c0c2e7
 def _located(rows: list[MixRow], listed: Path, root: Path) -> dict[str, Path]:
