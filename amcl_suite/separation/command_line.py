@@ -141,13 +141,6 @@ def check(
     print_line(console, "the corpus is fine" if report.ok else count)
     raise typer.Exit(0 if report.ok else 1)
 
-# %% ../../nbs/20_separation/284_command_line.ipynb #984f7117
-Objective = Annotated[Optional[str], typer.Option(
-    help="Such as pit_sisdr, wta_sisdr, amcl_sisdr; default: the configuration's.")]
-Values = Annotated[Optional[list[str]], typer.Option(
-    "--set", metavar="KEY=VALUE", help=(
-        "Any other field, by name or place (training.patience); may be repeated."))]
-
 # %% ../../nbs/20_separation/284_command_line.ipynb #3686ab97
 @app.command()
 def train(
@@ -156,7 +149,8 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; an earlier attempt goes on.")] = ...,
     configuration: Annotated[str, typer.Option(
         help="Number in the paper's code, or a name such as amcl-3.")] = "001",
-    objective: Objective = None,
+    objective: Annotated[Optional[str], typer.Option(
+        help="Such as pit_sisdr, wta_sisdr, amcl_sisdr; default: the configuration's.")] = None,
     speakers: Annotated[Optional[str], typer.Option(
         help="2, or 2-3 for two or three; default: the configuration's.")] = None,
     n_hyps: Annotated[Optional[int], typer.Option(
@@ -171,7 +165,8 @@ def train(
     precision: Annotated[Optional[str], typer.Option(help="32, bf16 or 64.")] = None,
     sizes: Annotated[str, typer.Option(
         help="Mixtures to make where the corpus is made.")] = "60,20,20",
-    values: Values = None,
+    values: Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help=(
+        "Any other field, by name or place (training.patience); may be repeated."))] = None,
 ) -> None:
     "Train a separator, or go on with one; writes separator.pt into the folder of the run."
     check_installed("separation", "soundfile", *_NETWORKS)
@@ -257,8 +252,8 @@ def _test_rows(console, model, corpus: str, split: str, speakers, sizes: str, li
 # %% ../../nbs/20_separation/284_command_line.ipynb #22117033
 def _show(console, frame, by: str | None) -> None:
     "Print means with intervals, then counting and signs of collapse."
-    from amcl_suite.separation.evaluation import (METRIC_UNITS, SEPARATION_METRICS, collapse,
-                                                  counting, per_speaker, summarise_by)
+    from amcl_suite.separation.evaluation import (METRIC_UNITS, MISSING, SEPARATION_METRICS,
+                                                  collapse, counting, per_speaker, summarise_by)
     extra = [name for name in ("sdr", "stoi", "pesq") if name in frame]
     tables = [(summarise_by(frame, metrics=[*SEPARATION_METRICS, *extra]), ())]
     if by:
@@ -271,20 +266,16 @@ def _show(console, frame, by: str | None) -> None:
                   *_interval(row), row["n"]] for row in table.to_dict("records")]
         print_table(console, (*keys, "metric", "unit", "mean", "95 % interval", "n"), cells)
     signs = counting(frame) | collapse(frame)
+    why = lambda name: f"none: {MISSING.get(name, 'no mixture has a value')}"
     print_table(console, ("counting and collapse", "unit", "value"),
-                [(name, unit(name), _number(name, value)) for name, value in signs.items()])
+                [(name, unit(name), f"{value:.3g}" if value == value else why(name))
+                 for name, value in signs.items()])
 
 def _interval(row: dict) -> tuple[str, str]:
     "Return mean and interval, or why there are none."
     if row["n"] == 0: return "none", "no mixture has a value"
     if row["n"] == 1: return f"{row['mean']:.2f}", "none for one mixture"
     return f"{row['mean']:.2f}", f"{row['low']:.2f} to {row['high']:.2f}"
-
-def _number(name: str, value: float) -> str:
-    "Return a value, or why it is missing."
-    from amcl_suite.separation.evaluation import MISSING
-    if value == value: return f"{value:.3g}"
-    return f"none: {MISSING.get(name, 'no mixture has a value')}"
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #bdabe172
 @app.command()

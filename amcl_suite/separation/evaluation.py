@@ -14,8 +14,7 @@ from ..core.expect import only
 from ..core.files import DataError, read_bytes, replacing
 from ..core.statistics import bootstrap_interval
 from .corpora import Corpus
-from .metrics import evaluate_batch
-from .quality import QUALITY
+from .metrics import QUALITY, evaluate_batch
 
 # %% auto #0
 __all__ = ['SEPARATION_METRICS', 'METRIC_UNITS', 'MISSING', 'evaluate_model', 'summarise_by', 'compare', 'per_speaker',

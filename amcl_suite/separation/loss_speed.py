@@ -20,7 +20,7 @@ from .objectives import Objective
 
 # %% auto #0
 __all__ = ['broadcast_neg_si_sdr', 'broadcast_objective', 'enumerated_permutation', 'peak_memory', 'loss_ratio', 'seconds_of',
-           'stage_times', 'stepper', 'step_share', 'measure_complexity', 'loss_benchmarks']
+           'stage_times', 'stepper', 'step_share', 'loss_benchmarks']
 
 # %% ../../nbs/20_separation/290_loss_speed.ipynb #13f82fe1
 def broadcast_neg_si_sdr(
@@ -207,30 +207,6 @@ def step_share(
                 rounds=rounds, device=torch.device(device).type, threads=torch.get_num_threads())
 
 # %% ../../nbs/20_separation/290_loss_speed.ipynb #96113d3c
-def measure_complexity(
-    n_values: tuple = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20),  # hypotheses = speakers
-    n_steps: tuple = (2, 5, 10, 20),   # where the model's step is measured, too
-    batch_size: int = 4,               # mixtures
-    seconds: float = 2.,               # s, at 8 kHz
-    rounds: int = 5,                   # each stage so often; the fastest counts
-    n_enumerated: int = 9,             # largest n for which permutations are enumerated
-    device: str = "cpu",               # where to run
-    progress: Callable | None = None,  # called as `(done, total)`
-) -> dict:                             # ready for JSON
-    "Return time and memory of the parts of an objective against the number of speakers."
-    size, stages, total = (batch_size, seconds), [], len(n_values) + len(n_steps)
-    for n in n_values:
-        memory = loss_ratio(n, "amcl", *size, rounds=1, device=device)
-        stages.append(stage_times(n, *size, rounds, n_enumerated, device)
-                      | {key: memory[key] for key in ("ours_mb", "broadcast_mb")})
-        if progress: progress(len(stages), total)
-    shares = []
-    for n in n_steps:
-        shares.append(step_share(n, "pit", *size, rounds=rounds, device=device))
-        if progress: progress(len(stages) + len(shares), total)
-    return dict(environment=environment(), batch_size=batch_size, seconds=seconds, stages=stages,
-                steps=shares, device=torch.device(device).type, threads=torch.get_num_threads())
-
 def loss_benchmarks(
     device: str = "cpu",   # where to run
 ) -> dict:                 # ready for JSON

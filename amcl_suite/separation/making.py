@@ -5,12 +5,13 @@
 # %% ../../nbs/20_separation/221_making.ipynb #c1b89e38
 from __future__ import annotations
 import functools, itertools, subprocess
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from ..core.audio import AudioError, pcm16
+from ..core.audio import pcm16
 from ..core.sound import check_heard
 from ..core.data import cache_dir, sha256_of
 from ..core.expect import between, integer, one_of
@@ -39,12 +40,10 @@ def _check_voices(clips_by_split: Mapping, sizes: Mapping, most: int) -> None:
     shared = speakers["tt"] & (speakers["tr"] | speakers["cv"])
     if shared: raise ValueError(f"clips_by_split: test speaker {min(shared)} is in tr or cv, too")
     names = [clip.name for own in clips_by_split.values() for clip in own]
-    double = next((n for n in names if names.count(n) > 1), None) \
-        if len(set(names)) < len(names) else None
-    if double: raise ValueError(f"clips_by_split: clip {double!r} is there twice")
-    bad = next((n for n in names if "_" in n or "/" in n), None)
-    if bad: raise ValueError(f"clips_by_split: clip {bad!r} has a '_' or '/' in its name; "
-                             "rename it")
+    if double := next((n for n, k in Counter(names).items() if k > 1), None):
+        raise ValueError(f"clips_by_split: clip {double!r} is there twice")
+    if bad := next((n for n in names if "_" in n or "/" in n), None):
+        raise ValueError(f"clips_by_split: clip {bad!r} has a '_' or '/' in its name; rename it")
 
 # %% ../../nbs/20_separation/221_making.ipynb #b1bf83ad
 def _plan(clips, size, n_src, rng) -> list[tuple[str, list[Clip], np.ndarray]]:
@@ -182,7 +181,9 @@ def clips_corpus(
     def voices():
         parts = {split: heard_clips(own, unusable)
                  for split, own in split_voices(found, n_test, seed=seed).items()}
-        if unusable: more["left_out"] = [_below_clips(error, clips) for error in unusable]
+        if unusable:                                            # paths as below the folder
+            more["left_out"] = [shown(error.args[0]).removeprefix(shown(clips)).lstrip("/")
+                                for error in unusable]
         if empty := [split for split, own in parts.items() if unusable and not own]:
             raise DataError(f"{clips}: no clip for {empty[0]} can be used; {unusable[-1]}")
         return {split: join_clips(own, seconds or 2.5, seed=seed, sample_rate=sample_rate)
@@ -190,10 +191,6 @@ def clips_corpus(
     recipe = corpus_recipe("clips", n_src, sizes, seconds, sample_rate, mode, seed) | {
         "voices": {"clips": fingerprint(found), "n_test": n_test}}
     return _made(folder, recipe, voices, progress, more)
-
-def _below_clips(error: AudioError, clips: str | Path) -> str:
-    "Return what is wrong with a clip, its path as below the folder of clips."
-    return shown(error.args[0]).removeprefix(shown(clips)).lstrip("/")
 
 def left_out(
     root: str | Path,   # of a corpus

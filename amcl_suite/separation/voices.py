@@ -122,17 +122,13 @@ def espeak_voices(
     return unique_clips(clips, "espeak-ng")
 
 # %% ../../nbs/20_separation/218_voices.ipynb #c7e3446b
-def _syllables(rng, seconds: float, rate: float) -> np.ndarray:
-    "Return the starting times of syllables, about `rate` per second, from 0 on."
-    gaps = rng.uniform(0.7, 1.4, int(seconds * rate * 2) + 4) / rate
-    gaps[rng.random(len(gaps)) < 0.1] += 0.15                   # a short pause now and then
-    starts = np.concatenate([[0.0], gaps.cumsum()])
-    return starts[starts < seconds]
-
 def _harmonic(rng, seconds: float, rate: int, pitch: float, tract: float, pace: float):
     "Return one harmonic clip; the speaker is `pitch` (Hz), `tract` (factor) and `pace` (1/s)."
     frames = np.arange(0, seconds + 0.01, 0.01)                 # what changes slowly: 100 Hz
-    starts = _syllables(rng, seconds, pace)
+    gaps = rng.uniform(0.7, 1.4, int(seconds * pace * 2) + 4) / pace
+    gaps[rng.random(len(gaps)) < 0.1] += 0.15                   # a short pause now and then
+    starts = np.concatenate([[0.0], gaps.cumsum()])             # of the syllables
+    starts = starts[starts < seconds]
     which = np.searchsorted(starts, frames, side="right") - 1
     formants = tract * rng.uniform([[270], [850], [2200]], [[800], [2100], [3000]],
                                    (3, len(starts)))[:, which]
