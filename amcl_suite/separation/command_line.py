@@ -227,8 +227,8 @@ def evaluate(
                        "without an output counts as -30 dB")
     dataset = MixtureDataset(rows, None, crop="whole", n_src_max=rows.n_src_max)
     with Bar(console, "evaluating") as bar:
-        frame = evaluate_model(model, make_loader(dataset, batch_size), device, rows, threshold,
-                               extras=slower, missing="penalty", progress=bar)
+        frame = evaluate_model(model, make_loader(dataset, batch_size), device, rows, slower, bar,
+                               threshold=threshold, missing="penalty")
     print_line(console, repr(rows))
     if out is not None: print_line(console, f"metrics: {save_metrics(out, frame)}")
     _show(console, frame, by)

@@ -78,11 +78,9 @@ def evaluate_model(
     loader: Iterable,                    # of `MixtureBatch`
     device: str | torch.device = "cpu",  # where the model runs
     corpus: Corpus | None = None,        # adds sexes and levels, and gives the order
-    threshold: float = 0.5,              # outputs with a higher score are kept
-    penalty: float = -30.,               # dB for each missing or surplus output
-    missing: str = "error",              # too few outputs for PIT: "error", or charge a "penalty"
     extras: Sequence[str] = (),          # of "sdr", "stoi", "pesq": slower metrics as well
     progress: Callable | None = None,    # called with (done, total) in batches
+    **options,                           # of `evaluate_batch`: threshold, penalty, missing
 ):                                       # data frame, one line per mixture
     "Return the metrics of every mixture that a loader yields."
     import pandas
@@ -94,8 +92,7 @@ def evaluate_model(
             for part in _by_length(batch):
                 with torch.inference_mode(): made = model(part.mixture.to(device))
                 heard = (part.sources.to(device), part.mixture.to(device), part.source_mask)
-                found = evaluate_batch(made.hypotheses, made.scores, *heard, threshold,
-                                       penalty=penalty, missing=missing)
+                found = evaluate_batch(made.hypotheses, made.scores, *heard, **options)
                 found |= _extra(extras, made.hypotheses, part, found["matches"], rate)
                 rows += _rows(part, found, corpus)
             seen += batch.ids

@@ -121,7 +121,9 @@ def read_metadata(
              if n_completed else ())
     corpus = Corpus(name, split or file.parent.name, sample_rate or 0, rows, root, notes)
     corpus = check_present(corpus)
-    return corpus if sample_rate else replace(corpus, sample_rate=_rate_of(corpus[0]))
+    if sample_rate: return corpus
+    try: return replace(corpus, sample_rate=audio_info(corpus[0].files[0]).sample_rate)
+    except AudioError as error: raise DataError(f"{corpus[0].where}: {error}") from None
 
 # %% ../../nbs/20_separation/223_layouts.ipynb #56b265e1
 def _moved(text: str, root: Path) -> str:
@@ -152,11 +154,6 @@ def _metadata_row(record: dict, place: str, root: Path, moved: str) -> MixtureRo
                       speakers=listed("speaker"), sexes=listed("sex"),
                       levels=tuple(_number(text, "level", place, False)
                                    for text in listed("level")))
-
-def _rate_of(row: MixtureRow) -> int:
-    "Return the sample rate of a row's mixture."
-    try: return audio_info(row.files[0]).sample_rate
-    except AudioError as error: raise DataError(f"{row.where}: {error}") from None
 
 # %% ../../nbs/20_separation/223_layouts.ipynb #725d6fa6
 def _metadata_file(root: Path, split: str, low: int, high: int, rate: int,

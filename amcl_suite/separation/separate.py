@@ -181,7 +181,10 @@ def separate(
     mixture = resample(waveform, rate, model_rate)
     n, least = len(mixture), model_rate // 4            # networks need a quarter of a second
     mixture = F.pad(mixture, (0, max(0, least - n)))
-    if is_silent(waveform): return _nobody(model, waveform, rate, least, device)
+    if is_silent(waveform):
+        with torch.inference_mode(): scores = model(torch.zeros(1, least).to(device)).scores[0]
+        found = torch.zeros(len(scores), len(waveform))
+        return Separated(found, found[:, 0], found[:, 0] > 0, rate, waveform, _SILENCE)
     found, scores = separate_chunks(model, mixture, round(chunk), overlap, device=device)
     kept = scores > threshold
     if rescale and kept.any(): found[kept] *= fit_gains(mixture, found[kept])[:, None]
@@ -190,10 +193,3 @@ def separate(
 
 _SILENCE = ("the recording is silent (it varies by less than a step of 16 bits about its mean; "
             "channels that cancel each other do, too: choose one)")
-
-def _nobody(model, waveform: Tensor, rate: int, least: int, device) -> Separated:
-    "Return the result for silence: zeros, scores of zero, nothing kept, and a note."
-    with torch.inference_mode(): n_hyps = model(torch.zeros(1, least).to(device)).scores.shape[-1]
-    nothing = torch.zeros(n_hyps)
-    return Separated(torch.zeros(n_hyps, len(waveform)), nothing, nothing > 0, rate, waveform,
-                     _SILENCE)

@@ -278,24 +278,13 @@ def fingerprint(
     clips: Iterable[Clip],   # in any order
 ) -> str:                    # hexadecimal SHA-256 over names, parts and content
     "Return one checksum for a list of clips; it changes if any sample could have changed."
-    lines, content = [], {}
+    sums, lines = functools.cache(zip_sums), []
+    @functools.cache
+    def content(path: str) -> str:                     # a member of an archive has a sum already
+        archive, _, member = path.partition(".zip/")
+        return str(sums(archive + ".zip").get(member, "")) if member else sha256_of(path)
     for clip in sorted(clips, key=lambda c: c.name):
-        if clip.samples is not None: own = sha256_of(clip.samples.tobytes())
-        else: own = content[clip.path] = content.get(clip.path) or _content(clip.path)
+        own = content(clip.path) if clip.samples is None else sha256_of(clip.samples.tobytes())
         lines.append(f"{clip.name} {clip.speaker} {clip.sex} {clip.sample_rate} {clip.start} "
                      f"{clip.n_samples} {own}")
     return sha256_of("\n".join(lines).encode())
-
-# %% ../../nbs/20_separation/218_voices.ipynb #ac80ab0f
-def _content(path: str) -> str:
-    "Return a checksum of a file's content; a member of an archive has one already."
-    archive, _, member = path.partition(".zip/")
-    if not member: return sha256_of(path)
-    status = Path(archive + ".zip").stat()
-    sums = _members(archive + ".zip", (status.st_size, status.st_mtime_ns))
-    return str(sums.get(member, ""))
-
-@functools.lru_cache(maxsize=8)
-def _members(archive: str, stamp: tuple) -> dict[str, int]:
-    "Return the checksums of an archive's members; `stamp` only makes the key."
-    return zip_sums(archive)
