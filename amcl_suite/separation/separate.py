@@ -183,8 +183,8 @@ def separate(
     mixture = F.pad(mixture, (0, max(0, least - n)))
     if is_silent(waveform):
         with torch.inference_mode(): scores = model(torch.zeros(1, least).to(device)).scores[0]
-        found = torch.zeros(len(scores), len(waveform))
-        return Separated(found, found[:, 0], found[:, 0] > 0, rate, waveform, _SILENCE)
+        found, nothing = torch.zeros(len(scores), len(waveform)), torch.zeros(len(scores))
+        return Separated(found, nothing, nothing > 0, rate, waveform, _SILENCE)
     found, scores = separate_chunks(model, mixture, round(chunk), overlap, device=device)
     kept = scores > threshold
     if rescale and kept.any(): found[kept] *= fit_gains(mixture, found[kept])[:, None]
