@@ -137,7 +137,7 @@ def test_train_evaluate_separate(amcl, corpus, tmp_path):
 @pytest.mark.parametrize("words, contains", [
     (("train", "--out", "x", "--objective", "pit_sisdrr"), "pit_sisdrr"),
     (("train", "--out", "x", "--configuration", "amlc-3"), "did you mean 'amcl-3'"),
-    (("train", "--out", "x", "--set", "epochs=3"), "did you mean 'training.n_epochs'"),
+    (("train", "--out", "x", "--set", "epochs=3"), "did you mean 'n_epochs'"),
     (("train", "--out", "x", "--set", "epochs"), "KEY=VALUE"),
     (("train", "--out", "x", "--set", "temperature=-1"), "temperature"),
     (("train", "--out", "x", "--objective", "relaxed_sisdr", "--set", "epsilon=2"), "epsilon"),

@@ -138,7 +138,7 @@ class Wrong(SeparationSystem):
 settings = TrainerSettings(2, monitor="val/pit_si_sdr", mode="max", n_devices=2, accelerator="cpu",
                            tensorboard=False)
 try: train(Wrong(network), make_loader(Hooked(), 4, shuffle=True), None, settings, folder / "wrong")
-except FloatingPointError as error: os.write(1, f"{two.is_main} {error}\n".encode())    # in one piece
+except FloatingPointError as error: os.write(1, f"{two.is_main} {error}\\n".encode())    # in one piece
 """
 
 

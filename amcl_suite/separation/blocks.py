@@ -119,11 +119,8 @@ def standardise(
     return F.layer_norm(x.flatten(1), (x[0].numel(),), eps=1e-8).view_as(x)
 
 # %% ../../nbs/20_separation/230_blocks.ipynb #52db5a2f
-def _chunks(
-    frames: Tensor,   # `(batch, frames, channels)`
-    size: int,        # frames of a chunk, even
-) -> Tensor:          # `(batch, n_chunks, size, channels)`
-    "Cut zero-padded frames into chunks that overlap by one half."
+def _chunks(frames: Tensor, size: int) -> Tensor:
+    "Cut padded `(batch, frames, channels)` into `(batch, n_chunks, size, channels)`, half apart."
     half, n_frames = size // 2, frames.shape[1]
     n_chunks = (n_frames + size) // half + 1
     padded = F.pad(frames, (0, 0, size, (n_chunks + 1) * half - size - n_frames))
@@ -131,14 +128,8 @@ def _chunks(
     return torch.cat([halves[:, :-1], halves[:, 1:]], 2)
 
 # %% ../../nbs/20_separation/230_blocks.ipynb #30022d49
-def _path(
-    x: Tensor,           # `(batch, n_chunks, size, channels)`
-    time: int,           # axis that the LSTM runs along: 2 within chunks, 1 across them
-    rnn: nn.LSTM,        # bidirectional, batch first
-    linear: nn.Linear,   # back to `channels`
-    norm: nn.Module,     # holds `gamma` and `beta`
-) -> Tensor:             # same shape as `x`
-    "Return `x` plus the normalised output of an LSTM along one axis."
+def _path(x: Tensor, time: int, rnn: nn.LSTM, linear: nn.Linear, norm: nn.Module) -> Tensor:
+    "Return chunks plus the normalised output of an LSTM along axis `time` (2: within, 1: across)."
     order = (2, 0, 1, 3) if time == 2 else (1, 0, 2, 3)
     back = (1, 2, 0, 3) if time == 2 else (1, 0, 2, 3)
     sequences = x.permute(order)

@@ -42,10 +42,8 @@ def save_model(
         state={k: v.detach().cpu().clone() for k, v in model.state_dict().items()}))
 
 # %% ../../nbs/20_separation/233_checkpoints.ipynb #2f5e600d
-def _read(
-    path: str | Path,   # file to read
-) -> dict:              # its content, plain values and tensors only
-    "Read a file without running code from it; `CheckpointError` saying what is wrong."
+def _read(path: str | Path) -> dict:
+    "Read plain values and tensors, running no code; `CheckpointError` saying what is wrong."
     if not Path(path).is_file():
         raise CheckpointError(f"no checkpoint at {path}: train a separator or correct the path")
     try:
@@ -74,12 +72,8 @@ def _refuse_foreign(content: dict, path: str | Path) -> None:
     raise CheckpointError(f"{path} is no separator: expected a file made by save_model")
 
 # %% ../../nbs/20_separation/233_checkpoints.ipynb #a19ad2d9
-def _fill(
-    model: Separator,           # receives the weights
-    state: dict[str, Tensor],   # by name
-    source: str | Path,         # where they come from, for the message
-) -> None:
-    "Load weights; `CheckpointError` naming the first one that doesn't fit."
+def _fill(model: Separator, state: dict[str, Tensor], source: str | Path) -> None:
+    "Load the weights of a source; `CheckpointError` naming the first one that doesn't fit."
     ours = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     got = {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
     for name in sorted(ours.keys() | got.keys()):
@@ -91,11 +85,12 @@ def _fill(
 
 # %% ../../nbs/20_separation/233_checkpoints.ipynb #ed5c04a2
 def load_model(
-    path: str | Path,                    # file made by `save_model`
+    path: str | Path,                    # file of `save_model`, or folder with `separator.pt`
     device: str | torch.device = "cpu",  # where the model will live
     config: ModelConfig | None = None,   # refuse any other configuration; None: take the file's
 ) -> Separator:                          # in evaluation mode; its notes are in `.metadata`
     "Read a separator, running no code from the file; `CheckpointError` where that fails."
+    path = Path(path) / "separator.pt" if Path(path).is_dir() else path
     content = _read(path)
     _refuse_foreign(content, path)
     try: found = model_config(content["backbone"], **content["config"])

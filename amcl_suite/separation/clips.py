@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv, io, re, unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 import numpy as np
 import torch
@@ -140,12 +141,10 @@ def unique_clips(
     if not clips:
         raise DataError(f"{where}: no clips found; expected speaker/clip.wav or a manifest.csv "
                         "with path and speaker" + (f" (left out: {failed[0]})" if failed else ""))
-    clips, names = sorted(clips, key=lambda c: c.name), set()
-    for clip in clips:
-        if clip.name in names:
-            raise DataError(f"{where}: two clips are called {clip.name!r} ({clip.path}); "
-                            "rename one")
-        names.add(clip.name)
+    clips = sorted(clips, key=lambda c: c.name)
+    for clip, other in pairwise(clips):
+        if clip.name != other.name: continue
+        raise DataError(f"{where}: two clips are called {clip.name!r} ({other.path}); rename one")
     return clips
 
 # %% ../../nbs/20_separation/216_clips.ipynb #fcf9f856

@@ -42,7 +42,6 @@ def parse_sizes(
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #86e57165
 Speakers = Annotated[str, typer.Option(help="Speakers per mixture: 2, or 2-3 for two or three.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is random.")]
 Rate = Annotated[int, typer.Option("--sample-rate", min=1, help="Hz.")]
 Mode = Annotated[str, typer.Option(help="\"min\": cut to the shortest, \"max\": pad.")]
 Device = Annotated[str, typer.Option(help="\"auto\", \"cpu\", \"cuda\", \"cuda:1\", ...")]
@@ -51,10 +50,9 @@ Threshold = Annotated[float, typer.Option(min=0, max=1,
 _NETWORKS = ("asteroid", "asteroid_filterbanks")   # what building a network needs
 Sizes = Annotated[str, typer.Option(help="Mixtures for training, validation, test.")]
 
-# %% ../../nbs/20_separation/284_command_line.ipynb #a0feae87
+# %% ../../nbs/20_separation/284_command_line.ipynb #6730fd04
 KINDS = ("synthetic", "espeak", "librispeech", "clips", "wsj0")
 
-# %% ../../nbs/20_separation/284_command_line.ipynb #6730fd04
 @app.command("make-corpus")
 def make(
     kind: Annotated[str, typer.Argument(metavar="KIND", help=f"One of {', '.join(KINDS)}.")],
@@ -86,8 +84,7 @@ def make(
     with Bar(console, f"mixing {kind}") as bar:
         if kind == "wsj0":
             from amcl_suite.separation.wsj0 import make_wsj0_mix
-            root = make_wsj0_mix(mix_lists, wsj0, out, n_src, sample_rate, mode,
-                                 progress=bar)
+            root = make_wsj0_mix(mix_lists, wsj0, out, n_src, sample_rate, mode, progress=bar)
         else:
             from amcl_suite.separation import making
             make_kind, first = getattr(making, f"{kind}_corpus"), (clips,) if clips else ()
@@ -138,19 +135,11 @@ def check(
         report = validate(parts, n_check or None, progress=bar)
     print_table(console, report.splits[0], [split.values() for split in report.splits])
     for problem in report.problems[:20]: print_line(console, f"{problem.kind}: {problem}")
-    more = len(report.problems) - 20
-    if more > 0: print_line(console, f"and {more} more")
+    if (more := len(report.problems) - 20) > 0: print_line(console, f"and {more} more")
     for note in report.notes: print_line(console, f"note: {note}")
     count = f"{len(report.problems)} problem{'s' * (len(report.problems) > 1)}"
     print_line(console, "the corpus is fine" if report.ok else count)
     raise typer.Exit(0 if report.ok else 1)
-
-# %% ../../nbs/20_separation/284_command_line.ipynb #984f7117
-Objective = Annotated[Optional[str], typer.Option(
-    help="Such as pit_sisdr, wta_sisdr, amcl_sisdr; default: the configuration's.")]
-Values = Annotated[Optional[list[str]], typer.Option(
-    "--set", metavar="KEY=VALUE", help=(
-        "Any other field, by name or place (training.patience); may be repeated."))]
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #3686ab97
 @app.command()
@@ -160,7 +149,8 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; an earlier attempt goes on.")] = ...,
     configuration: Annotated[str, typer.Option(
         help="Number in the paper's code, or a name such as amcl-3.")] = "001",
-    objective: Objective = None,
+    objective: Annotated[Optional[str], typer.Option(
+        help="Such as pit_sisdr, wta_sisdr, amcl_sisdr; default: the configuration's.")] = None,
     speakers: Annotated[Optional[str], typer.Option(
         help="2, or 2-3 for two or three; default: the configuration's.")] = None,
     n_hyps: Annotated[Optional[int], typer.Option(
@@ -175,7 +165,8 @@ def train(
     precision: Annotated[Optional[str], typer.Option(help="32, bf16 or 64.")] = None,
     sizes: Annotated[str, typer.Option(
         help="Mixtures to make where the corpus is made.")] = "60,20,20",
-    values: Values = None,
+    values: Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help=(
+        "Any other field, by name or place (training.patience); may be repeated."))] = None,
 ) -> None:
     "Train a separator, or go on with one; writes separator.pt into the folder of the run."
     check_installed("separation", "soundfile", *_NETWORKS)
@@ -183,7 +174,9 @@ def train(
     console, made = open_console(), parse_sizes(sizes)
     changes = dict(objective=objective, backbone=backbone, n_hyps=n_hyps, n_epochs=epochs,
                    seed=seed, n_devices=devices, precision=precision)
-    changes |= _speakers_of(speakers, n_hyps)
+    if speakers is not None:
+        low, high = parse_speakers(speakers)
+        changes |= dict(n_src_min=low, n_src_max=high, n_hyps=n_hyps or high)
     changes = {name: value for name, value in changes.items() if value is not None}
     changes |= dict(parse_assignment(text) for text in values or ())
     config = SeparationConfig.preset(configuration, size, **changes)
@@ -195,13 +188,6 @@ def train(
     trained = train_separator(config, prepared, out, progress=epoch_lines(console))
     print_line(console, f"ended: {trained.stopped or 'after the last epoch'}")
     print_line(console, f"separator: {trained.checkpoint}")
-
-# %% ../../nbs/20_separation/284_command_line.ipynb #a143b240
-def _speakers_of(text: str | None, n_hyps: int | None) -> dict:
-    "Return the fields that `--speakers` sets; as many outputs as speakers unless told otherwise."
-    if text is None: return {}
-    low, high = parse_speakers(text)
-    return dict(n_src_min=low, n_src_max=high, n_hyps=n_hyps or high)
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #60ae3c1c
 @app.command()
@@ -233,7 +219,7 @@ def evaluate(
     from amcl_suite.separation.evaluation import evaluate_model, save_metrics
     console, device = open_console(), pick_device(device)
     if by is not None: one_of("--by", by, _GROUPS)
-    model = load_model(checkpoint / "separator.pt" if checkpoint.is_dir() else checkpoint, device)
+    model = load_model(checkpoint, device)
     rows = _test_rows(console, model, corpus, split, speakers, sizes, limit)
     n_hyps = model.config.n_hyps
     if n_hyps < rows.n_src_max:
@@ -241,8 +227,8 @@ def evaluate(
                        "without an output counts as -30 dB")
     dataset = MixtureDataset(rows, None, crop="whole", n_src_max=rows.n_src_max)
     with Bar(console, "evaluating") as bar:
-        frame = evaluate_model(model, make_loader(dataset, batch_size), device, rows, threshold,
-                               extras=slower, missing="penalty", progress=bar)
+        frame = evaluate_model(model, make_loader(dataset, batch_size), device, rows, slower, bar,
+                               threshold=threshold, missing="penalty")
     print_line(console, repr(rows))
     if out is not None: print_line(console, f"metrics: {save_metrics(out, frame)}")
     _show(console, frame, by)
@@ -266,8 +252,8 @@ def _test_rows(console, model, corpus: str, split: str, speakers, sizes: str, li
 # %% ../../nbs/20_separation/284_command_line.ipynb #22117033
 def _show(console, frame, by: str | None) -> None:
     "Print means with intervals, then counting and signs of collapse."
-    from amcl_suite.separation.evaluation import (METRIC_UNITS, SEPARATION_METRICS, collapse,
-                                                  counting, per_speaker, summarise_by)
+    from amcl_suite.separation.evaluation import (METRIC_UNITS, MISSING, SEPARATION_METRICS,
+                                                  collapse, counting, per_speaker, summarise_by)
     extra = [name for name in ("sdr", "stoi", "pesq") if name in frame]
     tables = [(summarise_by(frame, metrics=[*SEPARATION_METRICS, *extra]), ())]
     if by:
@@ -280,20 +266,16 @@ def _show(console, frame, by: str | None) -> None:
                   *_interval(row), row["n"]] for row in table.to_dict("records")]
         print_table(console, (*keys, "metric", "unit", "mean", "95 % interval", "n"), cells)
     signs = counting(frame) | collapse(frame)
+    why = lambda name: f"none: {MISSING.get(name, 'no mixture has a value')}"
     print_table(console, ("counting and collapse", "unit", "value"),
-                [(name, unit(name), _number(name, value)) for name, value in signs.items()])
+                [(name, unit(name), f"{value:.3g}" if value == value else why(name))
+                 for name, value in signs.items()])
 
 def _interval(row: dict) -> tuple[str, str]:
     "Return mean and interval, or why there are none."
     if row["n"] == 0: return "none", "no mixture has a value"
     if row["n"] == 1: return f"{row['mean']:.2f}", "none for one mixture"
     return f"{row['mean']:.2f}", f"{row['low']:.2f} to {row['high']:.2f}"
-
-def _number(name: str, value: float) -> str:
-    "Return a value, or why it is missing."
-    from amcl_suite.separation.evaluation import MISSING
-    if value == value: return f"{value:.3g}"
-    return f"none: {MISSING.get(name, 'no mixture has a value')}"
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #bdabe172
 @app.command()

@@ -120,7 +120,6 @@ class MixtureDataset(Dataset):
         self.samples = self._load() if cache else None
 
     def __len__(self) -> int: return len(self.corpus)
-    def __getitem__(self, key) -> Example: return _cut(self, *epoch_and_index(key, len(self)))
 
     @property
     def lengths(self) -> np.ndarray:
@@ -206,14 +205,15 @@ def place(
     return int(example_generator(self.seed, epoch, index).integers(total - length + 1)), length
 
 # %% ../../nbs/20_separation/226_datasets.ipynb #fa642a38
-def _cut(data: MixtureDataset, epoch: int, index: int) -> Example:
+@patch
+def __getitem__(self: MixtureDataset, key) -> Example:
     "Return one example of a corpus; `DataError` names the row if its audio is unusable."
-    start, length = data.place((epoch, index))
-    parts = data._parts(index, start, length)
-    sources = torch.zeros(data.n_src_max, data.segment or length)
+    (start, length), (_, index) = self.place(key), epoch_and_index(key, len(self))
+    parts = self._parts(index, start, length)
+    sources = torch.zeros(self.n_src_max, self.segment or length)
     sources[:len(parts) - 1, :length] = parts[1:]
     mixture = torch.nn.functional.pad(parts[0], (0, sources.shape[1] - length))
-    return Example(mixture, sources, heard_sources(sources, data.silence), data.corpus[index].id)
+    return Example(mixture, sources, heard_sources(sources, self.silence), self.corpus[index].id)
 
 # %% ../../nbs/20_separation/226_datasets.ipynb #45cf534d
 def heard_sources(
@@ -236,7 +236,6 @@ class EpochSampler(Sampler):
         shuffle: bool = True,            # False: in order, and always epoch 0 (fixed crops)
         n_replicas: int | None = None,   # processes that share them; None: torch.distributed
         rank: int | None = None,         # this process, 0..n_replicas - 1; None: torch.distributed
-        even: bool | None = None,        # equally many for each process; None: as `shuffle`
     ):
         integer("n", n, 1)
         if (n_replicas is None) != (rank is None):
@@ -244,7 +243,6 @@ class EpochSampler(Sampler):
         if rank is not None: integer("rank", rank, 0, n_replicas - 1)
         self.n, self.seed, self.shuffle, self.epoch = n, seed, shuffle, 0
         self.given = None if rank is None else (n_replicas, rank)
-        self.even = shuffle if even is None else even
 
     def set_epoch(self,
         epoch: int,    # >= 0; the trainer calls this before each epoch
@@ -254,7 +252,7 @@ class EpochSampler(Sampler):
 
     def __len__(self) -> int:
         n_replicas, rank = self._replica()
-        return self.n // n_replicas if self.even else len(range(rank, self.n, n_replicas))
+        return self.n // n_replicas if self.shuffle else len(range(rank, self.n, n_replicas))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         n_replicas, rank = self._replica()

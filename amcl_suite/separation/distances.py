@@ -4,15 +4,14 @@
 
 # %% ../../nbs/20_separation/210_distances.ipynb #052659ae
 from __future__ import annotations
-from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from ..core.sound import SILENT, is_silent
-from ..core.expect import integer, like, one_of, shaped
+from ..core.expect import integer, like, shaped
 
 # %% auto #0
-__all__ = ['DISTANCES', 'neg_si_sdr', 'neg_snr', 'mse', 'distance', 'si_sdr_matrix', 'active_targets']
+__all__ = ['DISTANCES', 'neg_si_sdr', 'neg_snr', 'mse', 'si_sdr_matrix', 'active_targets']
 
 # %% ../../nbs/20_separation/210_distances.ipynb #5055ff67
 def _check_signals(hypotheses: Tensor, targets: Tensor, target_mask, lengths) -> None:
@@ -161,12 +160,6 @@ def mse(
 
 # %% ../../nbs/20_separation/210_distances.ipynb #3ecc786a
 DISTANCES = {"sisdr": neg_si_sdr, "snr": neg_snr, "mse": mse}   # by the names of configurations
-
-def distance(
-    name: str,     # "sisdr", "snr" or "mse"
-) -> Callable:     # `(hypotheses, targets, target_mask, lengths) -> costs`
-    "Return a distance by name; `ValueError` naming the nearest known one."
-    return DISTANCES[one_of("distance", name, DISTANCES, "distance")]
 
 # %% ../../nbs/20_separation/210_distances.ipynb #48f0521b
 @torch.no_grad()

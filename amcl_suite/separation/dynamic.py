@@ -107,7 +107,9 @@ class DynamicMixing(Dataset):
         self.level_range, self.gain_range = level_range, gain_range
         self.speeds, self.sample_rate = tuple(speeds), sample_rate
         self._check()
-        self.clips = [clip for clip in clips if self._fits(clip)]
+        needed = lambda clip: max(-(-self.segment * round(clip.sample_rate * speed) // sample_rate)
+                                  for speed in self.speeds)
+        self.clips = [clip for clip in clips if clip.n_samples >= needed(clip)]
         self.n_dropped = len(clips) - len(self.clips)
         self.by_speaker = self._group(clips)
         self.source = (_Stored if in_memory else _Streamed)(self.clips, self.speeds, sample_rate)
@@ -133,13 +135,6 @@ def _check(self: DynamicMixing) -> None:
     ranges(self, level_range=(0,), gain_range=(0,))
     if not self.speeds: raise ValueError("speeds: expected at least one factor, got none")
     for speed in self.speeds: between("speeds", speed, 0.5, 2)
-
-@patch
-def _fits(self: DynamicMixing, clip: Clip) -> bool:
-    "Tell whether a clip is long enough at every speed."
-    needed = max(-(-self.segment * round(clip.sample_rate * speed) // self.sample_rate)
-                 for speed in self.speeds)
-    return clip.n_samples >= needed
 
 @patch
 def _group(self: DynamicMixing, clips: Sequence[Clip]) -> list[list[int]]:

@@ -14,8 +14,7 @@ from ..core.expect import only
 from ..core.files import DataError, read_bytes, replacing
 from ..core.statistics import bootstrap_interval
 from .corpora import Corpus
-from .metrics import evaluate_batch
-from .quality import QUALITY
+from .metrics import QUALITY, evaluate_batch
 
 # %% auto #0
 __all__ = ['SEPARATION_METRICS', 'METRIC_UNITS', 'MISSING', 'evaluate_model', 'summarise_by', 'compare', 'per_speaker',
@@ -79,11 +78,9 @@ def evaluate_model(
     loader: Iterable,                    # of `MixtureBatch`
     device: str | torch.device = "cpu",  # where the model runs
     corpus: Corpus | None = None,        # adds sexes and levels, and gives the order
-    threshold: float = 0.5,              # outputs with a higher score are kept
-    penalty: float = -30.,               # dB for each missing or surplus output
-    missing: str = "error",              # too few outputs for PIT: "error", or charge a "penalty"
     extras: Sequence[str] = (),          # of "sdr", "stoi", "pesq": slower metrics as well
     progress: Callable | None = None,    # called with (done, total) in batches
+    **options,                           # of `evaluate_batch`: threshold, penalty, missing
 ):                                       # data frame, one line per mixture
     "Return the metrics of every mixture that a loader yields."
     import pandas
@@ -95,8 +92,7 @@ def evaluate_model(
             for part in _by_length(batch):
                 with torch.inference_mode(): made = model(part.mixture.to(device))
                 heard = (part.sources.to(device), part.mixture.to(device), part.source_mask)
-                found = evaluate_batch(made.hypotheses, made.scores, *heard, threshold,
-                                       penalty=penalty, missing=missing)
+                found = evaluate_batch(made.hypotheses, made.scores, *heard, **options)
                 found |= _extra(extras, made.hypotheses, part, found["matches"], rate)
                 rows += _rows(part, found, corpus)
             seen += batch.ids
@@ -189,38 +185,26 @@ def _flat(frame) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError("scores: expected probabilities in [0, 1], got others, or NaN")
     return scores, np.concatenate([np.asarray(row, dtype=bool) for row in frame["matched"]])
 
-def _auroc(scores: np.ndarray, matched: np.ndarray) -> float:
-    "Return the area under the curve from ranks; NaN unless both kinds occur."
-    from scipy.stats import rankdata
-    n_used, n_unused = int(matched.sum()), int((~matched).sum())
-    if not n_used or not n_unused: return math.nan
-    ranks = rankdata(scores)[matched].sum() - n_used * (n_used + 1) / 2
-    return float(ranks / (n_used * n_unused))
-
-def _reliability(scores: np.ndarray, matched: np.ndarray, n_bins: int) -> np.ndarray:
-    "Return mean score, share of matched outputs and count of every bin that isn't empty."
-    bins = np.minimum((scores * n_bins).astype(int), n_bins - 1)
-    chosen = [bins == b for b in range(n_bins)]
-    return np.array([(scores[c].mean(), matched[c].mean(), c.sum()) for c in chosen if c.any()])
-
 # %% ../../nbs/20_separation/236_evaluation.ipynb #526249d6
 def counting(
     frame,               # data frame of `evaluate_model`
     n_bins: int = 10,    # bins of the calibration error
 ) -> dict[str, float]:   # accuracy, error, precision, recall, AUROC, calibration error
     "Return how well the number of speakers is known; NaN where a ratio has no cases."
+    from sklearn.metrics import roc_auc_score
     scores, matched = _flat(frame)
     error = (frame["n_counted"] - frame["n_true"]).to_numpy()
     ranked = [np.sort(np.asarray(s, dtype=np.float64))[::-1][:k] for s, k in
               zip(frame["scores"], frame["n_counted"])]
     limit = min((s.min() for s in ranked if len(s)), default=math.inf)   # lowest score kept
     kept = scores >= limit
-    hits, table = int((kept & matched).sum()), _reliability(scores, matched, n_bins)
+    hits, table = int((kept & matched).sum()), matched_by_score(frame, n_bins)
     ratio = lambda n, of: float(n / of) if of else math.nan
     return {"count_accuracy": float((error == 0).mean()),
             "count_error": float(np.abs(error).mean()), "count_bias": float(error.mean()),
             "score_precision": ratio(hits, kept.sum()), "score_recall": ratio(hits, matched.sum()),
-            "score_auroc": _auroc(scores, matched),
+            "score_auroc": (float(roc_auc_score(matched, scores))
+                            if 0 < matched.sum() < len(matched) else math.nan),
             "score_calibration_error":
                 float((np.abs(table[:, 0] - table[:, 1]) * table[:, 2]).sum() / len(scores))}
 
@@ -232,7 +216,7 @@ def confusion(
     table = pandas.crosstab(frame["n_true"], frame["n_counted"])
     counts = range(int(min(table.index.min(), table.columns.min())),
                    int(max(table.index.max(), table.columns.max())) + 1)
-    return table.reindex(index=table.index, columns=counts, fill_value=0)
+    return table.reindex(columns=counts, fill_value=0)
 
 # %% ../../nbs/20_separation/236_evaluation.ipynb #e6d20e15
 def matched_by_score(
@@ -240,7 +224,10 @@ def matched_by_score(
     n_bins: int = 10,    # bins of the score
 ) -> np.ndarray:         # `(bins that aren't empty, 3)`: mean score, share matched, count
     "Return how often outputs are matched to a speaker, by their score."
-    return _reliability(*_flat(frame), n_bins)
+    scores, matched = _flat(frame)
+    bins = np.minimum((scores * n_bins).astype(int), n_bins - 1)
+    chosen = [bins == b for b in range(n_bins)]
+    return np.array([(scores[c].mean(), matched[c].mean(), c.sum()) for c in chosen if c.any()])
 
 # %% ../../nbs/20_separation/236_evaluation.ipynb #f6879232
 def winner_shares(

@@ -160,9 +160,8 @@ class Prepared:
         config: SeparationConfig,  # which counts of speakers and which rate
     ) -> Corpus:                   # the mixtures of one split
         "Return one split."
-        low, high = config.n_src_min, config.n_src_max
-        return read_corpus(self.root, split, low if low == high else (low, high),
-                           sample_rate=config.sample_rate)
+        n_src = config.n_src_min, config.n_src_max
+        return read_corpus(self.root, split, n_src, config.sample_rate)
 
 # %% ../../nbs/20_separation/244_experiments.ipynb #4166df19
 def prepare_corpus(
@@ -211,7 +210,6 @@ def _missing(name: str) -> str:
 class TrainedSeparator:
     "A trained separator and how it came about."
     checkpoint: Path          # file for `load_model` and `separate`
-    config: SeparationConfig  # how it was trained
     history: object           # data frame, one line per epoch
     unit: float               # dB, one unit of temperature; 0 without annealing
     stopped: str              # why training ended
@@ -269,7 +267,7 @@ def train_separator(
                     progress=progress)
     path = system.export(trained.best_path, folder / "separator.pt", corpus=corpus.name,
                          configuration=plain(config))
-    return TrainedSeparator(path, config, trained.history, annealing.unit if annealing else 0.,
+    return TrainedSeparator(path, trained.history, annealing.unit if annealing else 0.,
                             trained.stopped)
 
 _FREE = ("n_epochs", "n_workers", "n_devices", "accelerator", "keep_best", "patience")

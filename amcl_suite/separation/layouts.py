@@ -79,14 +79,6 @@ def _beside(known: dict[str, str], part: str) -> str:
             return str(path.parent.parent / part / path.name)
     return ""
 
-def _from_fixed_count(file: Path, rows: list[dict], n_src: int) -> list[dict] | None:
-    "Return the rows of `{n}_{n}.csv` beside `file` if they surely are the same mixtures."
-    other = file.with_name(f"{n_src}_{n_src}.csv")
-    if other == file or not other.is_file(): return None
-    fixed = _read_csv(other)
-    same = [row["length"] for row in fixed] == [row["length"] for row in rows]
-    return fixed if same else None
-
 def _completed(file: Path, rows: list[dict[str, str]]) -> int:
     "Fill in lost paths in place; returns how many rows were completed."
     n_rows = 0
@@ -94,11 +86,13 @@ def _completed(file: Path, rows: list[dict[str, str]]) -> int:
         parts = ["mix", *(f"s{i + 1}" for i in range(n_src))]
         same_count = [row for row in rows if int(row["n_src"]) == n_src]
         broken = [k for k, row in enumerate(same_count) if not all(row.get(p) for p in parts)]
-        fixed = _from_fixed_count(file, same_count, n_src) if broken else None
+        other = file.with_name(f"{n_src}_{n_src}.csv")
+        fixed = _read_csv(other) if broken and other != file and other.is_file() else []
+        same = [row["length"] for row in fixed] == [row["length"] for row in same_count]
         for k in broken:
             row = same_count[k]
             known = {p: row.get(p, "") for p in parts}
-            if fixed and not any(known.values()): known = {p: fixed[k].get(p, "") for p in parts}
+            if same and not any(known.values()): known = {p: fixed[k].get(p, "") for p in parts}
             row.update({p: known[p] or _beside(known, p) for p in parts})
             n_rows += all(row[p] for p in parts)
     return n_rows
@@ -127,7 +121,9 @@ def read_metadata(
              if n_completed else ())
     corpus = Corpus(name, split or file.parent.name, sample_rate or 0, rows, root, notes)
     corpus = check_present(corpus)
-    return corpus if sample_rate else replace(corpus, sample_rate=_rate_of(corpus[0]))
+    if sample_rate: return corpus
+    try: return replace(corpus, sample_rate=audio_info(corpus[0].files[0]).sample_rate)
+    except AudioError as error: raise DataError(f"{corpus[0].where}: {error}") from None
 
 # %% ../../nbs/20_separation/223_layouts.ipynb #56b265e1
 def _moved(text: str, root: Path) -> str:
@@ -158,11 +154,6 @@ def _metadata_row(record: dict, place: str, root: Path, moved: str) -> MixtureRo
                       speakers=listed("speaker"), sexes=listed("sex"),
                       levels=tuple(_number(text, "level", place, False)
                                    for text in listed("level")))
-
-def _rate_of(row: MixtureRow) -> int:
-    "Return the sample rate of a row's mixture."
-    try: return audio_info(row.files[0]).sample_rate
-    except AudioError as error: raise DataError(f"{row.where}: {error}") from None
 
 # %% ../../nbs/20_separation/223_layouts.ipynb #725d6fa6
 def _metadata_file(root: Path, split: str, low: int, high: int, rate: int,

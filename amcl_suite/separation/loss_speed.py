@@ -20,7 +20,7 @@ from .objectives import Objective
 
 # %% auto #0
 __all__ = ['broadcast_neg_si_sdr', 'broadcast_objective', 'enumerated_permutation', 'peak_memory', 'loss_ratio', 'seconds_of',
-           'stage_times', 'step_share', 'measure_complexity', 'loss_benchmarks']
+           'stage_times', 'stepper', 'step_share', 'loss_benchmarks']
 
 # %% ../../nbs/20_separation/290_loss_speed.ipynb #13f82fe1
 def broadcast_neg_si_sdr(
@@ -71,7 +71,8 @@ def peak_memory(
 ) -> int:                   # bytes above what was there before the call
     "Return the peak of the memory that a call allocates."
     if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device); torch.cuda.reset_peak_memory_stats(device)
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         work()
         return torch.cuda.max_memory_allocated(device) - before
@@ -168,6 +169,19 @@ def stage_times(
                    for name, stage in stages.items()})
 
 # %% ../../nbs/20_separation/290_loss_speed.ipynb #2cc8902e
+def stepper(
+    run: torch.nn.Module,   # mixture -> `Separation`
+    mixture: Tensor,        # `(batch, time)`
+) -> Callable:              # does one step
+    "Return a function that does one training step; the learning rate is 0, so weights stay."
+    optimiser = torch.optim.Adam(run.parameters(), lr=0.)
+    def step():
+        optimiser.zero_grad()
+        out = run(mixture)
+        (out.hypotheses.square().sum() + out.scores.square().sum()).backward()
+        optimiser.step()
+    return step
+
 def step_share(
     n: int = 20,                # hypotheses and speakers
     rule: str = "pit",          # any rule
@@ -179,14 +193,8 @@ def step_share(
     "Return the share of a small model's step that an objective and its assignment take."
     hyps, logits, targets = _example(n, batch_size, seconds, device)
     model = build_model(model_config("dprnn", "small", n_hyps=n), seed=0).to(device)
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.)
-    objective = Objective(f"{rule}_sisdr")
+    step, objective = stepper(model, targets.sum(1)), Objective(f"{rule}_sisdr")
     costs = neg_si_sdr(hyps, targets).detach()
-    def step():
-        optimiser.zero_grad()
-        out = model(targets.sum(1))
-        (out.hypotheses.square().sum() + out.scores.square().sum()).backward()
-        optimiser.step()
     def choose(): return permutation(costs)
     def whole(): return torch.autograd.grad(
         objective(hyps, logits, targets, temperature=1.).loss, hyps)
@@ -199,30 +207,6 @@ def step_share(
                 rounds=rounds, device=torch.device(device).type, threads=torch.get_num_threads())
 
 # %% ../../nbs/20_separation/290_loss_speed.ipynb #96113d3c
-def measure_complexity(
-    n_values: tuple = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20),  # hypotheses = speakers
-    n_steps: tuple = (2, 5, 10, 20),   # where the model's step is measured, too
-    batch_size: int = 4,               # mixtures
-    seconds: float = 2.,               # s, at 8 kHz
-    rounds: int = 5,                   # each stage so often; the fastest counts
-    n_enumerated: int = 9,             # largest n for which permutations are enumerated
-    device: str = "cpu",               # where to run
-    progress: Callable | None = None,  # called as `(done, total)`
-) -> dict:                             # ready for JSON
-    "Return time and memory of the parts of an objective against the number of speakers."
-    size, stages, total = (batch_size, seconds), [], len(n_values) + len(n_steps)
-    for n in n_values:
-        memory = loss_ratio(n, "amcl", *size, rounds=1, device=device)
-        stages.append(stage_times(n, *size, rounds, n_enumerated, device)
-                      | {key: memory[key] for key in ("ours_mb", "broadcast_mb")})
-        if progress: progress(len(stages), total)
-    shares = []
-    for n in n_steps:
-        shares.append(step_share(n, "pit", *size, rounds=rounds, device=device))
-        if progress: progress(len(stages) + len(shares), total)
-    return dict(environment=environment(), batch_size=batch_size, seconds=seconds, stages=stages,
-                steps=shares, device=torch.device(device).type, threads=torch.get_num_threads())
-
 def loss_benchmarks(
     device: str = "cpu",   # where to run
 ) -> dict:                 # ready for JSON

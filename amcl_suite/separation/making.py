@@ -5,12 +5,13 @@
 # %% ../../nbs/20_separation/221_making.ipynb #c1b89e38
 from __future__ import annotations
 import functools, itertools, subprocess
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from ..core.audio import AudioError, pcm16
+from ..core.audio import pcm16
 from ..core.sound import check_heard
 from ..core.data import cache_dir, sha256_of
 from ..core.expect import between, integer, one_of
@@ -39,12 +40,10 @@ def _check_voices(clips_by_split: Mapping, sizes: Mapping, most: int) -> None:
     shared = speakers["tt"] & (speakers["tr"] | speakers["cv"])
     if shared: raise ValueError(f"clips_by_split: test speaker {min(shared)} is in tr or cv, too")
     names = [clip.name for own in clips_by_split.values() for clip in own]
-    double = next((n for n in names if names.count(n) > 1), None) \
-        if len(set(names)) < len(names) else None
-    if double: raise ValueError(f"clips_by_split: clip {double!r} is there twice")
-    bad = next((n for n in names if "_" in n or "/" in n), None)
-    if bad: raise ValueError(f"clips_by_split: clip {bad!r} has a '_' or '/' in its name; "
-                             "rename it")
+    if double := next((n for n, k in Counter(names).items() if k > 1), None):
+        raise ValueError(f"clips_by_split: clip {double!r} is there twice")
+    if bad := next((n for n in names if "_" in n or "/" in n), None):
+        raise ValueError(f"clips_by_split: clip {bad!r} has a '_' or '/' in its name; rename it")
 
 # %% ../../nbs/20_separation/221_making.ipynb #b1bf83ad
 def _plan(clips, size, n_src, rng) -> list[tuple[str, list[Clip], np.ndarray]]:
@@ -116,29 +115,25 @@ def make_corpus(
     clips_by_split: Mapping[str, Sequence[Clip]],  # "tr", "cv", "tt" -> clips
     out: str | Path,                      # folder of the corpus, empty or an earlier attempt
     n_src: int | tuple = 2,               # speakers per mixture, or (fewest, most)
-    sizes: Mapping[str, int] | None = None,  # mixtures per part and count; None: 60, 20, 20
-    seconds: float | None = None,         # length of each mixture; None: as long as the clips
-    sample_rate: int = 8000,              # Hz
-    mode: str = "min",                    # "min": cut to the shortest, "max": pad
-    seed: int = 0,                        # one seed gives the same bytes
     origin: str = "clips",                # what the voices are, for tables and captions
     progress: Callable | None = None,     # called with (done, total) after each mixture
+    **options,                            # as of `corpus_recipe`: sizes, seconds, seed, ...
 ) -> Path:                                # `out`, absolute
     "Write a corpus in WSJ0-mix's layout; resumes, and reuses what is complete."
-    recipe = corpus_recipe(origin, n_src, sizes, seconds, sample_rate, mode, seed) | {
+    recipe = corpus_recipe(origin, n_src, **options) | {
         "clips": {split: fingerprint(own) for split, own in clips_by_split.items()}}
     return _made(out, recipe, lambda: clips_by_split, progress)
 
 # %% ../../nbs/20_separation/221_making.ipynb #17ec04ef
 def corpus_recipe(
-    origin: str,                      # what the voices are
-    n_src: int | tuple,               # speakers per mixture, or (fewest, most)
-    sizes: Mapping[str, int] | None,  # mixtures per part and count; None: 60, 20, 20
-    seconds: float | None,            # 0.1 to 600, length of each mixture; None: of the clips
-    sample_rate: int,                 # Hz, 8000 or 16000
-    mode: str,                        # "min" or "max"
-    seed: int,                        # >= 0
-) -> dict:                            # plain values
+    origin: str,                             # what the voices are
+    n_src: int | tuple = 2,                  # speakers per mixture, or (fewest, most)
+    sizes: Mapping[str, int] | None = None,  # mixtures per part and count; None: 60, 20, 20
+    seconds: float | None = None,            # 0.1 to 600, of each mixture; None: as its clips
+    sample_rate: int = 8000,                 # Hz, 8000 or 16000
+    mode: str = "min",                       # "min": cut to the shortest, "max": pad
+    seed: int = 0,                           # >= 0; one seed gives the same bytes
+) -> dict:                                   # plain values
     "Return everything that decides a corpus's bytes, checked, but the clips."
     one_of("mode", mode, ("min", "max"))
     one_of("sample_rate", sample_rate, (8000, 16000))
@@ -168,32 +163,29 @@ def clips_corpus(
     clips: str | Path,                       # folder of speaker/clip.wav, or with a manifest.csv
     n_src: int | tuple = 2,                  # speakers per mixture, or (fewest, most)
     folder: str | Path | None = None,        # of the corpus; None: in the cache
-    sizes: Mapping[str, int] | None = None,  # mixtures per part and count; None: 60, 20, 20
-    seed: int = 0,                           # of split and mixtures
-    seconds: float | None = None,            # length of each mixture; None: of the clips
-    sample_rate: int = 8000,                 # Hz
-    mode: str = "min",                       # "min" or "max"
     progress: Callable | None = None,        # called with (done, total)
+    **options,                               # as of `corpus_recipe`: sizes, seconds, seed, ...
 ) -> Path:                                   # root of the corpus
     "Make (or find) a corpus from a folder of clips; `left_out` names those that can't be used."
-    unusable, more = [], {}
+    recipe, unusable, more = corpus_recipe("clips", n_src, **options), [], {}
     found = clips_from_folder(clips, failed=unusable)
-    n_test = max(speaker_range(n_src)[1], len({clip.speaker for clip in found}) // 4)
+    n_test = max(recipe["n_src"][1], len({clip.speaker for clip in found}) // 4)
     def voices():
         parts = {split: heard_clips(own, unusable)
-                 for split, own in split_voices(found, n_test, seed=seed).items()}
-        if unusable: more["left_out"] = [_below_clips(error, clips) for error in unusable]
+                 for split, own in split_voices(found, n_test, seed=recipe["seed"]).items()}
+        if unusable:                                            # paths as below the folder
+            more["left_out"] = [shown(error.args[0]).removeprefix(shown(clips)).lstrip("/")
+                                for error in unusable]
         if empty := [split for split, own in parts.items() if unusable and not own]:
             raise DataError(f"{clips}: no clip for {empty[0]} can be used; {unusable[-1]}")
-        return {split: join_clips(own, seconds or 2.5, seed=seed, sample_rate=sample_rate)
-                for split, own in parts.items()}
-    recipe = corpus_recipe("clips", n_src, sizes, seconds, sample_rate, mode, seed) | {
-        "voices": {"clips": fingerprint(found), "n_test": n_test}}
-    return _made(folder, recipe, voices, progress, more)
+        return _joined(parts, 2.5, recipe)
+    facts = {"clips": fingerprint(found), "n_test": n_test}
+    return _made(folder, recipe | {"voices": facts}, voices, progress, more)
 
-def _below_clips(error: AudioError, clips: str | Path) -> str:
-    "Return what is wrong with a clip, its path as below the folder of clips."
-    return shown(error.args[0]).removeprefix(shown(clips)).lstrip("/")
+def _joined(parts: dict, least: float, recipe: dict) -> dict:
+    "Return clips as long as the mixtures, or of at least so many seconds where that is open."
+    return {split: join_clips(own, recipe["seconds"] or least, seed=recipe["seed"],
+                              sample_rate=recipe["sample_rate"]) for split, own in parts.items()}
 
 def left_out(
     root: str | Path,   # of a corpus
@@ -206,68 +198,54 @@ def left_out(
 def synthetic_corpus(
     n_src: int | tuple = 2,                  # speakers per mixture, or (fewest, most)
     folder: str | Path | None = None,        # of the corpus; None: in the cache
-    sizes: Mapping[str, int] | None = None,  # mixtures per part and count; None: 60, 20, 20
-    seed: int = 0,                           # of voices and mixtures
-    seconds: float | None = 2.0,             # length of each mixture; None: of the clips (2.5 s)
-    sample_rate: int = 8000,                 # Hz
-    mode: str = "min",                       # "min" or "max"
     n_speakers: int = 16,                    # a quarter of them for the test, at least n_src
     n_clips: int = 8,                        # per speaker
     progress: Callable | None = None,        # called with (done, total)
+    **options,                               # as of `corpus_recipe`; seconds: 2 (None: 2.5)
 ) -> Path:                                   # root of the corpus
     "Make (or find) a corpus of harmonic voices, for tests; call its results synthetic."
     facts = {"n_speakers": n_speakers, "n_clips": n_clips, "version": 2}
-    recipe = corpus_recipe("synthetic", n_src, sizes, seconds, sample_rate, mode, seed)
-    n_test = max(recipe["n_src"][1], n_speakers // 4)
+    recipe = corpus_recipe("synthetic", n_src, **{"seconds": 2.} | options)
+    n_test, seed = max(recipe["n_src"][1], n_speakers // 4), recipe["seed"]
     def voices():
-        return split_voices(synthetic_voices(n_speakers, n_clips, 2.5, seed, sample_rate), n_test,
-                            seed=seed)
+        clips = synthetic_voices(n_speakers, n_clips, 2.5, seed, recipe["sample_rate"])
+        return split_voices(clips, n_test, seed=seed)
     return _made(folder, recipe | {"voices": facts}, voices, progress)
 
 # %% ../../nbs/20_separation/221_making.ipynb #818404f3
 def espeak_corpus(
     n_src: int | tuple = 2,                  # speakers per mixture, or (fewest, most)
     folder: str | Path | None = None,        # of the corpus; None: in the cache
-    sizes: Mapping[str, int] | None = None,  # mixtures per part and count; None: 60, 20, 20
-    seed: int = 0,                           # of sentences and mixtures
-    seconds: float | None = 2.5,             # length of each mixture; None: of the sentences
-    sample_rate: int = 8000,                 # Hz
-    mode: str = "min",                       # "min" or "max"
     n_speakers: int = 24,                    # 2 .. 24; a quarter for the test, at least n_src
     n_clips: int = 20,                       # sentences per speaker
     progress: Callable | None = None,        # called with (done, total)
+    **options,                               # as of `corpus_recipe`; seconds: 2.5
 ) -> Path:                                   # root of the corpus
     "Make (or find) a corpus of synthesised speech; `DataError` if espeak-ng is missing."
     version = subprocess.run(["espeak-ng", "--version"], capture_output=True, text=True,
                              check=False).stdout.split("  ")[0] if has_espeak() else "missing"
     facts = {"n_speakers": n_speakers, "n_clips": n_clips, "version": version,
              "texts": sha256_of(repr((SENTENCES, ESPEAK_SPEAKERS)).encode())[:12]}
-    recipe = corpus_recipe("espeak", n_src, sizes, seconds, sample_rate, mode, seed)
-    n_test = max(recipe["n_src"][1], n_speakers // 4)
+    recipe = corpus_recipe("espeak", n_src, **{"seconds": 2.5} | options)
+    n_test, seed = max(recipe["n_src"][1], n_speakers // 4), recipe["seed"]
     def voices():
-        parts = split_voices(espeak_voices(n_speakers, n_clips, seed, sample_rate), n_test,
-                             seed=seed)
-        return {split: join_clips(own, seconds or 0.5, seed=seed, sample_rate=sample_rate)
-                for split, own in parts.items()}
+        clips = espeak_voices(n_speakers, n_clips, seed, recipe["sample_rate"])
+        return _joined(split_voices(clips, n_test, seed=seed), 0.5, recipe)
     return _made(folder, recipe | {"voices": facts}, voices, progress)
 
 # %% ../../nbs/20_separation/221_making.ipynb #ea91b49f
 def librispeech_corpus(
     n_src: int | tuple = 2,                  # speakers per mixture, or (fewest, most)
     folder: str | Path | None = None,        # of the corpus; None: in the cache
-    sizes: Mapping[str, int] | None = None,  # mixtures per part and count; None: 2000, 200, 200
-    seed: int = 0,                           # of the mixtures
-    seconds: float | None = 3.0,             # length of each mixture; None: of the clips
-    sample_rate: int = 8000,                 # Hz
-    mode: str = "min",                       # "min" or "max"
     data: str | Path | None = None,          # folder with librispeech_mini.zip; None: data folders
     progress: Callable | None = None,        # called with (done, total)
+    **options,                               # as of `corpus_recipe`; seconds: 3; sizes: as below
 ) -> Path:                                   # root of the corpus
     "Make (or find) a corpus of LibriSpeech excerpts; `DataError` if the archive is nowhere."
     train, test = (librispeech_clips(s, data) for s in ("train-clean-100", "test-other"))
     pairs = [cut_in_two(clip, 0.75) for clip in train]
     voices = {"tr": [a for a, _ in pairs], "cv": [b for _, b in pairs], "tt": test}
-    sizes = {"tr": 2000, "cv": 200, "tt": 200} if sizes is None else sizes
-    recipe = corpus_recipe("librispeech", n_src, sizes, seconds, sample_rate, mode, seed)
+    usual = {"seconds": 3., "sizes": {"tr": 2000, "cv": 200, "tt": 200}}
+    recipe = corpus_recipe("librispeech", n_src, **usual | options)
     facts = {"clips": fingerprint([*train, *test])}
     return _made(folder, recipe | {"voices": facts}, lambda: voices, progress)

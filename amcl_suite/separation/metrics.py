@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from ..core.expect import finite, like, one_of, shaped
+from ..core.settings import require
 from ..mcl.assignment import permutation, winner_takes_all
 from .distances import active_targets, si_sdr_matrix
 
 # %% auto #0
-__all__ = ['exact_matrix', 'match_outputs', 'penalised_si_sdr', 'emd_si_sdr', 'winners', 'best_of_kept', 'evaluate_batch']
+__all__ = ['QUALITY', 'exact_matrix', 'match_outputs', 'penalised_si_sdr', 'emd_si_sdr', 'winners', 'best_of_kept',
+           'evaluate_batch', 'sdr', 'stoi', 'pesq']
 
 # %% ../../nbs/20_separation/234_metrics.ipynb #4b6f261c
 def _checked(hypotheses, scores, targets, mixture, target_mask):
@@ -156,17 +158,14 @@ def best_of_kept(
     by_oracle = [_over_targets(values.amax(-1), target_mask)] * n_hyps
     so_far = torch.full_like(values[..., :1], -math.inf)
     for k in range(1, min(n_hyps, n_targets)):
-        exact = math.comb(n_hyps, k) <= 5000
-        kept = (_all_subsets(values, k) if exact else torch.maximum(values, so_far)).mT
+        if math.comb(n_hyps, k) <= 5000:
+            subsets = torch.tensor(list(itertools.combinations(range(n_hyps), k)))
+            kept = values[..., subsets].amax(-1).mT
+        else: kept = torch.maximum(values, so_far).mT
         means = _over_targets(kept, target_mask[:, None].expand_as(kept))   # (batch, subset)
         by_oracle[k - 1], best = means.max(-1)
         so_far = kept[torch.arange(len(kept)), best][..., None]
     return by_score, torch.stack(by_oracle, -1).cummax(-1).values
-
-def _all_subsets(values: Tensor, k: int) -> Tensor:
-    "Return the best value in each subset of `k` outputs, `(batch, n_targets, n_subsets)`."
-    subsets = torch.tensor(list(itertools.combinations(range(values.shape[-1]), k)))
-    return values[..., subsets].amax(-1)
 
 # %% ../../nbs/20_separation/234_metrics.ipynb #ae35cf87
 def evaluate_batch(
@@ -214,3 +213,57 @@ def _levels(hypotheses: Tensor, mixture: Tensor, lengths: Tensor | None) -> Tens
     power = lambda x: torch.linalg.vecdot(x.detach(), x.detach()).cpu().double()
     ratio = power(hypotheses) / power(mixture).clamp(min=1e-20)[:, None]
     return 10 * torch.log10(ratio.clamp(min=1e-12))
+
+# %% ../../nbs/20_separation/234_metrics.ipynb #f678b546
+def sdr(
+    estimate,            # `(time,)` tensor or array
+    target,              # `(time,)` tensor or array, not silent
+    n_taps: int = 512,   # length of the filter that is forgiven
+) -> float:              # dB
+    "Return BSS-eval's SDR: the target may be filtered as well as scaled."
+    from scipy.fft import irfft, next_fast_len, rfft
+    from scipy.linalg import solve_toeplitz
+    x, s = _arrays(estimate=estimate, target=target)
+    size = next_fast_len(2 * max(len(x), len(s)) + n_taps, real=True)
+    spectrum = rfft(s, size)
+    inner = irfft(spectrum.conj() * rfft(x, size), size)[:n_taps]
+    column = irfft(np.abs(spectrum) ** 2, size)[:n_taps]
+    column[0] *= 1 + 1e-10                                   # a narrow band makes it singular
+    taps = solve_toeplitz(column, inner)
+    explained = float(taps @ inner)
+    least = max(1e-20 * float(x @ x), 1e-300)                # bounds at -200 and +200 dB
+    if not x.any(): return -200.                             # silence explains nothing
+    return 10 * math.log10(max(explained, least) / max(float(x @ x) - explained, least))
+
+# %% ../../nbs/20_separation/234_metrics.ipynb #0562a8c8
+def stoi(
+    estimate,            # `(time,)` tensor or array
+    target,              # `(time,)` tensor or array
+    sample_rate: int,    # Hz
+) -> float:              # 0 to 1
+    "Return the short-time objective intelligibility, computed by pystoi."
+    loud = _loud(target=target, estimate=estimate)
+    return float(require("pystoi", "separation").stoi(*loud, sample_rate))
+
+def pesq(
+    estimate,            # `(time,)` tensor or array
+    target,              # `(time,)` tensor or array
+    sample_rate: int,    # Hz: 8000 (narrow band) or 16000 (wide band)
+) -> float:              # 1 to 4.5; NaN where it hears no utterance
+    "Return the perceptual evaluation of speech quality, computed by pesq."
+    one_of("sample_rate", sample_rate, (8000, 16000))
+    module = require("pesq", "separation")
+    try: return float(module.pesq(sample_rate, *_loud(target=target, estimate=estimate),
+                                  "nb" if sample_rate == 8000 else "wb"))
+    except (module.NoUtterancesError, module.BufferTooShortError): return math.nan
+
+# %% ../../nbs/20_separation/234_metrics.ipynb #5bb4afee
+def _arrays(**signals) -> list[np.ndarray]:
+    "Return float64 arrays; `ValueError` naming a signal that holds NaN or infinity."
+    return [finite(name, np.asarray(signal, dtype=np.float64)) for name, signal in signals.items()]
+
+def _loud(**signals) -> list[np.ndarray]:
+    "Return float64 arrays scaled to a peak of 0.9."
+    return [a * (0.9 / max(np.abs(a).max(), 1e-12)) for a in _arrays(**signals)]
+
+QUALITY = {"sdr": lambda x, s, rate: sdr(x, s), "stoi": stoi, "pesq": pesq}   # by name

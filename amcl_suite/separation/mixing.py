@@ -4,7 +4,7 @@
 
 # %% ../../nbs/20_separation/220_mixing.ipynb #9bb50b68
 from __future__ import annotations
-import csv, io
+import csv, io, itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -151,23 +151,18 @@ def _write_row(root: Path, row: PlannedMixture, sample_rate: int, mode: str) -> 
 # %% ../../nbs/20_separation/220_mixing.ipynb #50284e3d
 def _write_rows(root: Path, rows: list[PlannedMixture], counts, sample_rate, mode, progress):
     "Write all mixtures, then the tables."
-    for split, n in {(row.split, row.n_src) for row in rows}:
-        for name in ("mix", *(f"s{j + 1}" for j in range(n))):
-            (split_folder(root, split, n, sample_rate, mode) / name).mkdir(parents=True,
-                                                                           exist_ok=True)
     lengths = []
     for done, row in enumerate(rows, 1):
         lengths.append(_write_row(root, row, sample_rate, mode))
         if progress: progress(done, len(rows))
     sweep_temporaries(root)                                             # of a killed attempt
     low, high = counts
-    for split in {row.split for row in rows}:
-        for pair in {(n, n) for n in range(low, high + 1)} | {(low, n)
-                                                               for n in range(low, high + 1)}:
-            own = [(row.name, row.n_src, length) for row, length in zip(rows, lengths)
-                   if row.split == split and pair[0] <= row.n_src <= pair[1]]
-            write_text_atomic(metadata_path(root, split, pair, sample_rate, mode),
-                              _table(own, split, pair, sample_rate, mode))
+    pairs = {pair for n in range(low, high + 1) for pair in ((n, n), (low, n))}
+    for split, pair in itertools.product({row.split for row in rows}, pairs):
+        own = [(row.name, row.n_src, length) for row, length in zip(rows, lengths)
+               if row.split == split and pair[0] <= row.n_src <= pair[1]]
+        write_text_atomic(metadata_path(root, split, pair, sample_rate, mode),
+                          _table(own, split, pair, sample_rate, mode))
 
 # %% ../../nbs/20_separation/220_mixing.ipynb #cd754e8d
 def is_written(

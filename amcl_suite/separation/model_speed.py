@@ -4,7 +4,6 @@
 
 # %% ../../nbs/20_separation/292_model_speed.ipynb #5082184b
 from __future__ import annotations
-from collections.abc import Callable
 from statistics import median_high
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from ..core.expect import between, integer, one_of
 from ..core.environment import environment
 from .datasets import make_loader
 from .dynamic import DynamicMixing
-from .loss_speed import seconds_of
+from .loss_speed import seconds_of, stepper
 from .models import (DPRNNConfig, ModelConfig, Separation, Separator,
                                           build_model, model_config, n_parameters)
 from .voices import synthetic_voices
@@ -41,20 +40,6 @@ class BorrowedPass(nn.Module):
         hypotheses = F.pad(hypotheses, (0, mixture.shape[-1] - hypotheses.shape[-1]))
         return Separation(hypotheses, self.model.head(masks))
 
-# %% ../../nbs/20_separation/292_model_speed.ipynb #73a85756
-def _stepper(
-    run: nn.Module,    # mixture -> `Separation`
-    mixture: Tensor,   # `(batch, time)`
-) -> Callable:         # does one step
-    "Return a function that does one training step; the learning rate is 0, so weights stay."
-    optimiser = torch.optim.Adam(run.parameters(), lr=0.)
-    def step():
-        optimiser.zero_grad()
-        out = run(mixture)
-        (out.hypotheses.square().sum() + out.scores.square().sum()).backward()
-        optimiser.step()
-    return step
-
 # %% ../../nbs/20_separation/292_model_speed.ipynb #9e904e14
 def step_ratio(
     config: ModelConfig | None = None,   # None: the CPU twin of DPRNN
@@ -73,7 +58,7 @@ def step_ratio(
     mixture = torch.randn(batch_size, round(seconds * config.sample_rate), generator=noise)
     mixture, borrowed = mixture.to(device), BorrowedPass(model).to(device)
     with torch.no_grad(): gap = model(mixture).hypotheses - borrowed(mixture).hypotheses
-    steps = [_stepper(model, mixture), _stepper(borrowed, mixture)]
+    steps = [stepper(model, mixture), stepper(borrowed, mixture)]
     for step in steps: step()
     times = [[seconds_of(step, device) for step in steps] for _ in range(rounds)]
     ratios = sorted(theirs / ours for ours, theirs in times)
@@ -94,7 +79,7 @@ def recurrent_share(
     from torch.profiler import ProfilerActivity, profile
     config = config or DPRNNConfig.small()
     model = build_model(config, seed=0)
-    step = _stepper(model, torch.randn(batch_size, round(seconds * config.sample_rate)))
+    step = stepper(model, torch.randn(batch_size, round(seconds * config.sample_rate)))
     step()
     with profile(activities=[ProfilerActivity.CPU], acc_events=True) as found: step()
     events = [(event.key, event.self_cpu_time_total) for event in found.key_averages()]
@@ -123,7 +108,7 @@ def feed_ratio(
     times = []
     for _ in range(rounds):
         batches = iter(loader)
-        step = _stepper(model, next(batches).mixture)
+        step = stepper(model, next(batches).mixture)
         feed_s = seconds_of(lambda: feed(batches), "cpu") / n_batches
         step()
         times.append((feed_s, seconds_of(step, "cpu")))

@@ -151,9 +151,7 @@ def small(
     return make(cls, _SMALL[cls.backbone] | options, "option")
 
 # %% ../../nbs/20_separation/232_models.ipynb #c3e37fbd
-def _masker(
-    config: ModelConfig,   # of one of the backbones
-) -> nn.Module:            # `(batch, n_filters, frames)` -> `(batch, n_hyps, n_filters, frames)`
+def _masker(config: ModelConfig) -> nn.Module:
     "Build the masker of a configuration, with asteroid's names of options."
     c, act = config, dict(mask_act=config.mask_activation)
     if c.backbone == "dprnn":
@@ -193,11 +191,8 @@ class Separator(nn.Module):
         return f"Separator({self.config}, {n_parameters(self):,} parameters)"
 
 # %% ../../nbs/20_separation/232_models.ipynb #f8444dfc
-def _checked(
-    mixture: Tensor,    # what `forward` was given
-    model: Separator,   # knows the shortest length
-) -> Tensor:            # `(batch, 1, time)`, in the type of the weights
-    "Return a mixture with all its axes; `ValueError` for what can't be one."
+def _checked(mixture: Tensor, model: Separator) -> Tensor:
+    "Return a mixture as `(batch, 1, time)` in the weights' type; `ValueError` for what is none."
     if not isinstance(mixture, Tensor) or not mixture.is_floating_point():
         raise ValueError("mixture: expected a floating-point tensor, got "
                          f"{getattr(mixture, 'dtype', type(mixture).__name__)}")

@@ -15,7 +15,7 @@ from ..mcl.assignment import permutation, winner_takes_all
 from ..mcl.losses import score_loss
 from ..mcl.matching import transport_cost
 from ..mcl.rules import RULES, Rule, rule
-from .distances import DISTANCES, distance
+from .distances import DISTANCES
 
 # %% auto #0
 __all__ = ['MIN_TEMPERATURE', 'ObjectiveConfig', 'ObjectiveResult', 'Objective']
@@ -91,25 +91,20 @@ def _mask_of(costs: Tensor, target_mask: Tensor | None, temperature: float) -> T
                          "targets, or lower the learning rate")
     return target_mask
 
-def _check_enough(costs: Tensor, mask: Tensor, name: str) -> None:
-    "Raise `ValueError` where a one-to-one match has fewer hypotheses than speakers."
-    if costs.shape[1] <= costs.shape[2]: return              # nothing that a GPU would wait for
-    short = mask.sum(-1) > costs.shape[2]
-    if bool(short.any()):
-        raise ValueError(f"n_hyps: {name} needs a hypothesis per speaker, got "
-                         f"{costs.shape[2]} for up to {int(mask.sum(-1).max())} (mixtures "
-                         f"{short.nonzero().flatten().tolist()} of the batch); raise n_hyps or "
-                         "use wta, amcl or transport" + ', or too_many="drop"' * (name == "pit"))
 
 # %% ../../nbs/20_separation/212_objectives.ipynb #331e57ec
 def _hard_weights(config: ObjectiveConfig, costs: Tensor, mask: Tensor) -> Tensor:
     "Return the rule's choice without softness: the best match, or each target's winner."
     if not config.rule.joint: return winner_takes_all(costs, mask)
-    if config.rule.name == "transport" and bool((mask.sum(-1) > costs.shape[2]).any()):
-        return winner_takes_all(costs, mask)                   # more speakers than hypotheses
     if config.too_many == "drop": return _partial_match(costs, mask)
-    _check_enough(costs, mask, config.rule.name)
-    return permutation(costs, mask)
+    n_hyps, name, short = costs.shape[2], config.rule.name, mask.sum(-1) > costs.shape[2]
+    if costs.shape[1] <= n_hyps or not bool(short.any()):    # the first without waiting for a GPU
+        return permutation(costs, mask)
+    if name == "transport": return winner_takes_all(costs, mask)
+    raise ValueError(f"n_hyps: {name} needs a hypothesis per speaker, got {n_hyps} for up to "
+                     f"{int(mask.sum(-1).max())} (mixtures {short.nonzero().flatten().tolist()} "
+                     "of the batch); raise n_hyps or use wta, amcl or transport"
+                     + ', or too_many="drop"' * (name == "pit"))
 
 def _partial_match(costs: Tensor, mask: Tensor) -> Tensor:
     "Return the best match; where speakers outnumber hypotheses, the hypotheses choose."
@@ -146,12 +141,9 @@ class Objective:
         self.config = ObjectiveConfig(config) if isinstance(config, str) else config
         if not isinstance(self.config, ObjectiveConfig):
             raise ValueError(f"config: expected an ObjectiveConfig or a name, got {config!r}")
-        self._distance = distance(self.config.distance)
+        self._distance = DISTANCES[self.config.distance]
 
     def __repr__(self) -> str: return f"Objective({self.config})"
-
-    @property
-    def needs_temperature(self) -> bool: return self.config.needs_temperature
 
     def costs(
         self,

@@ -111,7 +111,9 @@ def separate_files(
     if isinstance(files, (str, Path)): files = {Path(files).stem: Path(files)}
     path, out, results = Path(checkpoint), Path(out), []
     path = path / "separator.pt" if path.is_dir() else path
-    model, options = load_model(path, device), _options(threshold, chunk_seconds)
+    between("chunk_seconds", chunk_seconds, 0.5, unit="s")
+    options = dict(threshold=float(threshold), chunk_seconds=float(chunk_seconds))
+    model = load_model(path, device)
     for name, source in files.items():
         facts = dict(source=_stamp(source), checkpoint=_stamp(path), **options)
         done = None if force else _done(out / name, facts)
@@ -133,11 +135,6 @@ def separate_folder(
     "Separate all recordings of a folder with `separate_files`."
     recordings = _recordings(Path(folder).resolve(), Path(out).resolve())
     return separate_files(recordings, out, checkpoint, *options, **more)
-
-def _options(threshold: float, chunk_seconds: float) -> dict:
-    "Return the options that a result depends on; `ValueError` if one is out of range."
-    between("chunk_seconds", chunk_seconds, 0.5, unit="s")
-    return dict(threshold=float(threshold), chunk_seconds=float(chunk_seconds))
 
 def _one(name, source, out, model, options, device, facts) -> FolderResult:
     "Separate one recording and write its results; errors of the recording become a result."

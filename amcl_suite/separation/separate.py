@@ -44,11 +44,6 @@ def continue_tracks(
     return order, torch.where(chosen < 0, -1., 1.)
 
 # %% ../../nbs/20_separation/280_separate.ipynb #fc562d27
-def _fade(chunk: int) -> Tensor:
-    "Return a triangle of positive weights."
-    rise = torch.arange(1, chunk + 1, dtype=torch.float32)
-    return torch.minimum(rise, rise.flip(0)) / chunk
-
 def _run(model, chunks: Tensor, device) -> tuple[Tensor, Tensor]:
     "Return hypotheses `(batch, n_hyps, time)` and scores of a batch of chunks, on the CPU."
     with torch.inference_mode(): made = model(chunks.to(device))
@@ -70,7 +65,8 @@ def separate_chunks(
     "Separate a long mixture in chunks whose outputs are put in one order."
     starts = chunk_starts(len(mixture), chunk, overlap)
     chunk = min(chunk, len(mixture))
-    total, fade, end = torch.zeros(len(mixture)), _fade(chunk), 0
+    rise = torch.arange(1, chunk + 1, dtype=torch.float32)
+    total, fade, end = torch.zeros(len(mixture)), torch.minimum(rise, rise.flip(0)) / chunk, 0
     for first in range(0, len(starts), batch_size):
         cuts = starts[first:first + batch_size]
         outputs, scores = _run(model, torch.stack([mixture[s:s + chunk] for s in cuts]), device)
@@ -160,9 +156,7 @@ def _in_range(name, waveform: Tensor, rate: int) -> tuple[Tensor, int]:
 
 def _loaded(checkpoint, device) -> tuple:
     "Return a model in evaluation mode and its sample rate."
-    if isinstance(checkpoint, (str, Path)):
-        path = Path(checkpoint)
-        checkpoint = load_model(path / "separator.pt" if path.is_dir() else path, device)
+    if isinstance(checkpoint, (str, Path)): checkpoint = load_model(checkpoint, device)
     rate = getattr(getattr(checkpoint, "config", None), "sample_rate", None)
     if rate is None:
         raise ValueError("checkpoint: expected a path, or a model with config.sample_rate, got "
@@ -187,7 +181,10 @@ def separate(
     mixture = resample(waveform, rate, model_rate)
     n, least = len(mixture), model_rate // 4            # networks need a quarter of a second
     mixture = F.pad(mixture, (0, max(0, least - n)))
-    if is_silent(waveform): return _nobody(model, waveform, rate, least, device)
+    if is_silent(waveform):
+        with torch.inference_mode(): scores = model(torch.zeros(1, least).to(device)).scores[0]
+        found, nothing = torch.zeros(len(scores), len(waveform)), torch.zeros(len(scores))
+        return Separated(found, nothing, nothing > 0, rate, waveform, _SILENCE)
     found, scores = separate_chunks(model, mixture, round(chunk), overlap, device=device)
     kept = scores > threshold
     if rescale and kept.any(): found[kept] *= fit_gains(mixture, found[kept])[:, None]
@@ -196,10 +193,3 @@ def separate(
 
 _SILENCE = ("the recording is silent (it varies by less than a step of 16 bits about its mean; "
             "channels that cancel each other do, too: choose one)")
-
-def _nobody(model, waveform: Tensor, rate: int, least: int, device) -> Separated:
-    "Return the result for silence: zeros, scores of zero, nothing kept, and a note."
-    with torch.inference_mode(): n_hyps = model(torch.zeros(1, least).to(device)).scores.shape[-1]
-    nothing = torch.zeros(n_hyps)
-    return Separated(torch.zeros(n_hyps, len(waveform)), nothing, nothing > 0, rate, waveform,
-                     _SILENCE)

@@ -19,7 +19,7 @@ from .models import ModelConfig, Separation, build_model
 from .objectives import Objective, ObjectiveConfig
 from .temperature import Annealing
 from .watch import (Watch, example_sounds, hard_values, reseed_outputs,
-                                         set_back_outputs, usage_entropy, write_sounds)
+                                         set_back_outputs, write_sounds)
 
 # %% auto #0
 __all__ = ['SeparationOptimiser', 'SeparationSystem']
@@ -72,13 +72,11 @@ class SeparationSystem(System):
         self.objective, self.head_start = Objective(objective), head_start
         self.alone = Objective(replace(
             objective, name=f"wta_{objective.distance}", too_many="refuse"))
-        if self.objective.needs_temperature and annealing is None:
+        if objective.needs_temperature and annealing is None:
             raise ValueError(f"annealing: objective {objective.name!r} needs a temperature; pass "
                              "Annealing(TemperatureConfig(...), unit)")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.model = build_model(model)
-            if head_start: set_back_outputs(self.model)
+        self.model = build_model(model, seed)
+        if head_start: set_back_outputs(self.model)
         self.unused_parameters = model.head != "none" and not objective.score_weight
         self.loss_mean, self.jumps, self.dead_for = None, 0, [0] * model.n_hyps
         self.n_rescued, self.heard, self.usage, self.dead, self.silent = 0, None, None, [], []
@@ -197,9 +195,10 @@ def summarise(
     if usage is None: return values
     self.usage, self.dead = usage, (usage == 0).nonzero().flatten().tolist()
     self.silent = (silent > .5).nonzero().flatten().tolist()
-    shares = {f"share_{k + 1}": float(share) for k, share in enumerate(usage / usage.sum())}
-    return values | shares | {"winner_entropy": usage_entropy(usage), "dead": len(self.dead),
-                              "silent": len(self.silent)}
+    share = usage / usage.sum()
+    shares = {f"share_{k + 1}": float(value) for k, value in enumerate(share)}
+    return values | shares | {"winner_entropy": float(torch.special.entr(share).sum()),
+                              "dead": len(self.dead), "silent": len(self.silent)}
 
 # %% ../../nbs/20_separation/240_system.ipynb #5bcb7ba0
 @patch

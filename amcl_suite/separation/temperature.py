@@ -16,7 +16,7 @@ from ..core.expect import between, one_of, ranges
 from ..core.files import DataError, read_json, write_json_atomic
 from ..core.identity import check_same, differences, plain
 from ..mcl.assignment import annealed
-from ..mcl.schedules import constant, exponential, ramp
+from ..mcl.schedules import exponential, ramp
 from .distances import neg_si_sdr
 
 # %% auto #0
@@ -153,7 +153,7 @@ def relative(
 ) -> float:          # in units; for "adaptive" the wanted entropy fraction
     "Return the schedule's value at a time."
     c = self.config
-    if c.schedule == "constant": return constant(c.initial)(time)
+    if c.schedule == "constant": return c.initial
     if c.schedule == "exponential": return exponential(c.initial, c.decay, 0., c.start, c.end)(time)
     return ramp(c.initial, 0., c.start, c.end)(time)
 

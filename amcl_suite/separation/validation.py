@@ -117,11 +117,6 @@ def _leaks(corpora: dict[str, Corpus]) -> Iterator[Problem]:
             yield Problem(f"{a}, {b}", "leak", f"{len(shared)} utterances are in both: "
                                                f"{', '.join(shared[:5])}")
 
-def _doubles(split: str, corpus: Corpus) -> Iterator[Problem]:
-    "Yield the mixtures whose name occurs twice."
-    for id, n in Counter(row.id for row in corpus).items():
-        if n > 1: yield Problem(split, "double", f"{id} is the name of {n} rows")
-
 # %% ../../nbs/20_separation/227_validation.ipynb #7516e011
 def validate(
     corpora: dict[str, Corpus] | Corpus,  # splits by name, or one split
@@ -136,7 +131,9 @@ def validate(
     done, total = 0, sum(map(len, picked.values()))
     splits, problems, notes = [], [], []
     for name, corpus in picked.items():
-        errors, own = [], list(_doubles(name, corpora[name]))
+        names = Counter(row.id for row in corpora[name])
+        errors, own = [], [Problem(name, "double", f"{id} is the name of {n} rows")
+                           for id, n in names.items() if n > 1]
         with ThreadPoolExecutor(n_threads) as pool:
             found = pool.map(lambda row: _faults(row, corpus.sample_rate), corpus.rows)
             for row, (faults, *error) in zip(corpus.rows, found):

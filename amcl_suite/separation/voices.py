@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools, re, shutil, subprocess, tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 import numpy as np
 from torch import Tensor
@@ -121,17 +122,13 @@ def espeak_voices(
     return unique_clips(clips, "espeak-ng")
 
 # %% ../../nbs/20_separation/218_voices.ipynb #c7e3446b
-def _syllables(rng, seconds: float, rate: float) -> np.ndarray:
-    "Return the starting times of syllables, about `rate` per second, from 0 on."
-    gaps = rng.uniform(0.7, 1.4, int(seconds * rate * 2) + 4) / rate
-    gaps[rng.random(len(gaps)) < 0.1] += 0.15                   # a short pause now and then
-    starts = np.concatenate([[0.0], gaps.cumsum()])
-    return starts[starts < seconds]
-
 def _harmonic(rng, seconds: float, rate: int, pitch: float, tract: float, pace: float):
     "Return one harmonic clip; the speaker is `pitch` (Hz), `tract` (factor) and `pace` (1/s)."
     frames = np.arange(0, seconds + 0.01, 0.01)                 # what changes slowly: 100 Hz
-    starts = _syllables(rng, seconds, pace)
+    gaps = rng.uniform(0.7, 1.4, int(seconds * pace * 2) + 4) / pace
+    gaps[rng.random(len(gaps)) < 0.1] += 0.15                   # a short pause now and then
+    starts = np.concatenate([[0.0], gaps.cumsum()])             # of the syllables
+    starts = starts[starts < seconds]
     which = np.searchsorted(starts, frames, side="right") - 1
     formants = tract * rng.uniform([[270], [850], [2200]], [[800], [2100], [3000]],
                                    (3, len(starts)))[:, which]
@@ -229,10 +226,8 @@ def by_speaker(
     clips: Iterable[Clip],          # in any order
 ) -> dict[str, list[Clip]]:         # speaker -> clips, both sorted by name
     "Group clips by who speaks."
-    groups = {}
-    for clip in sorted(clips, key=lambda c: (c.speaker, c.name)):
-        groups.setdefault(clip.speaker, []).append(clip)
-    return groups
+    clips = sorted(clips, key=lambda c: (c.speaker, c.name))
+    return {speaker: list(own) for speaker, own in groupby(clips, lambda c: c.speaker)}
 
 # %% ../../nbs/20_separation/218_voices.ipynb #704838b2
 def split_voices(
@@ -283,24 +278,13 @@ def fingerprint(
     clips: Iterable[Clip],   # in any order
 ) -> str:                    # hexadecimal SHA-256 over names, parts and content
     "Return one checksum for a list of clips; it changes if any sample could have changed."
-    lines, content = [], {}
+    sums, lines = functools.cache(zip_sums), []
+    @functools.cache
+    def content(path: str) -> str:                     # a member of an archive has a sum already
+        archive, _, member = path.partition(".zip/")
+        return str(sums(archive + ".zip").get(member, "")) if member else sha256_of(path)
     for clip in sorted(clips, key=lambda c: c.name):
-        if clip.samples is not None: own = sha256_of(clip.samples.tobytes())
-        else: own = content[clip.path] = content.get(clip.path) or _content(clip.path)
+        own = content(clip.path) if clip.samples is None else sha256_of(clip.samples.tobytes())
         lines.append(f"{clip.name} {clip.speaker} {clip.sex} {clip.sample_rate} {clip.start} "
                      f"{clip.n_samples} {own}")
     return sha256_of("\n".join(lines).encode())
-
-# %% ../../nbs/20_separation/218_voices.ipynb #ac80ab0f
-def _content(path: str) -> str:
-    "Return a checksum of a file's content; a member of an archive has one already."
-    archive, _, member = path.partition(".zip/")
-    if not member: return sha256_of(path)
-    status = Path(archive + ".zip").stat()
-    sums = _members(archive + ".zip", (status.st_size, status.st_mtime_ns))
-    return str(sums.get(member, ""))
-
-@functools.lru_cache(maxsize=8)
-def _members(archive: str, stamp: tuple) -> dict[str, int]:
-    "Return the checksums of an archive's members; `stamp` only makes the key."
-    return zip_sums(archive)

@@ -15,8 +15,7 @@ from .metrics import exact_matrix, match_outputs, winners
 from .models import Separation
 
 # %% auto #0
-__all__ = ['hard_values', 'usage_entropy', 'Watch', 'slot_weights', 'set_back_outputs', 'reseed_outputs', 'example_sounds',
-           'write_sounds']
+__all__ = ['hard_values', 'Watch', 'slot_weights', 'set_back_outputs', 'reseed_outputs', 'example_sounds', 'write_sounds']
 
 # %% ../../nbs/20_separation/238_watch.ipynb #38b3eb2d
 def hard_values(
@@ -45,14 +44,6 @@ def hard_values(
         counted = (separation.score_logits[heard].cpu() > 0).sum(-1)
         result["count_accuracy"] = (counted == mask.sum(-1)).double()
     return result
-
-# %% ../../nbs/20_separation/238_watch.ipynb #18cf9f1e
-def usage_entropy(
-    usage: Tensor,   # `(n_hyps,)`, wins of each output
-) -> float:          # nats, 0 to log(n_hyps)
-    "Return the entropy of the outputs' shares of all wins."
-    share = usage / usage.sum().clamp(min=1e-12)
-    return float(-torch.xlogy(share, share).sum())
 
 # %% ../../nbs/20_separation/238_watch.ipynb #8380b521
 @dataclass(frozen=True)
@@ -126,8 +117,8 @@ def example_sounds(
     sounds = {"mixture": batch.mixture[0, :n].float().cpu()}
     if mask.any() and outputs.isfinite().all():
         values, _ = exact_matrix(outputs[None], sources[None], sounds["mixture"][None], mask[None])
-        order = match_outputs(values, mask[None], penalty=-30.)[1][0].argmax(0)
-        matched = match_outputs(values, mask[None], penalty=-30.)[1][0].any(0)
+        weights = match_outputs(values, mask[None], penalty=-30.)[1][0]
+        order, matched = weights.argmax(0), weights.any(0)
     else: order, matched = torch.zeros(len(outputs)), torch.zeros(len(outputs), dtype=torch.bool)
     for j in mask.nonzero().flatten().tolist(): sounds[f"speaker_{j + 1}"] = sources[j]
     for i, output in enumerate(outputs):

@@ -15,13 +15,13 @@ from ..core.audio import AudioError, pcm16, read_audio, resample
 from ..core.sound import check_heard
 from ..core.data import sha256_of
 from ..core.expect import one_of
-from ..core.files import DataError, as_spelled, read_text, write_text_atomic
+from ..core.files import DataError, as_spelled, read_text
 from .making import corpus_recipe
 from .mixing import (SPLITS, PlannedMixture, mix, mixture_name, speaker_range,
                                           write_corpus)
 
 # %% auto #0
-__all__ = ['MixRow', 'read_mix_list', 'write_mix_list', 'make_wsj0_mix']
+__all__ = ['MixRow', 'read_mix_list', 'make_wsj0_mix']
 
 # %% ../../nbs/20_separation/225_wsj0.ipynb #0755b0c8
 @dataclass(frozen=True)
@@ -60,21 +60,15 @@ def read_mix_list(
                             f"{row.name}; remove one")
     return rows
 
-def write_mix_list(
-    path: str | Path,          # place of the list
-    rows: Sequence[MixRow],    # mixtures in order
-) -> Path:                     # the path
-    "Write a mix list, levels with five digits."
-    lines = [" ".join(f"{p} {level:.5g}" for p, level in zip(row.paths, row.levels, strict=True))
-             for row in rows]
-    return write_text_atomic(path, "\n".join(lines) + "\n")
-
 # %% ../../nbs/20_separation/225_wsj0.ipynb #36c0c2e7
 def _located(rows: list[MixRow], listed: Path, root: Path) -> dict[str, Path]:
     "Return listed path -> recording, in any case; `DataError` names the first that is missing."
     known, found = {}, {}
     for row in rows:
-        for p in row.paths: found[p] = found.get(p) or as_spelled(_below(root, p), known)
+        for p in row.paths:
+            top, _, rest = p.partition("/")                  # `root` may be the folder wsj0 itself
+            own = root / (rest if rest and root.name.lower() == top.lower() else p)
+            found[p] = found.get(p) or as_spelled(own, known)
     there = {p: path.is_file() for p, path in found.items()}
     missing = [(row.line, p) for row in rows for p in row.paths if not there[p]]
     if not missing: return found
@@ -82,11 +76,6 @@ def _located(rows: list[MixRow], listed: Path, root: Path) -> dict[str, Path]:
     raise DataError(f"{listed}: line {line} names {path}, which is not below {root} "
                     f"({len(missing)} recordings are missing in all); convert WSJ0's files to WAV "
                     "there, or correct wsj0_root")
-
-def _below(root: Path, path: str) -> Path:
-    "Return a listed recording; `root` may be the folder wsj0 or the one above it."
-    top, _, rest = path.partition("/")
-    return root / (rest if rest and root.name.lower() == top.lower() else path)
 
 def _heard(path: Path, sample_rate: int) -> Tensor:
     "Return a recording at a rate; `AudioError` if it is damaged or silent."
@@ -124,5 +113,5 @@ def make_wsj0_mix(
         rows += [PlannedMixture(split, row.name, n, functools.partial(
             _wsj0_render, paths, row, path, sample_rate, mode)) for row in own]
     sizes = {split: sum(row.split == split for row in rows) for split in splits}
-    recipe = corpus_recipe("wsj0-mix", n_src, sizes, None, sample_rate, mode, 0) | {"lists": lists}
+    recipe = corpus_recipe("wsj0-mix", n_src, sizes, None, sample_rate, mode) | {"lists": lists}
     return write_corpus(out, recipe, lambda: rows, {}, progress)
