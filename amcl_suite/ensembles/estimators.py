@@ -4,18 +4,19 @@
 
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #75467206
 from __future__ import annotations
-import copy
+import copy, math
 from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
 from fastcore.basics import patch
+from fastcore.meta import delegates
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
-from ..core.expect import between, integer, like, one_of
+from ..core.expect import between, counts, integer, like, one_of, ranges
 from ..core.scaling import mean_and_spread
 from ..core.stacked import StackedPerceptron
 from ..core.training import (Fit, SeededBatches, TrainingSettings, fit as fit_stack,
@@ -59,22 +60,19 @@ def standards(
     return Standards(*(np.full(n_columns, number) for number in common))
 
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #03218187
-_CHOICES = dict(aggregation=("probability", "score"), member_scale=("mean", "sum"),
-                scaling=SCALINGS)
-
-def _check_parameters(given: dict) -> None:
+def _check_parameters(given: BaseEstimator) -> None:
     "Raise `ValueError` naming the first parameter that is out of range."
-    for name in ("n_members", "n_epochs", "batch_size"): integer(name, given[name], 1)
-    try: between("beta", given["beta"], 0, 1)
+    counts(given, "n_members", "n_epochs", "batch_size")
+    try: between("beta", given.beta, 0, 1)
     except ValueError as error:
         raise ValueError(f"{error}; above 1 the loss is unbounded below") from None
-    between("learning_rate", given["learning_rate"], 0, ends="()")
-    for name in ("drop_p", "validation_fraction"): between(name, given[name], 0, 1, "[)")
-    for name in _CHOICES.keys() & given.keys(): one_of(name, given[name], _CHOICES[name])
-    if not isinstance(given["hidden"], (tuple, list)):
+    ranges(given, learning_rate=(0, math.inf, "()"), drop_p=(0, 1, "[)"),
+           validation_fraction=(0, 1, "[)"), member_scale=["mean", "sum"], scaling=[*SCALINGS])
+    if hasattr(given, "aggregation"): ranges(given, aggregation=["probability", "score"])
+    if not isinstance(given.hidden, (tuple, list)):
         raise ValueError("hidden: expected a tuple of layer sizes >= 1, such as (64, 64), got "
-                         f"{given['hidden']!r}")
-    for size in given["hidden"]: integer("hidden", size, 1)
+                         f"{given.hidden!r}")
+    for size in given.hidden: integer("hidden", size, 1)
 
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #f65fa223
 class _SharedBatches(SeededBatches):
@@ -121,7 +119,7 @@ class _JointEnsemble(BaseEstimator):
 
     def _rows(self, X, y, sample_weight, **options):
         "Return checked inputs, targets and example weights > 0 with mean 1."
-        _check_parameters(self.get_params())
+        _check_parameters(self)
         X, y = validate_data(self, X, y, dtype=np.float64, **options)
         if sample_weight is None: return X, y, np.ones(len(X))
         weights = check_array(sample_weight, ensure_2d=False, dtype=np.float64,
@@ -209,22 +207,13 @@ def _keep(self: _JointEnsemble, model: StackedPerceptron, result: Fit) -> None:
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #a727b620
 class JointEnsembleClassifier(ClassifierMixin, _JointEnsemble):
     "An ensemble of perceptrons for classification, trained independently, jointly or in between."
-    def __init__(self,
-        n_members: int = 5,                # networks whose predictions are averaged
-        beta: float = 0.,                  # 0 independent .. 1 joint training
-        aggregation: str = "probability",  # what is averaged: "probability" or "score" (logits)
-        hidden: tuple = (64, 64),          # units of the hidden layers; () for linear members
-        n_epochs: int = 100,               # passes over the training rows
-        batch_size: int = 128,             # rows per step, at most all
-        learning_rate: float = 1e-3,       # of Adam
-        drop_p: float = 0.,                # in [0, 1): share of members dropped per example
-        validation_fraction: float = 0.,   # in [0, 1): rows held out to choose the best epoch
-        member_scale: str = "mean",        # loss "mean" over members or "sum"
-        scaling: str = "feature",          # of inputs: one of `SCALINGS`
-        warm_start: bool = False,          # continue from the fitted weights
-        random_state=None,                 # integer, `np.random.RandomState`, or None
+    @delegates(_JointEnsemble.__init__)
+    def __init__(self, *,
+        aggregation: str = "probability",   # what is averaged: "probability" or "score" (logits)
+        **kwargs,                           # as for every joint ensemble
     ):
-        vars(self).update((k, v) for k, v in locals().items() if k != "self")
+        super().__init__(**kwargs)
+        self.aggregation = aggregation
 
     @with_gradients
     def fit(self,

@@ -120,10 +120,6 @@ def _record(path: Path) -> dict:
     raise DataError(f"{path}: {', '.join(wrong) or 'numbers of its epochs'} missing or of a wrong "
                     "kind; delete the file to train this run again")
 
-def _clear(folder: Path) -> None:
-    "Remove an earlier run."
-    for name in ("config.json", "run.json", "last.ckpt"): (folder / name).unlink(missing_ok=True)
-
 # %% ../../nbs/30_ensembles/346_experiments.ipynb #80876add
 def _system(config: ImageConfig, seed: int, beta: float, n_classes: int, n_blocks: int):
     "Return a system whose first weights depend on the seed alone."
@@ -174,7 +170,8 @@ def _one_run(config: ImageConfig, sets, seed: int, beta: float, folder: Path, pr
     "Train and judge one ensemble, or read what was done; return its record."
     own, mark = folder / _run_name(seed, beta), _mark(config, seed, beta)
     own.mkdir(parents=True, exist_ok=True)
-    if not resume: _clear(own)
+    for name in () if resume else ("config.json", "run.json", "last.ckpt"):
+        (own / name).unlink(missing_ok=True)
     if (record := _known_run(own, mark)) is not None: return record
     write_json_atomic(own / "config.json", mark)
     system, trained, switches = _train_one(config, sets, seed, beta, own, progress, resume)
@@ -323,7 +320,8 @@ def run_images(
                             f"done: {'; '.join(damaged.values())}")
         table = pandas.DataFrame([row for r in records for row in _long_rows(r)])
     switches = {(record["seed"], record["beta"]): record["lr_switch"] for record in records}
-    return ImageResults(config, table, None if folder is None else place, _notes(sets), switches)
+    notes = tuple(filter(None, [getattr(sets, "note", "")]))      # ImageNet has none
+    return ImageResults(config, table, None if folder is None else place, notes, switches)
 
 def _refuse_others(config: ImageConfig, plan: list, place: Path) -> dict[tuple, str]:
     "Refuse a folder of another configuration before anything is written; return damaged runs."
@@ -332,8 +330,3 @@ def _refuse_others(config: ImageConfig, plan: list, place: Path) -> dict[tuple, 
         try: _known_run(place / _run_name(seed, beta), _mark(config, seed, beta))
         except DataError as error: damaged[seed, beta] = str(error)
     return damaged
-
-def _notes(sets) -> tuple:
-    "Return what the data set wants to be known."
-    note = getattr(sets, "note", "")
-    return (note,) if note else ()

@@ -141,13 +141,9 @@ def decompose_squared_error(
     vector: bool = False,                   # True: both have a last axis, summed over
 ) -> Decomposition:                         # target units squared; `(...)` each
     "Split the ensemble's squared error into individual error and ambiguity."
+    shaped("predictions", predictions, "...", "batch+", "n_members+", *["dim"] * vector)
+    like("targets", targets, predictions.select(-1 - vector, 0).shape, "predictions of a member")
     if not vector: predictions, targets = predictions[..., None], targets[..., None]
-    if predictions.ndim < 3 or predictions[..., 0, :].shape != targets.shape:
-        last, cut = (", dim", None) if vector else ("", -1)
-        raise ValueError(f"predictions: expected (..., batch, n_members{last}) and targets (..., "
-                         f"batch{last}), got {tuple(predictions.shape[:cut])} and "
-                         f"{tuple(targets.shape[:cut])}")
-    integer("predictions: number of examples", predictions.shape[-3], 1)
     predictions = wide(finite("predictions", predictions))
     targets = wide(finite("targets", targets))
     weights, kept = _full_weights(weights, predictions[..., 0])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..core.expect import shaped
 from ..core.files import (DataError, read_json, read_npz, read_weights, replacing,
                                    write_weights)
+from .family import averaged_as
 from .learners import build_learner
 from .members import Ensemble
 from .metrics import check_regression, evaluate_regression
@@ -269,6 +270,5 @@ def find_predictions(
 def _stored_aggregation(path: Path) -> str:
     "Return how a folder's members were averaged."
     config = (path if path.is_dir() else path.parent) / "config.json"
-    if not config.exists(): return "probability"
-    found = read_json(config).get("aggregation", "probability")
-    return "probability" if found == "pooled" else found    # losses are pooled, not averages
+    content = read_json(config) if config.exists() else {}
+    return averaged_as(content.get("aggregation", "probability"))
