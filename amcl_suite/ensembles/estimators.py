@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ..core.expect import between, counts, integer, like, one_of, ranges
 from ..core.scaling import mean_and_spread
 from ..core.stacked import StackedPerceptron
-from ..core.training import (Fit, SeededBatches, TrainingSettings, fit as fit_stack,
+from ..core.training import (Fit, ShuffledBatches, TrainingSettings, fit as fit_stack,
                                       with_gradients)
 from .diagnostics import Diagnosis, diagnose as diagnose_outputs
 from .objectives import (augmented_loss, decompose, decompose_squared_error,
@@ -73,23 +73,6 @@ def _check_parameters(given: BaseEstimator) -> None:
         raise ValueError("hidden: expected a tuple of layer sizes >= 1, such as (64, 64), got "
                          f"{given.hidden!r}")
     for size in given.hidden: integer("hidden", size, 1)
-
-# %% ../../nbs/30_ensembles/382_estimators.ipynb #f65fa223
-class _SharedBatches(SeededBatches):
-    "Shuffled batches that all members share: inputs, and targets with example weights."
-    def __init__(self, inputs: Tensor, targets: Tensor, weights: Tensor, batch_size: int,
-                 seed: int):
-        super().__init__([seed])
-        self.inputs, self.targets, self.weights = inputs, targets, weights
-        self.batch_size = min(batch_size, len(inputs))
-
-    def __len__(self) -> int: return -(-len(self.inputs) // self.batch_size)
-
-    def epoch(self):
-        "Yield inputs `(1, batch, features)` and (targets, weights), each `(batch,)`."
-        order = torch.randperm(len(self.inputs), generator=self.generators[0])
-        for rows in order.split(self.batch_size):
-            yield self.inputs[rows][None], (self.targets[rows], self.weights[rows])
 
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #b7b430cd
 class _JointEnsemble(BaseEstimator):
@@ -160,7 +143,7 @@ def _objective(self: _JointEnsemble, seed: int):
     "Return (outputs, (targets, weights), epoch) -> losses `(n_members,)`, the same for all."
     generator = torch.Generator().manual_seed(seed)
     def objective(outputs, targets_and_weights, epoch):
-        targets, importance = targets_and_weights
+        targets, importance = targets_and_weights[0]
         kept = (dropout_weights((len(targets), len(outputs)), self.drop_p, generator,
                                 dtype=torch.float64) if self.drop_p else None)
         parts = self._decompose(outputs, targets, weights=kept, example_weights=importance)
@@ -186,7 +169,9 @@ def _train(self: _JointEnsemble, X, y, weights, n_outputs: int, labels=None) -> 
         parts = self._decompose(model(inputs[None, held]), targets[held],
                                 example_weights=weights[held])
         return {"validation": parts.ensemble.expand(self.n_members)}
-    batches = _SharedBatches(inputs[train], targets[train], weights[train], self.batch_size, order)
+    both = torch.stack([targets.to(weights), weights], -1)[None, train]
+    batches = ShuffledBatches(inputs[None, train], both, torch.zeros(1, dtype=torch.long),
+                              self.batch_size, [order])
     rules = {"validation": "validation"} if len(held) else {}
     result = fit_stack(model, batches, self._objective(drop),
                        TrainingSettings(self.n_epochs, self.learning_rate), validation_loss, rules)
@@ -243,7 +228,7 @@ def _encode(self: JointEnsembleClassifier, y, train, weights, warm: bool) -> np.
 @patch
 def _decompose(self: JointEnsembleClassifier, outputs, targets, **options):
     "Decompose the loss of outputs `(n_members, n_classes, batch)`."
-    return decompose(outputs.permute(2, 0, 1), targets, self.aggregation, **options)
+    return decompose(outputs.permute(2, 0, 1), targets.long(), self.aggregation, **options)
 
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #72b658bb
 @patch
@@ -287,8 +272,7 @@ class JointEnsembleRegressor(RegressorMixin, _JointEnsemble):
         X,                    # `(n_rows, n_features)`
     ) -> np.ndarray:          # `(n_rows, n_members)`, in target units
         "Return what each member says on its own."
-        standardised = self._outputs(X)[:, 0].T.numpy()
-        return self.target_standards_.undo(standardised)
+        return self.target_standards_.undo(self._outputs(X)[:, 0].T.numpy())
 
     def predict(self,
         X,                    # `(n_rows, n_features)`

@@ -6,7 +6,7 @@
 from __future__ import annotations
 from typing import NamedTuple
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from ..core.expect import between, finite, integer, like, one_of, shaped
 from ..mcl.assignment import wide
 
@@ -181,11 +181,11 @@ def output_gradient(
         return (2 / (n_members * batch) * ((1 - beta) * error + beta * mean)).to(dtype)
     outputs = _check_logits(outputs, targets, aggregation)
     one_of("aggregation", aggregation, ("probability", "score", "squared_error"))
-    n_members, hot = outputs.shape[-2], torch.zeros_like(outputs[..., 0, :])
-    residual = torch.softmax(outputs, -1) - hot.scatter(-1, targets[..., None], 1.)[..., None, :]
+    n_members = outputs.shape[-2]
+    hot = nn.functional.one_hot(targets, outputs.shape[-1]).to(outputs)[..., None, :]
+    residual = torch.softmax(outputs, -1) - hot
     if aggregation == "score":
-        pooled = torch.softmax(outputs.mean(-2, keepdim=True), -1)
-        shared = pooled - hot.scatter(-1, targets[..., None], 1.)[..., None, :]
+        shared = torch.softmax(outputs.mean(-2, keepdim=True), -1) - hot
         return (((1 - beta) * residual + beta * shared) / (n_members * batch)).to(dtype)
     share = torch.softmax(_true_class(torch.log_softmax(outputs, -1), targets), -1)
     return (((1 - beta) / n_members + beta * share)[..., None] * residual / batch).to(dtype)

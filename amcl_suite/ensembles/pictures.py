@@ -5,7 +5,7 @@
 # %% ../../nbs/30_ensembles/381_pictures.ipynb #b65b2148
 from __future__ import annotations
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import numpy as np
 from ..core.expect import one_of
 from ..core.parts import method_style
@@ -23,7 +23,6 @@ def plot_plane(
     frame,                     # tidy table with several temperatures
     metrics: Sequence = tuple(PANELS),   # what to draw, a panel each
     split: str = "test",       # which rows
-    named: Mapping | None = None,        # method -> `family.Point`; None: all of `family.PLACES`
     path: Sequence = (),       # `(beta, temperature)` points of an annealing run, in order
 ):                             # the axes
     "Draw heat maps of losses over (beta, temperature), with named methods and an annealing path."
@@ -49,8 +48,7 @@ def plot_plane(
                yticks=range(len(temperatures)), ylabel="temperature",
                yticklabels=["∞" if t == math.inf else f"{t:g}" for t in temperatures])
         ax.grid(False); ax.tick_params(labelsize=7)
-        _mark(ax, {name: family_point(name) for name in PLACES} if named is None else named, betas,
-              temperatures, path)
+        _mark(ax, betas, temperatures, path)
     return axes
 
 # %% ../../nbs/30_ensembles/381_pictures.ipynb #f2a31aab
@@ -63,16 +61,15 @@ def _place(value: float, grid: np.ndarray, log: bool = False) -> float:
     low, high = scale(grid[right - 1]), scale(grid[right])
     return right - 1 + (scale(value) - low) / (high - low)
 
-def _mark(ax, named: Mapping, betas: np.ndarray, temperatures: np.ndarray, path) -> None:
+def _mark(ax, betas: np.ndarray, temperatures: np.ndarray, path) -> None:
     "Draw the named points and the annealing path on a plane."
     if len(path):
         x, y = zip(*((_place(b, betas), _place(t, temperatures, True)) for b, t in path))
         ax.plot(x, y, color="white", lw=2.6); ax.plot(x, y, color="black", lw=1.3)
         ax.annotate("", (x[-1], y[-1]), (x[-2], y[-2]),
                     arrowprops=dict(arrowstyle="-|>", color="black", lw=1.3))
-    for name, point in named.items():
+    for name, point in {name: family_point(name) for name in PLACES}.items():
         at = _place(point.beta, betas), _place(point.temperature, temperatures, True)
         if not np.isfinite(at).all(): continue
-        marker = method_style(name).marker
-        ax.scatter(*at, s=34, marker=marker, color="white", edgecolor="black", lw=.9,
-                   zorder=4, label=point.label, clip_on=False)
+        ax.scatter(*at, s=34, marker=method_style(name).marker, color="white", edgecolor="black",
+                   lw=.9, zorder=4, label=point.label, clip_on=False)

@@ -90,6 +90,7 @@ def _stepper(ensemble: Ensemble, batch_size: int, device: str, autocast: bool = 
     return step
 
 # %% ../../nbs/30_ensembles/390_speed.ipynb #7ecdbe15
+# backend, channels-last; the first is the yardstick
 CANDIDATES = (("loop", False), ("loop", True), ("stack", False), ("stack", True), ("vmap", False))
 
 def backend_ratios(
@@ -99,12 +100,11 @@ def backend_ratios(
     rounds: int = 11,        # all candidates in turn, so often
     n_threads: int = 1,      # of PyTorch
     device: str = "cpu",     # where to run
-    candidates=CANDIDATES,   # (backend, channels-last) pairs; the first is the yardstick
     **options,               # of the learner, see `build_learner`
 ) -> dict:                   # what was run, and per candidate ms, ratio, range
     "Return how many times faster than the plain loop a training step of each backend is."
     steps = {}
-    for backend, last in candidates:
+    for backend, last in CANDIDATES:
         if backend == "stack" and not LEARNERS[learner].side_by_side: continue
         ensemble = make_ensemble(learner, n_members, backend=backend, channels_last=last, **options)
         name = backend + (", channels-last" if last else "")
@@ -128,12 +128,11 @@ def precision_ratio(
     rounds: int = 3,             # both in turn, so often
     n_threads: int = 1,          # of PyTorch
     device: str = "cpu",         # where to run
-    channels_last: bool = True,  # memory format, of both
     **options,                   # of the learner
 ) -> dict:                       # like `backend_ratios`, and whether bfloat16 is native
     "Return how many times faster a training step is in bfloat16; `ValueError` where it isn't safe."
     check_bfloat16(device)
-    steps = {name: _stepper(make_ensemble(learner, n_members, channels_last=channels_last,
+    steps = {name: _stepper(make_ensemble(learner, n_members, channels_last=True,
                                           **options), batch_size, device, autocast)
              for name, autocast in (("float32", False), ("bfloat16", True))}
     return _report(f"{learner}, {n_members} member(s), batch {batch_size}", steps, rounds,
@@ -155,13 +154,13 @@ def _plain_losses(outputs: Tensor, targets: Tensor, aggregation: str,
     return costs.mean(), nn.functional.cross_entropy(outputs.mean(1), targets)
 
 # %% ../../nbs/30_ensembles/390_speed.ipynb #f419cff1
-def _plain_run(config: SweepConfig, data: TabularSet, seed: int, setting: dict, fused: bool):
+def _plain_run(config: SweepConfig, data: TabularSet, seed: int, setting: dict):
     "Train one ensemble and return its predictions by split."
     dtype = torch.float64 if config.double else torch.float32
     sizes = (data.n_features, *config.hidden, data.n_outputs)
     members = nn.ModuleList(unstack(StackedPerceptron(sizes, [member_seed(seed, m)], dtype=dtype),
                                     0) for m in range(config.n_members))
-    optimiser = torch.optim.Adam(members.parameters(), lr=config.learning_rate, fused=fused or None)
+    optimiser = torch.optim.Adam(members.parameters(), lr=config.learning_rate)
     generator, best, kept = torch.Generator().manual_seed(10**9 + int(seed)), math.inf, None
     parts = {part: (x.to(dtype), y if y.dtype == torch.long else y.to(dtype))
              for part, (x, y) in data.splits.items()}
@@ -191,15 +190,14 @@ def _plain_run(config: SweepConfig, data: TabularSet, seed: int, setting: dict, 
 def plain_loop(
     config: SweepConfig,      # as for `run_sweep`, without cures, on the processor
     data: Sequence[TabularSet] | None = None,  # one set per seed; None: `read_tabular`
-    fused: bool = False,      # PyTorch's fused Adam instead of its default one
 ) -> dict[str, np.ndarray]:   # split -> predictions, as `SweepResult.predictions`
     "Train every ensemble of a sweep by itself: oracle and yardstick of `run_sweep`."
     for field in fields(config):
         if field.name in ("drop_p", "penalty", "stop_gradient", "bootstrap"):
             one_of(f"{field.name} in the plain loop", getattr(config, field.name), (field.default,))
     sets = sweep_sets(config, data)
-    runs = [[_plain_run(config, sets[i], seed, setting, fused)
-             for i, seed in enumerate(config.seeds)] for setting in config.settings]
+    runs = [[_plain_run(config, one, seed, setting) for one, seed in zip(sets, config.seeds)]
+            for setting in config.settings]
     return {part: np.stack([np.stack([run[part] for run in row]) for row in runs])
             for part in sets[0].splits}
 
