@@ -272,7 +272,8 @@ class JointEnsembleRegressor(RegressorMixin, _JointEnsemble):
         X,                    # `(n_rows, n_features)`
     ) -> np.ndarray:          # `(n_rows, n_members)`, in target units
         "Return what each member says on its own."
-        return self.target_standards_.undo(self._outputs(X)[:, 0].T.numpy())
+        standardised = self._outputs(X)[:, 0].T.numpy()
+        return self.target_standards_.undo(standardised)
 
     def predict(self,
         X,                    # `(n_rows, n_features)`

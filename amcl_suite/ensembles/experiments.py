@@ -59,11 +59,6 @@ def _in_blocks(loader: DataLoader, n_batches: int) -> DataLoader:
                       **{name: getattr(loader, name) for name in names})
 
 # %% ../../nbs/30_ensembles/346_experiments.ipynb #6ad0dcbb
-def _n_blocks(config: ImageConfig, n_batches: int) -> int:
-    "Return how many epochs of the trainer `n_epochs` passes of `n_batches` batches are."
-    n_epochs, n_block = config.training.n_epochs, config.validate_batches
-    return math.ceil(n_epochs * n_batches / n_block) if n_block else n_epochs
-
 def _splits(config: ImageConfig, sets) -> dict[str, DataLoader]:
     "Return the loaders of all splits that are evaluated at the end, without augmentation."
     if config.dataset != "imagenet" and config.n_evaluate:
@@ -121,22 +116,19 @@ def _record(path: Path) -> dict:
                     "kind; delete the file to train this run again")
 
 # %% ../../nbs/30_ensembles/346_experiments.ipynb #80876add
-def _system(config: ImageConfig, seed: int, beta: float, n_classes: int, n_blocks: int):
-    "Return a system whose first weights depend on the seed alone."
-    ensemble = make_ensemble(config.base_learner, config.n_members, n_classes, seed,
-                             config.backend, config.drop_p, config.channels_last,
-                             **config.learner_options)
-    return EnsembleSystem(ensemble, beta, config.aggregation, config.optimiser,
-                          config.member_scale, beta_schedule=config.beta_schedule,
-                          n_epochs=n_blocks, lowest_rate=config.lowest_rate)
-
 def _train_one(config: ImageConfig, sets, seed: int, beta: float, folder: Path, progress,
                resume: bool):
     "Train one ensemble; return the system with its best weights, and how it went."
-    loaders = _loaders(config, sets, seed)
-    n_blocks = _n_blocks(config, len(loaders.train))
+    loaders, n_blocks = _loaders(config, sets, seed), config.training.n_epochs
+    if config.validate_batches:
+        n_blocks = math.ceil(n_blocks * len(loaders.train) / config.validate_batches)
     blocks = _in_blocks(loaders.train, config.validate_batches)
-    system = _system(config, seed, beta, len(sets.class_names), n_blocks)
+    ensemble = make_ensemble(config.base_learner, config.n_members, len(sets.class_names), seed,
+                             config.backend, config.drop_p, config.channels_last,
+                             **config.learner_options)     # first weights: from the seed alone
+    system = EnsembleSystem(ensemble, beta, config.aggregation, config.optimiser,
+                            config.member_scale, beta_schedule=config.beta_schedule,
+                            n_epochs=n_blocks, lowest_rate=config.lowest_rate)
     settings = replace(config.training, n_epochs=n_blocks, seed=seed, accelerator=dict(
         cpu="cpu", cuda="gpu")[pick_device(config.device)])
     trained = train(system, blocks, loaders.val, settings, folder, progress, resume)
