@@ -205,8 +205,7 @@ def load_member_states(
 ) -> None:
     "Copy weights into the members; `ValueError` if their number or names don't fit."
     mine = self.member_states()
-    if len(states) != len(mine):
-        raise ValueError(f"states: expected {len(mine)} members, got {len(states)}")
+    one_of("states: number, one per member", len(states), (len(mine),))
     _check_alike(states, mine[0])                              # all, before anything is changed
     for own, new in zip(mine, states):
         for key, value in own.items(): value.copy_(new[key])

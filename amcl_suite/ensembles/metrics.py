@@ -295,9 +295,8 @@ def merge(self: MetricSums,
     "Add the sums of another process or part of the data."
     ours, theirs = ((s.names, s.aggregation, s.n_bins) for s in (self, other))
     one_of("other: names, aggregation and n_bins", theirs, [ours])
-    if None not in (self.shape, other.shape) and self.shape != other.shape:
-        raise ValueError("logits: expected the same runs, n_members and n_classes in all batches, "
-                         f"{self.shape}, got {other.shape}")
+    if None not in (self.shape, other.shape):
+        one_of("logits: runs, n_members and n_classes of all batches", other.shape, [self.shape])
     self.shape = self.shape or other.shape
     self.sums = {k: self.sums.get(k, 0.) + other.sums.get(k, 0.)
                  for k in self.sums | other.sums}

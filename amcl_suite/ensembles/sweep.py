@@ -263,8 +263,7 @@ def sweep_sets(
     "Return the data of every seed; `ValueError` if they don't fit the aggregation."
     sets = (list(data) if data is not None
             else [read_tabular(config.dataset, int(s), config.path) for s in config.seeds])
-    if len(sets) != len(config.seeds):
-        raise ValueError(f"data: expected one set per seed ({len(config.seeds)}), got {len(sets)}")
+    one_of("data: number, one set per seed", len(sets), (len(config.seeds),))
     wanted = "regression" if config.aggregation == "squared_error" else "classification"
     if wrong := [s.name for s in sets if s.task != wanted]:
         raise ValueError(f"aggregation: {config.aggregation!r} needs a {wanted} set, but "
