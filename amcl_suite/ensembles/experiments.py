@@ -137,21 +137,16 @@ def _train_one(config: ImageConfig, sets, seed: int, beta: float, folder: Path, 
     return system, trained, switches
 
 # %% ../../nbs/30_ensembles/346_experiments.ipynb #49d83c26
-def _evaluate(config: ImageConfig, logits: Tensor, labels: Tensor, split: str) -> list[dict]:
-    "Return one row per metric and member (-1: the ensemble)."
-    rows = []
-    for name, value in evaluate_classification(logits, labels, config.aggregation).items():
-        each = enumerate(value.tolist()) if value.ndim else [(-1, float(value))]
-        rows += [dict(split=split, metric=name, learner=m, value=v) for m, v in each]
-    return rows
-
 def _judge(config: ImageConfig, sets, system, seed: int, beta: float, folder: Path) -> list[dict]:
     "Predict every split with the best weights, store the predictions, evaluate what is stored."
     rows, where = [], (pick_device(config.device), config.training.precision)
     for split, batches in _splits(config, sets).items():
         path = predictions_file(folder, split, seed, beta)
         save_predictions(path, *predict_logits(system.ensemble, batches, *where))
-        rows += _evaluate(config, *read_predictions(path), split)
+        found = evaluate_classification(*read_predictions(path), config.aggregation)
+        for name, value in found.items():                  # learner -1: the ensemble
+            each = enumerate(value.tolist()) if value.ndim else [(-1, float(value))]
+            rows += [dict(split=split, metric=name, learner=m, value=v) for m, v in each]
     return rows
 
 # %% ../../nbs/30_ensembles/346_experiments.ipynb #faa48ee9
