@@ -67,7 +67,7 @@ Files = Annotated[Optional[list[Path]], typer.Option(
     "--config", metavar="FILE", help="JSON or YAML with settings; may be repeated.")]
 Words = Annotated[Optional[list[str]], typer.Option(
     "--set", metavar="KEY=VALUE", help="A setting; lists as in [0, 0.5, 1]; may be repeated.")]
-Tag = Annotated[str, typer.Option(help="First part of the name of the folder.")]
+Tag = Annotated[str, typer.Option(help="First part of the folder's name; default: the command.")]
 Out = Annotated[Path, typer.Option(help="Where the folder of results is made.")]
 Device = Annotated[Optional[str], typer.Option(help="auto, cpu or cuda.")]
 Resume = Annotated[bool, typer.Option(help="Go on with what is found, or start again.")]
@@ -79,48 +79,32 @@ Aggregation = Annotated[Optional[str], typer.Option(
 Scale = Annotated[Optional[str], typer.Option(help="mean or sum over members.")]
 
 # %% ../../nbs/30_ensembles/384_command_line.ipynb #b8740e46
-@app.command()
-def sweep(
-    config: Files = None, values: Words = None, tag: Tag = "sweep", out: Out = Path("results"),
-    device: Device = None, resume: Resume = True, smoke: Smoke = False, names: List = False,
-    aggregation: Aggregation = None, member_scale: Scale = None,
+@app.command("imagenet", help="Train on ImageNet, independent against joint: Table 1 and Fig. 6 "
+             "(right).")
+@app.command("sweep", help="Train ensembles over betas and seeds on small images or a table; "
+             "Fig. 6 (left) by default.")
+def _train(
+    command: typer.Context, config: Files = None, values: Words = None, tag: Tag = "",
+    out: Out = Path("results"), device: Device = None, resume: Resume = True,
+    smoke: Smoke = False, names: List = False, aggregation: Aggregation = None,
+    member_scale: Scale = None,
 ) -> None:
-    "Train ensembles over betas and seeds on small images or a table; Fig. 6 (left) by default."
-    console = open_console()
+    "Train what a command asks for."
+    from amcl_suite.ensembles.tabular import TABULAR_NAMES
+    console, experiment = open_console(), command.info_name
     if names: return _print_names(console)
-    settings = gather_settings(config or (), values or (), device=_device(device),
+    settings = gather_settings(config or (), values or (), device=device and pick_device(device),
                                aggregation=aggregation, member_scale=member_scale)
-    if _is_table(settings): return _sweep_table(console, settings, tag, out, resume, smoke)
-    _run(console, "sweep", settings, tag, out, resume, smoke)
-
-# %% ../../nbs/30_ensembles/384_command_line.ipynb #b9bc0b31
-@app.command()
-def imagenet(
-    config: Files = None, values: Words = None, tag: Tag = "imagenet", out: Out = Path("results"),
-    device: Device = None, resume: Resume = True, smoke: Smoke = False, names: List = False,
-    aggregation: Aggregation = None, member_scale: Scale = None,
-) -> None:
-    "Train on ImageNet, independent against joint: Table 1 and Fig. 6 (right)."
-    console = open_console()
-    if names: return _print_names(console)
-    settings = gather_settings(config or (), values or (), device=_device(device),
-                               aggregation=aggregation, member_scale=member_scale)
-    if smoke and "path" not in settings:
+    if experiment == "imagenet" and smoke and "path" not in settings:
         from amcl_suite.ensembles.imagenet import make_tiny_imagenet
         settings["path"] = str(make_tiny_imagenet(Path(out) / "tiny-imagenet"))
-    _run(console, "imagenet", settings, tag, out, resume, smoke)
+    where = tag or experiment, out, resume, smoke
+    if experiment == "sweep" and (settings.get("dataset") in TABULAR_NAMES
+                                  or settings.get("aggregation") == "squared_error"):
+        return _sweep_table(console, settings, *where)
+    _run(console, experiment, settings, *where)
 
 # %% ../../nbs/30_ensembles/384_command_line.ipynb #a6cca72e
-def _device(name: str | None) -> str | None:
-    "Return a device that is there, or None where none was asked for."
-    return None if name is None else pick_device(name)
-
-def _is_table(settings: dict) -> bool:
-    "Tell whether a table is meant."
-    from amcl_suite.ensembles.tabular import TABULAR_NAMES
-    return (settings.get("dataset") in TABULAR_NAMES
-            or settings.get("aggregation") == "squared_error")
-
 def _run(console, experiment: str, settings: dict, tag: str, out: Path, resume: bool,
          smoke: bool) -> None:
     "Run an experiment on images, and print what the ensembles reach."
@@ -306,9 +290,9 @@ def _read_parquet(path: Path):
 # %% ../../nbs/30_ensembles/384_command_line.ipynb #4ad12421
 _FIGURES = ("accuracy-against-beta", "loss-and-diversity", "decomposition", "training")
 
-def _first_group(frame, names=("dataset", "base_learner", "aggregation")):
+def _first_group(frame):
     "Return the rows of the first data set, learner and aggregation."
-    for name in names:
+    for name in ("dataset", "base_learner", "aggregation"):
         if name in frame: frame = frame[frame[name].eq(frame[name].iloc[0])]
     return frame
 

@@ -91,11 +91,11 @@ def _warnings(ratios: dict[str, float], thresholds: Thresholds, aggregation: str
                                "large")
     return found
 
-def _undecided(ratios: dict[str, float], aggregation: str) -> dict[str, str]:
-    "Return why a probe says nothing, by its name."
-    if aggregation == "squared_error" or not ratios["offsets"] < 0: return {}
-    return {"offsets": f"without the members' offsets the diversity grows by "
-                       f"{-ratios['offsets']:.0%}, which says nothing about them"}
+def _undecided(ratios: dict[str, float], aggregation: str) -> tuple[str, ...]:
+    "Return why a probe says nothing."
+    if aggregation == "squared_error" or not ratios["offsets"] < 0: return ()
+    return (f"without the members' offsets the diversity grows by {-ratios['offsets']:.0%}, which "
+            "says nothing about them",)
 
 # %% ../../nbs/30_ensembles/332_diagnostics.ipynb #9b700aa0
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def diagnose(
         aggregation, outputs.shape[members], outputs.shape[members - 1], found.metrics, gaps,
         found.share, tuple(proportions), _drops(outputs, targets, proportions, aggregation),
         found.rise, found.ratios, tuple(_warnings(found.ratios, thresholds, aggregation).values()),
-        tuple(_undecided(found.ratios, aggregation).values()),
+        _undecided(found.ratios, aggregation),
         _unknown_classes(outputs, targets, aggregation))
 
 # %% ../../nbs/30_ensembles/332_diagnostics.ipynb #34fdada2

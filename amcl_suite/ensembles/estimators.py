@@ -4,21 +4,22 @@
 
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #75467206
 from __future__ import annotations
-import copy
+import copy, math
 from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
 from fastcore.basics import patch
+from fastcore.meta import delegates
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
-from ..core.expect import between, integer, like, one_of
+from ..core.expect import between, counts, integer, like, one_of, ranges
 from ..core.scaling import mean_and_spread
 from ..core.stacked import StackedPerceptron
-from ..core.training import (Fit, SeededBatches, TrainingSettings, fit as fit_stack,
+from ..core.training import (Fit, ShuffledBatches, TrainingSettings, fit as fit_stack,
                                       with_gradients)
 from .diagnostics import Diagnosis, diagnose as diagnose_outputs
 from .objectives import (augmented_loss, decompose, decompose_squared_error,
@@ -59,39 +60,19 @@ def standards(
     return Standards(*(np.full(n_columns, number) for number in common))
 
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #03218187
-_CHOICES = dict(aggregation=("probability", "score"), member_scale=("mean", "sum"),
-                scaling=SCALINGS)
-
-def _check_parameters(given: dict) -> None:
+def _check_parameters(given: BaseEstimator) -> None:
     "Raise `ValueError` naming the first parameter that is out of range."
-    for name in ("n_members", "n_epochs", "batch_size"): integer(name, given[name], 1)
-    try: between("beta", given["beta"], 0, 1)
+    counts(given, "n_members", "n_epochs", "batch_size")
+    try: between("beta", given.beta, 0, 1)
     except ValueError as error:
         raise ValueError(f"{error}; above 1 the loss is unbounded below") from None
-    between("learning_rate", given["learning_rate"], 0, ends="()")
-    for name in ("drop_p", "validation_fraction"): between(name, given[name], 0, 1, "[)")
-    for name in _CHOICES.keys() & given.keys(): one_of(name, given[name], _CHOICES[name])
-    if not isinstance(given["hidden"], (tuple, list)):
+    ranges(given, learning_rate=(0, math.inf, "()"), drop_p=(0, 1, "[)"),
+           validation_fraction=(0, 1, "[)"), member_scale=["mean", "sum"], scaling=[*SCALINGS])
+    if hasattr(given, "aggregation"): ranges(given, aggregation=["probability", "score"])
+    if not isinstance(given.hidden, (tuple, list)):
         raise ValueError("hidden: expected a tuple of layer sizes >= 1, such as (64, 64), got "
-                         f"{given['hidden']!r}")
-    for size in given["hidden"]: integer("hidden", size, 1)
-
-# %% ../../nbs/30_ensembles/382_estimators.ipynb #f65fa223
-class _SharedBatches(SeededBatches):
-    "Shuffled batches that all members share: inputs, and targets with example weights."
-    def __init__(self, inputs: Tensor, targets: Tensor, weights: Tensor, batch_size: int,
-                 seed: int):
-        super().__init__([seed])
-        self.inputs, self.targets, self.weights = inputs, targets, weights
-        self.batch_size = min(batch_size, len(inputs))
-
-    def __len__(self) -> int: return -(-len(self.inputs) // self.batch_size)
-
-    def epoch(self):
-        "Yield inputs `(1, batch, features)` and (targets, weights), each `(batch,)`."
-        order = torch.randperm(len(self.inputs), generator=self.generators[0])
-        for rows in order.split(self.batch_size):
-            yield self.inputs[rows][None], (self.targets[rows], self.weights[rows])
+                         f"{given.hidden!r}")
+    for size in given.hidden: integer("hidden", size, 1)
 
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #b7b430cd
 class _JointEnsemble(BaseEstimator):
@@ -121,7 +102,7 @@ class _JointEnsemble(BaseEstimator):
 
     def _rows(self, X, y, sample_weight, **options):
         "Return checked inputs, targets and example weights > 0 with mean 1."
-        _check_parameters(self.get_params())
+        _check_parameters(self)
         X, y = validate_data(self, X, y, dtype=np.float64, **options)
         if sample_weight is None: return X, y, np.ones(len(X))
         weights = check_array(sample_weight, ensure_2d=False, dtype=np.float64,
@@ -162,7 +143,7 @@ def _objective(self: _JointEnsemble, seed: int):
     "Return (outputs, (targets, weights), epoch) -> losses `(n_members,)`, the same for all."
     generator = torch.Generator().manual_seed(seed)
     def objective(outputs, targets_and_weights, epoch):
-        targets, importance = targets_and_weights
+        targets, importance = targets_and_weights[0]
         kept = (dropout_weights((len(targets), len(outputs)), self.drop_p, generator,
                                 dtype=torch.float64) if self.drop_p else None)
         parts = self._decompose(outputs, targets, weights=kept, example_weights=importance)
@@ -188,7 +169,9 @@ def _train(self: _JointEnsemble, X, y, weights, n_outputs: int, labels=None) -> 
         parts = self._decompose(model(inputs[None, held]), targets[held],
                                 example_weights=weights[held])
         return {"validation": parts.ensemble.expand(self.n_members)}
-    batches = _SharedBatches(inputs[train], targets[train], weights[train], self.batch_size, order)
+    both = torch.stack([targets.to(weights), weights], -1)[None, train]
+    batches = ShuffledBatches(inputs[None, train], both, torch.zeros(1, dtype=torch.long),
+                              self.batch_size, [order])
     rules = {"validation": "validation"} if len(held) else {}
     result = fit_stack(model, batches, self._objective(drop),
                        TrainingSettings(self.n_epochs, self.learning_rate), validation_loss, rules)
@@ -209,22 +192,13 @@ def _keep(self: _JointEnsemble, model: StackedPerceptron, result: Fit) -> None:
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #a727b620
 class JointEnsembleClassifier(ClassifierMixin, _JointEnsemble):
     "An ensemble of perceptrons for classification, trained independently, jointly or in between."
-    def __init__(self,
-        n_members: int = 5,                # networks whose predictions are averaged
-        beta: float = 0.,                  # 0 independent .. 1 joint training
-        aggregation: str = "probability",  # what is averaged: "probability" or "score" (logits)
-        hidden: tuple = (64, 64),          # units of the hidden layers; () for linear members
-        n_epochs: int = 100,               # passes over the training rows
-        batch_size: int = 128,             # rows per step, at most all
-        learning_rate: float = 1e-3,       # of Adam
-        drop_p: float = 0.,                # in [0, 1): share of members dropped per example
-        validation_fraction: float = 0.,   # in [0, 1): rows held out to choose the best epoch
-        member_scale: str = "mean",        # loss "mean" over members or "sum"
-        scaling: str = "feature",          # of inputs: one of `SCALINGS`
-        warm_start: bool = False,          # continue from the fitted weights
-        random_state=None,                 # integer, `np.random.RandomState`, or None
+    @delegates(_JointEnsemble.__init__)
+    def __init__(self, *,
+        aggregation: str = "probability",   # what is averaged: "probability" or "score" (logits)
+        **kwargs,                           # as for every joint ensemble
     ):
-        vars(self).update((k, v) for k, v in locals().items() if k != "self")
+        super().__init__(**kwargs)
+        self.aggregation = aggregation
 
     @with_gradients
     def fit(self,
@@ -254,7 +228,7 @@ def _encode(self: JointEnsembleClassifier, y, train, weights, warm: bool) -> np.
 @patch
 def _decompose(self: JointEnsembleClassifier, outputs, targets, **options):
     "Decompose the loss of outputs `(n_members, n_classes, batch)`."
-    return decompose(outputs.permute(2, 0, 1), targets, self.aggregation, **options)
+    return decompose(outputs.permute(2, 0, 1), targets.long(), self.aggregation, **options)
 
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #72b658bb
 @patch

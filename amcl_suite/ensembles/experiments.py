@@ -59,11 +59,6 @@ def _in_blocks(loader: DataLoader, n_batches: int) -> DataLoader:
                       **{name: getattr(loader, name) for name in names})
 
 # %% ../../nbs/30_ensembles/346_experiments.ipynb #6ad0dcbb
-def _n_blocks(config: ImageConfig, n_batches: int) -> int:
-    "Return how many epochs of the trainer `n_epochs` passes of `n_batches` batches are."
-    n_epochs, n_block = config.training.n_epochs, config.validate_batches
-    return math.ceil(n_epochs * n_batches / n_block) if n_block else n_epochs
-
 def _splits(config: ImageConfig, sets) -> dict[str, DataLoader]:
     "Return the loaders of all splits that are evaluated at the end, without augmentation."
     if config.dataset != "imagenet" and config.n_evaluate:
@@ -120,27 +115,20 @@ def _record(path: Path) -> dict:
     raise DataError(f"{path}: {', '.join(wrong) or 'numbers of its epochs'} missing or of a wrong "
                     "kind; delete the file to train this run again")
 
-def _clear(folder: Path) -> None:
-    "Remove an earlier run."
-    for name in ("config.json", "run.json", "last.ckpt"): (folder / name).unlink(missing_ok=True)
-
 # %% ../../nbs/30_ensembles/346_experiments.ipynb #80876add
-def _system(config: ImageConfig, seed: int, beta: float, n_classes: int, n_blocks: int):
-    "Return a system whose first weights depend on the seed alone."
-    ensemble = make_ensemble(config.base_learner, config.n_members, n_classes, seed,
-                             config.backend, config.drop_p, config.channels_last,
-                             **config.learner_options)
-    return EnsembleSystem(ensemble, beta, config.aggregation, config.optimiser,
-                          config.member_scale, beta_schedule=config.beta_schedule,
-                          n_epochs=n_blocks, lowest_rate=config.lowest_rate)
-
 def _train_one(config: ImageConfig, sets, seed: int, beta: float, folder: Path, progress,
                resume: bool):
     "Train one ensemble; return the system with its best weights, and how it went."
-    loaders = _loaders(config, sets, seed)
-    n_blocks = _n_blocks(config, len(loaders.train))
+    loaders, n_blocks = _loaders(config, sets, seed), config.training.n_epochs
+    if config.validate_batches:
+        n_blocks = math.ceil(n_blocks * len(loaders.train) / config.validate_batches)
     blocks = _in_blocks(loaders.train, config.validate_batches)
-    system = _system(config, seed, beta, len(sets.class_names), n_blocks)
+    ensemble = make_ensemble(config.base_learner, config.n_members, len(sets.class_names), seed,
+                             config.backend, config.drop_p, config.channels_last,
+                             **config.learner_options)     # first weights: from the seed alone
+    system = EnsembleSystem(ensemble, beta, config.aggregation, config.optimiser,
+                            config.member_scale, beta_schedule=config.beta_schedule,
+                            n_epochs=n_blocks, lowest_rate=config.lowest_rate)
     settings = replace(config.training, n_epochs=n_blocks, seed=seed, accelerator=dict(
         cpu="cpu", cuda="gpu")[pick_device(config.device)])
     trained = train(system, blocks, loaders.val, settings, folder, progress, resume)
@@ -149,21 +137,16 @@ def _train_one(config: ImageConfig, sets, seed: int, beta: float, folder: Path, 
     return system, trained, switches
 
 # %% ../../nbs/30_ensembles/346_experiments.ipynb #49d83c26
-def _evaluate(config: ImageConfig, logits: Tensor, labels: Tensor, split: str) -> list[dict]:
-    "Return one row per metric and member (-1: the ensemble)."
-    rows = []
-    for name, value in evaluate_classification(logits, labels, config.aggregation).items():
-        each = enumerate(value.tolist()) if value.ndim else [(-1, float(value))]
-        rows += [dict(split=split, metric=name, learner=m, value=v) for m, v in each]
-    return rows
-
 def _judge(config: ImageConfig, sets, system, seed: int, beta: float, folder: Path) -> list[dict]:
     "Predict every split with the best weights, store the predictions, evaluate what is stored."
     rows, where = [], (pick_device(config.device), config.training.precision)
     for split, batches in _splits(config, sets).items():
         path = predictions_file(folder, split, seed, beta)
         save_predictions(path, *predict_logits(system.ensemble, batches, *where))
-        rows += _evaluate(config, *read_predictions(path), split)
+        found = evaluate_classification(*read_predictions(path), config.aggregation)
+        for name, value in found.items():                  # learner -1: the ensemble
+            each = enumerate(value.tolist()) if value.ndim else [(-1, float(value))]
+            rows += [dict(split=split, metric=name, learner=m, value=v) for m, v in each]
     return rows
 
 # %% ../../nbs/30_ensembles/346_experiments.ipynb #faa48ee9
@@ -174,7 +157,8 @@ def _one_run(config: ImageConfig, sets, seed: int, beta: float, folder: Path, pr
     "Train and judge one ensemble, or read what was done; return its record."
     own, mark = folder / _run_name(seed, beta), _mark(config, seed, beta)
     own.mkdir(parents=True, exist_ok=True)
-    if not resume: _clear(own)
+    for name in () if resume else ("config.json", "run.json", "last.ckpt"):
+        (own / name).unlink(missing_ok=True)
     if (record := _known_run(own, mark)) is not None: return record
     write_json_atomic(own / "config.json", mark)
     system, trained, switches = _train_one(config, sets, seed, beta, own, progress, resume)
@@ -323,7 +307,8 @@ def run_images(
                             f"done: {'; '.join(damaged.values())}")
         table = pandas.DataFrame([row for r in records for row in _long_rows(r)])
     switches = {(record["seed"], record["beta"]): record["lr_switch"] for record in records}
-    return ImageResults(config, table, None if folder is None else place, _notes(sets), switches)
+    notes = tuple(filter(None, [getattr(sets, "note", "")]))      # ImageNet has none
+    return ImageResults(config, table, None if folder is None else place, notes, switches)
 
 def _refuse_others(config: ImageConfig, plan: list, place: Path) -> dict[tuple, str]:
     "Refuse a folder of another configuration before anything is written; return damaged runs."
@@ -332,8 +317,3 @@ def _refuse_others(config: ImageConfig, plan: list, place: Path) -> dict[tuple, 
         try: _known_run(place / _run_name(seed, beta), _mark(config, seed, beta))
         except DataError as error: damaged[seed, beta] = str(error)
     return damaged
-
-def _notes(sets) -> tuple:
-    "Return what the data set wants to be known."
-    note = getattr(sets, "note", "")
-    return (note,) if note else ()

@@ -39,17 +39,13 @@ def probe_rows(
 ):                                 # data frame like `SweepResult.frame`
     "Return debiased share and exact codependence of every ensemble of a sweep as tidy rows."
     import pandas as pd
-    kind, lines = result.config.aggregation, []
+    kind, parts = averaged_as(result.config.aggregation), []
     for split in splits:
         outputs = torch.from_numpy(result.predictions[split])
         targets = torch.from_numpy(result.targets[split]).expand(outputs.shape[:3])
-        values = _probes(outputs, targets, averaged_as(kind), proportions)
-        lines += [dict(dataset=result.config.dataset, aggregation=kind, **setting, seed=seed,
-                       split=split, metric=metric, learner=-1, value=float(value[i, j]))
-                  for metric, value in values.items()
-                  for i, setting in enumerate(result.settings)
-                  for j, seed in enumerate(result.config.seeds)]
-    return pd.DataFrame(lines)
+        parts += [result.rows(split, metric, value) for metric, value
+                  in _probes(outputs, targets, kind, proportions).items()]
+    return pd.concat(parts, ignore_index=True)
 
 def _probes(outputs, targets, kind: str, proportions) -> dict:
     "Return metric -> `(n_settings, n_seeds)`."

@@ -56,24 +56,26 @@ def frame(
 ):                      # data frame: one row per setting, seed, split, metric and learner
     "Return a tidy table; learner -1 is the ensemble, 0, 1, ... are its members."
     import pandas as pd
-    parts = [self._rows(split, metric, value) for split in splits
-             for metric, value in self.evaluate(split).items()]
-    table = pd.concat(parts, ignore_index=True)
-    table.insert(0, "aggregation", self.config.aggregation)
-    table.insert(0, "dataset", self.config.dataset)
-    return table
+    return pd.concat([self.rows(split, metric, value) for split in splits
+                      for metric, value in self.evaluate(split).items()], ignore_index=True)
 
 # %% ../../nbs/30_ensembles/337_frames.ipynb #000b41e8
 @patch
-def _rows(self: SweepResult, split: str, metric: str, value: Tensor):
-    "Return the rows of one metric: `(settings, seeds)` or `(settings, seeds, members)`."
+def rows(
+    self: SweepResult,
+    split: str,         # where it was measured
+    metric: str,        # its name
+    value: Tensor,      # `(n_settings, n_seeds)` or `(n_settings, n_seeds, n_members)`
+):                      # data frame, as `frame`
+    "Return the rows of one metric."
     import pandas as pd
     learners = [-1] if value.ndim == 2 else range(value.shape[2])
     at = pd.MultiIndex.from_product((range(len(self.settings)), self.config.seeds, learners))
     setting, seed, learner = (np.asarray(at.get_level_values(i)) for i in range(3))
     beta, temperature = (np.array([s[key] for s in self.settings])[setting]
                          for key in ("beta", "temperature"))
-    return pd.DataFrame(dict(beta=beta, temperature=temperature, seed=seed, split=split,
+    return pd.DataFrame(dict(dataset=self.config.dataset, aggregation=self.config.aggregation,
+                             beta=beta, temperature=temperature, seed=seed, split=split,
                              metric=metric, learner=learner,
                              value=value.double().cpu().numpy().ravel()))
 

@@ -294,17 +294,16 @@ def choose_rows(
     if n != 0: integer(f"{name} (0: all)", n, classes, len(kept), "one of each class to all")
     return kept[stratified_order(labels[kept], seed)[:n or len(kept)]].sort().values
 
-class _Collate:
+def _collate(examples: list) -> tuple[Tensor, Tensor]:
     "Stack images and normalise them: in the worker that has read them."
-    def __call__(self, examples: list) -> tuple[Tensor, Tensor]:
-        images, labels = zip(*examples)
-        return normalise(torch.stack(images), IMAGENET_MEAN, IMAGENET_STD), torch.tensor(labels)
+    images, labels = zip(*examples)
+    return normalise(torch.stack(images), IMAGENET_MEAN, IMAGENET_STD), torch.tensor(labels)
 
 def _loader(data: ImageNetFolder, batch_size: int, n_workers: int, seed: int) -> DataLoader:
     "Return a loader over a data set; shuffled if it is for training."
     batches = KeyBatches(EpochKeys(len(data), data.train, seed), batch_size, data.train)
     workers = dict(persistent_workers=True, prefetch_factor=4) if n_workers else {}
-    return DataLoader(data, batch_sampler=batches, collate_fn=_Collate(), num_workers=n_workers,
+    return DataLoader(data, batch_sampler=batches, collate_fn=_collate, num_workers=n_workers,
                       pin_memory=torch.cuda.is_available(), generator=torch.Generator(), **workers)
 
 # %% ../../nbs/30_ensembles/326_imagenet.ipynb #5d9ef11c

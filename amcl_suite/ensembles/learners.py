@@ -9,7 +9,7 @@ from functools import partial
 from typing import NamedTuple
 import torch
 from torch import Tensor, nn
-from ..core.expect import between, integer, one_of, only
+from ..core.expect import between, integer, one_of, only, shaped
 from .mobilevit import MobileViT
 
 # %% auto #0
@@ -25,13 +25,6 @@ def _check_images(learner: nn.Module, arguments: tuple) -> None:
                          f"{tuple(images.shape)}; resize them, or build the learner for their size")
     if not images.is_floating_point():
         raise ValueError(f"inputs: {learner.name} expects normalised floats, got {images.dtype}")
-
-def _for_images(learner: nn.Module, name: str, image_size: int) -> nn.Module:
-    "Give a network its name, its image size and the check of both."
-    learner.name, learner.image_size, learner.input_shape = name, image_size, (
-        3, image_size, image_size)
-    learner.register_forward_pre_hook(_check_images)
-    return learner
 
 # %% ../../nbs/30_ensembles/314_learners.ipynb #abcac66a
 class CNN(nn.Module):
@@ -160,11 +153,8 @@ class MLP(nn.Module):
         inputs: Tensor,   # `(batch, ...)` with n_features values per example
     ) -> Tensor:          # `(batch, n_outputs)`
         "Return logits or predictions; `ValueError` on another number of features."
-        flat = inputs.flatten(1)
-        if flat.shape[1] != self.n_features:
-            raise ValueError(f"inputs: MLP expects {self.n_features} values per example, got "
-                             f"{tuple(inputs.shape)}")
-        return self.layers(flat)
+        return self.layers(shaped("inputs of MLP, flattened", inputs.flatten(1), "batch",
+                                  self.n_features))
 
 # %% ../../nbs/30_ensembles/314_learners.ipynb #ff0d6e59
 class Learner(NamedTuple):
@@ -178,12 +168,10 @@ class Learner(NamedTuple):
     options: tuple[str, ...] = ("image_size",)   # of `build_learner`
     side_by_side: bool = True   # members can share one network, see the next chapter
 
-def _torchvision(name: str) -> Callable:
-    "Return a function that makes one of torchvision's networks with fresh weights."
-    def make(n_classes):
-        from torchvision import models
-        return getattr(models, name)(weights=None, num_classes=n_classes)
-    return make
+def _torchvision(model: str, n_classes: int) -> nn.Module:
+    "Return one of torchvision's networks with fresh weights."
+    from torchvision import models
+    return getattr(models, model)(weights=None, num_classes=n_classes)
 
 _SIZED = ("image_size", "width")
 LEARNERS = {learner.name: learner for learner in (
@@ -192,15 +180,13 @@ LEARNERS = {learner.name: learner for learner in (
     Learner("ResNet18", "small images", 32, 10, 11_173_962, partial(ResNet, (2, 2, 2, 2)), _SIZED),
     Learner("ResNet34", "small images", 32, 10, 21_282_122, partial(ResNet, (3, 4, 6, 3)), _SIZED),
     Learner("MLP", "tables", 0, 10, 0, MLP, ("n_features", "n_outputs", "hidden", "dropout")),
-    Learner("ResNet18_IN", "ImageNet", 224, 1000, 11_689_512, _torchvision("resnet18")),
-    Learner("ResNet34_IN", "ImageNet", 224, 1000, 21_797_672, _torchvision("resnet34")),
-    Learner("SqueezeNet_IN", "ImageNet", 224, 1000, 1_235_496, _torchvision("squeezenet1_1"),
-            side_by_side=False),
-    Learner("DenseNet_IN", "ImageNet", 224, 1000, 7_978_856, _torchvision("densenet121"),
-            side_by_side=False),
-    Learner("ShuffleNet_IN", "ImageNet", 224, 1000, 2_278_604, _torchvision("shufflenet_v2_x1_0"),
-            side_by_side=False),
-    Learner("MobileNet_IN", "ImageNet", 224, 1000, 2_542_856, _torchvision("mobilenet_v3_small")),
+    *(Learner(f"{name}_IN", "ImageNet", 224, 1000, parameters, partial(_torchvision, model),
+              side_by_side=apart) for name, parameters, model, apart in (
+        ("ResNet18", 11_689_512, "resnet18", True), ("ResNet34", 21_797_672, "resnet34", True),
+        ("SqueezeNet", 1_235_496, "squeezenet1_1", False),
+        ("DenseNet", 7_978_856, "densenet121", False),
+        ("ShuffleNet", 2_278_604, "shufflenet_v2_x1_0", False),
+        ("MobileNet", 2_542_856, "mobilenet_v3_small", True))),
     Learner("MobileViT_IN", "ImageNet", 256, 1000, 2_382_944, MobileViT, side_by_side=False))}
 
 # %% ../../nbs/30_ensembles/314_learners.ipynb #e961fa6a
@@ -237,7 +223,9 @@ def build_learner(
         network.name, network.input_shape = name, (options["n_features"],)
         return network
     network = learner.make(n_classes, **{k: v for k, v in options.items() if k != "image_size"})
-    return _for_images(network, name, size)
+    network.name, network.image_size, network.input_shape = name, size, (3, size, size)
+    network.register_forward_pre_hook(_check_images)
+    return network
 
 # %% ../../nbs/30_ensembles/314_learners.ipynb #6b98abbf
 def count_parameters(

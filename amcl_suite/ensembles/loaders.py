@@ -150,11 +150,6 @@ class BatchStream:
     ):
         self._batches, self.n_batches, self.epoch = batches, integer("n_batches", n_batches, 1), 0
 
-    @property
-    def per_pass(self) -> int:
-        "Return the batches of a pass."
-        return len(self._batches)
-
     def __len__(self) -> int: return self.n_batches
 
     def set_epoch(self,
@@ -167,7 +162,7 @@ class BatchStream:
         first = self.epoch * self.n_batches
         known, batches = -1, []
         for i in range(first, first + self.n_batches):
-            number, j = divmod(i, self.per_pass)
+            number, j = divmod(i, len(self._batches))
             if number != known:
                 self._batches.sampler.set_epoch(number)
                 known, batches = number, list(self._batches)

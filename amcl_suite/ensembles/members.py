@@ -4,7 +4,7 @@
 
 # %% ../../nbs/30_ensembles/316_members.ipynb #885b2b3c
 from __future__ import annotations
-import contextlib, copy
+import copy
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 import torch
@@ -115,15 +115,6 @@ def _check_untied(member: nn.Module, backend: str) -> None:
                              f'{backend!r} can\'t join; use "loop"')
         names[id(weight)] = name
 
-@contextlib.contextmanager
-def _explain_batch_of_one():
-    "Turn batch norm's refusal of a single value into an error that names the remedy."
-    try: yield
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error): raise
-        raise ValueError("inputs: batch norm can't train on a batch of one (one value per "
-                         "channel): drop the last batch, use a larger one or eval()") from None
-
 # %% ../../nbs/30_ensembles/316_members.ipynb #fc344368
 @patch
 def forward(
@@ -134,24 +125,20 @@ def forward(
     integer("inputs: number of examples", len(inputs), 1)
     if self.channels_last and inputs.ndim == 4:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
-    with _explain_batch_of_one():
+    try:
         if self.backend == "loop":
             logits = torch.stack([_run_member(m, inputs) for m in self.members], 1)
         elif self.backend == "stack":
             logits = self.joined(inputs).unflatten(1, (self.n_members, -1))
         else: logits = _run_vmap(self.joined, inputs)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error): raise
+        raise ValueError("inputs: batch norm can't train on a batch of one (one value per "
+                         "channel): drop the last batch, use a larger one or eval()") from None
     if logits.dtype in (torch.float16, torch.bfloat16): logits = logits.float()   # for the loss
-    return EnsembleOutput(logits, self.draw_weights(logits))
-
-@patch
-def draw_weights(
-    self: Ensemble,
-    logits: Tensor,     # `(batch, n_members, n_outputs)`: gives sizes, device and type
-) -> Tensor:            # `(batch, n_members)`
-    "Return the members' weights: uniform, in training with members left out at random."
     drop_p = self.drop_p if self.training else 0.
-    return dropout_weights(tuple(logits.shape[:2]), drop_p, device=logits.device,
-                           dtype=logits.dtype)
+    return EnsembleOutput(logits, dropout_weights(tuple(logits.shape[:2]), drop_p,
+                                                  device=logits.device, dtype=logits.dtype))
 
 # %% ../../nbs/30_ensembles/316_members.ipynb #0cf5481f
 def _run_member(member: nn.Module, inputs: Tensor) -> Tensor:
@@ -218,8 +205,7 @@ def load_member_states(
 ) -> None:
     "Copy weights into the members; `ValueError` if their number or names don't fit."
     mine = self.member_states()
-    if len(states) != len(mine):
-        raise ValueError(f"states: expected {len(mine)} members, got {len(states)}")
+    one_of("states: number, one per member", len(states), (len(mine),))
     _check_alike(states, mine[0])                              # all, before anything is changed
     for own, new in zip(mine, states):
         for key, value in own.items(): value.copy_(new[key])

@@ -129,10 +129,8 @@ class _Batch:
         return pooled_log_probabilities(self.logits, self.aggregation).exp()
 
     @cached_property
-    def label_everywhere(self): return self.targets[..., None].expand(self.logits.shape[:-1])
-
-    @cached_property
-    def right(self): return label_rank(self.logits, self.label_everywhere) == 0
+    def right(self):
+        return label_rank(self.logits, self.targets[..., None].expand(self.logits.shape[:-1])) == 0
 
     @cached_property
     def votes(self):
@@ -264,19 +262,6 @@ class MetricSums:
     def __repr__(self):
         return f"MetricSums({self.aggregation!r}, {len(self.names)} metrics, {self.count} examples)"
 
-# %% ../../nbs/30_ensembles/330_metrics.ipynb #02f9c73e
-def _add(self: MetricSums, batch: _Batch) -> None:
-    "Add one checked batch."
-    for name in set(self.names) & set(_VALUES):
-        total = _VALUES[name](batch).double().sum(-2 if name in _MEMBER else -1)
-        self.sums[name] = self.sums[name] + total if name in self.sums else total
-    if {"ece", "aurc"} & set(self.names):
-        confidence = batch.pooled.amax(-1).clamp(max=1)
-        right = label_rank(batch.pooled, batch.targets) == 0
-        self.bins = self.bins + _bin_sums(confidence, right, self.n_bins)
-        if "aurc" in self.names: self.ranked.append((confidence, right))
-    self.count += batch.targets.shape[-1]
-
 # %% ../../nbs/30_ensembles/330_metrics.ipynb #0d5bee66
 @patch
 def update(self: MetricSums,
@@ -290,7 +275,16 @@ def update(self: MetricSums,
     new.shape = (*logits.shape[:-3], *logits.shape[-2:])
     for first in range(0, targets.shape[-1], size):
         piece = _finite_logits(logits[..., first:first + size, :, :], first)
-        _add(new, _Batch(piece, targets[..., first:first + size], self.aggregation))
+        batch = _Batch(piece, targets[..., first:first + size], self.aggregation)
+        for name in set(self.names) & set(_VALUES):
+            total = _VALUES[name](batch).double().sum(-2 if name in _MEMBER else -1)
+            new.sums[name] = new.sums[name] + total if name in new.sums else total
+        if {"ece", "aurc"} & set(self.names):
+            confidence = batch.pooled.amax(-1).clamp(max=1)
+            right = label_rank(batch.pooled, batch.targets) == 0
+            new.bins = new.bins + _bin_sums(confidence, right, self.n_bins)
+            if "aurc" in self.names: new.ranked.append((confidence, right))
+        new.count += batch.targets.shape[-1]
     return self.merge(new)
 
 # %% ../../nbs/30_ensembles/330_metrics.ipynb #c517f9b0
@@ -300,12 +294,9 @@ def merge(self: MetricSums,
 ) -> MetricSums:        # itself
     "Add the sums of another process or part of the data."
     ours, theirs = ((s.names, s.aggregation, s.n_bins) for s in (self, other))
-    if ours != theirs:
-        raise ValueError(f"other: expected the same names, aggregation and n_bins {ours}, got "
-                         f"{theirs}")
-    if None not in (self.shape, other.shape) and self.shape != other.shape:
-        raise ValueError("logits: expected the same runs, n_members and n_classes in all batches, "
-                         f"{self.shape}, got {other.shape}")
+    one_of("other: names, aggregation and n_bins", theirs, [ours])
+    if None not in (self.shape, other.shape):
+        one_of("logits: runs, n_members and n_classes of all batches", other.shape, [self.shape])
     self.shape = self.shape or other.shape
     self.sums = {k: self.sums.get(k, 0.) + other.sums.get(k, 0.)
                  for k in self.sums | other.sums}

@@ -6,7 +6,7 @@
 from __future__ import annotations
 from typing import NamedTuple
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from ..core.expect import between, finite, integer, like, one_of, shaped
 from ..mcl.assignment import wide
 
@@ -141,13 +141,9 @@ def decompose_squared_error(
     vector: bool = False,                   # True: both have a last axis, summed over
 ) -> Decomposition:                         # target units squared; `(...)` each
     "Split the ensemble's squared error into individual error and ambiguity."
+    shaped("predictions", predictions, "...", "batch+", "n_members+", *["dim"] * vector)
+    like("targets", targets, predictions.select(-1 - vector, 0).shape, "predictions of a member")
     if not vector: predictions, targets = predictions[..., None], targets[..., None]
-    if predictions.ndim < 3 or predictions[..., 0, :].shape != targets.shape:
-        last, cut = (", dim", None) if vector else ("", -1)
-        raise ValueError(f"predictions: expected (..., batch, n_members{last}) and targets (..., "
-                         f"batch{last}), got {tuple(predictions.shape[:cut])} and "
-                         f"{tuple(targets.shape[:cut])}")
-    integer("predictions: number of examples", predictions.shape[-3], 1)
     predictions = wide(finite("predictions", predictions))
     targets = wide(finite("targets", targets))
     weights, kept = _full_weights(weights, predictions[..., 0])
@@ -185,11 +181,11 @@ def output_gradient(
         return (2 / (n_members * batch) * ((1 - beta) * error + beta * mean)).to(dtype)
     outputs = _check_logits(outputs, targets, aggregation)
     one_of("aggregation", aggregation, ("probability", "score", "squared_error"))
-    n_members, hot = outputs.shape[-2], torch.zeros_like(outputs[..., 0, :])
-    residual = torch.softmax(outputs, -1) - hot.scatter(-1, targets[..., None], 1.)[..., None, :]
+    n_members = outputs.shape[-2]
+    hot = nn.functional.one_hot(targets, outputs.shape[-1]).to(outputs)[..., None, :]
+    residual = torch.softmax(outputs, -1) - hot
     if aggregation == "score":
-        pooled = torch.softmax(outputs.mean(-2, keepdim=True), -1)
-        shared = pooled - hot.scatter(-1, targets[..., None], 1.)[..., None, :]
+        shared = torch.softmax(outputs.mean(-2, keepdim=True), -1) - hot
         return (((1 - beta) * residual + beta * shared) / (n_members * batch)).to(dtype)
     share = torch.softmax(_true_class(torch.log_softmax(outputs, -1), targets), -1)
     return (((1 - beta) / n_members + beta * share)[..., None] * residual / batch).to(dtype)

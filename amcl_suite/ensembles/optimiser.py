@@ -66,8 +66,7 @@ class LearningRate:
         config = self.config
         if config.scheduler == "Linear":
             return config.learning_rate * max(0., 1 - config.factor * self.steps)
-        return config.learning_rate * config.gamma ** self.steps if self.steps else (
-            config.learning_rate)
+        return config.learning_rate * config.gamma ** self.steps
 
     def after(self,
         loss: float,       # ensemble loss of the validation that ended the epoch

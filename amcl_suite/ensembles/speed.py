@@ -4,19 +4,28 @@
 
 # %% ../../nbs/30_ensembles/390_speed.ipynb #f8aa5e26
 from __future__ import annotations
-import contextlib, dataclasses, time
-from collections.abc import Callable
+import contextlib, copy, math, time
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from statistics import median_high
+import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.environment import environment
 from ..core.expect import integer, one_of
-from ..core.training import bfloat16_works, check_bfloat16
+from ..core.stacked import StackedPerceptron, unstack
+from ..core.training import bfloat16_works, check_bfloat16, with_gradients
+from .family import averaged_as, beta_schedule, pooled_loss
 from .learners import LEARNERS
 from .members import Ensemble, make_ensemble
+from .sweep import SweepConfig, member_seed, run_sweep, sweep_sets
+from .tabular import TabularSet
+from ..mcl.schedules import constant, linear
 
 # %% auto #0
-__all__ = ['CANDIDATES', 'time_in_turn', 'backend_ratios', 'has_bfloat16', 'precision_ratio', 'sweep_ratio', 'codependence_times',
-           'ensemble_benchmarks']
+__all__ = ['CANDIDATES', 'time_in_turn', 'backend_ratios', 'has_bfloat16', 'precision_ratio', 'plain_loop', 'sweep_ratio',
+           'codependence_times', 'ensemble_benchmarks']
 
 # %% ../../nbs/30_ensembles/390_speed.ipynb #224733f2
 def _seconds(work: Callable, device: str) -> float:
@@ -26,8 +35,6 @@ def _seconds(work: Callable, device: str) -> float:
     work()
     if torch.device(device).type == "cuda": torch.cuda.synchronize(device)
     return time.perf_counter() - start
-
-def _median(values) -> float: return sorted(values)[len(values) // 2]
 
 @contextlib.contextmanager
 def _threads(n: int):
@@ -54,9 +61,15 @@ def time_in_turn(
     first, found = next(iter(candidates)), {}
     for name in candidates:
         ratios = sorted(row[first] / row[name] for row in times)
-        found[name] = dict(ms=1e3 * _median([row[name] for row in times]), ratio=_median(ratios),
-                           ratio_min=ratios[0], ratio_max=ratios[-1])
+        found[name] = dict(ms=1e3 * median_high(row[name] for row in times),
+                           ratio=median_high(ratios), ratio_min=ratios[0], ratio_max=ratios[-1])
     return found
+
+def _report(what: str, candidates: dict, rounds: int, n_threads: int, device: str = "cpu") -> dict:
+    "Time candidates in turn; return what was run, and per candidate ms, ratio, range."
+    return dict(what=what, rounds=rounds, device=device,
+                threads=n_threads or torch.get_num_threads(),
+                candidates=time_in_turn(candidates, rounds, n_threads, device))
 
 # %% ../../nbs/30_ensembles/390_speed.ipynb #e93fb167
 def _stepper(ensemble: Ensemble, batch_size: int, device: str, autocast: bool = False) -> Callable:
@@ -77,6 +90,7 @@ def _stepper(ensemble: Ensemble, batch_size: int, device: str, autocast: bool = 
     return step
 
 # %% ../../nbs/30_ensembles/390_speed.ipynb #7ecdbe15
+# backend, channels-last; the first is the yardstick
 CANDIDATES = (("loop", False), ("loop", True), ("stack", False), ("stack", True), ("vmap", False))
 
 def backend_ratios(
@@ -86,19 +100,17 @@ def backend_ratios(
     rounds: int = 11,        # all candidates in turn, so often
     n_threads: int = 1,      # of PyTorch
     device: str = "cpu",     # where to run
-    candidates=CANDIDATES,   # (backend, channels-last) pairs; the first is the yardstick
     **options,               # of the learner, see `build_learner`
 ) -> dict:                   # what was run, and per candidate ms, ratio, range
     "Return how many times faster than the plain loop a training step of each backend is."
     steps = {}
-    for backend, last in candidates:
+    for backend, last in CANDIDATES:
         if backend == "stack" and not LEARNERS[learner].side_by_side: continue
         ensemble = make_ensemble(learner, n_members, backend=backend, channels_last=last, **options)
         name = backend + (", channels-last" if last else "")
         steps[name] = _stepper(ensemble, batch_size, device)
-    return dict(what=f"{learner}, {n_members} members, batch {batch_size}", rounds=rounds,
-                device=device, threads=n_threads or torch.get_num_threads(),
-                candidates=time_in_turn(steps, rounds, n_threads, device))
+    return _report(f"{learner}, {n_members} members, batch {batch_size}", steps, rounds, n_threads,
+                   device)
 
 # %% ../../nbs/30_ensembles/390_speed.ipynb #6982ac7e
 def has_bfloat16(
@@ -116,35 +128,91 @@ def precision_ratio(
     rounds: int = 3,             # both in turn, so often
     n_threads: int = 1,          # of PyTorch
     device: str = "cpu",         # where to run
-    channels_last: bool = True,  # memory format, of both
     **options,                   # of the learner
 ) -> dict:                       # like `backend_ratios`, and whether bfloat16 is native
     "Return how many times faster a training step is in bfloat16; `ValueError` where it isn't safe."
     check_bfloat16(device)
-    steps = {name: _stepper(make_ensemble(learner, n_members, channels_last=channels_last,
+    steps = {name: _stepper(make_ensemble(learner, n_members, channels_last=True,
                                           **options), batch_size, device, autocast)
              for name, autocast in (("float32", False), ("bfloat16", True))}
-    return dict(what=f"{learner}, {n_members} member(s), batch {batch_size}", rounds=rounds,
-                device=device, threads=n_threads or torch.get_num_threads(),
-                native=has_bfloat16(device),
-                candidates=time_in_turn(steps, rounds, n_threads, device))
+    return _report(f"{learner}, {n_members} member(s), batch {batch_size}", steps, rounds,
+                   n_threads, device) | dict(native=has_bfloat16(device))
+
+# %% ../../nbs/30_ensembles/390_speed.ipynb #7df7b2d3
+def _plain_losses(outputs: Tensor, targets: Tensor, aggregation: str,
+                  temperature: float) -> tuple[Tensor, Tensor]:
+    "Return individual and ensemble loss of `(batch, members, outputs)`, as one would write them."
+    if aggregation == "squared_error":
+        error = outputs[..., 0] - targets[:, None]
+        return error.square().mean(), error.mean(1).square().mean()
+    if aggregation == "ref_double_softmax": outputs = outputs.softmax(-1)
+    rows = torch.arange(len(targets))
+    costs = -outputs.log_softmax(-1)[rows, :, targets]
+    if aggregation == "pooled": return costs.mean(), pooled_loss(costs, temperature).mean()
+    if aggregation == "probability":
+        return costs.mean(), -(torch.logsumexp(-costs, 1) - math.log(costs.shape[1])).mean()
+    return costs.mean(), nn.functional.cross_entropy(outputs.mean(1), targets)
+
+# %% ../../nbs/30_ensembles/390_speed.ipynb #f419cff1
+def _plain_run(config: SweepConfig, data: TabularSet, seed: int, setting: dict):
+    "Train one ensemble and return its predictions by split."
+    dtype = torch.float64 if config.double else torch.float32
+    sizes = (data.n_features, *config.hidden, data.n_outputs)
+    members = nn.ModuleList(unstack(StackedPerceptron(sizes, [member_seed(seed, m)], dtype=dtype),
+                                    0) for m in range(config.n_members))
+    optimiser = torch.optim.Adam(members.parameters(), lr=config.learning_rate)
+    generator, best, kept = torch.Generator().manual_seed(10**9 + int(seed)), math.inf, None
+    parts = {part: (x.to(dtype), y if y.dtype == torch.long else y.to(dtype))
+             for part, (x, y) in data.splits.items()}
+    def losses(x, y, average, temperature=1.):
+        return _plain_losses(torch.stack([m(x) for m in members], 1), y, average, temperature)
+    (x, y), scale = parts["train"], config.n_members if config.member_scale == "sum" else 1
+    average = averaged_as(config.aggregation)
+    beta_at = beta_schedule(config.beta_schedule, 1., config.n_epochs, config.beta_fraction)
+    temperature_at = (constant(setting["temperature"]) if config.temperature_schedule == "constant"
+                      else linear(setting["temperature"], config.n_epochs))
+    for epoch in range(config.n_epochs):
+        beta, temperature = setting["beta"] * beta_at(epoch), temperature_at(epoch)
+        for rows in torch.randperm(len(x), generator=generator).split(config.batch_size):
+            own, joint = losses(x[rows], y[rows], config.aggregation, temperature)
+            optimiser.zero_grad()
+            (((1 - beta) * own + beta * joint) * scale).backward()
+            optimiser.step()
+        with torch.no_grad(): value = float(losses(*parts["val"], average)[1])
+        if value < best: best, kept = value, copy.deepcopy(members.state_dict())
+    members.load_state_dict(kept)
+    with torch.no_grad():
+        return {part: torch.stack([m(x) for m in members], 1).numpy()
+                for part, (x, _) in parts.items()}
+
+# %% ../../nbs/30_ensembles/390_speed.ipynb #0428e42c
+@with_gradients
+def plain_loop(
+    config: SweepConfig,      # as for `run_sweep`, without cures, on the processor
+    data: Sequence[TabularSet] | None = None,  # one set per seed; None: `read_tabular`
+) -> dict[str, np.ndarray]:   # split -> predictions, as `SweepResult.predictions`
+    "Train every ensemble of a sweep by itself: oracle and yardstick of `run_sweep`."
+    for field in fields(config):
+        if field.name in ("drop_p", "penalty", "stop_gradient", "bootstrap"):
+            one_of(f"{field.name} in the plain loop", getattr(config, field.name), (field.default,))
+    sets = sweep_sets(config, data)
+    runs = [[_plain_run(config, one, seed, setting) for one, seed in zip(sets, config.seeds)]
+            for setting in config.settings]
+    return {part: np.stack([np.stack([run[part] for run in row]) for row in runs])
+            for part in sets[0].splits}
 
 # %% ../../nbs/30_ensembles/390_speed.ipynb #1ee776ad
 def sweep_ratio(
-    config=None,           # `SweepConfig` without cures; None: diabetes, 7 betas, 20 seeds, short
+    config: SweepConfig = SweepConfig(seeds=range(20), n_epochs=15),   # without cures
     n_betas: int = 2,      # betas that the plain loop trains: first, last, ...
     rounds: int = 3,       # both in turn, so often
     workers: int = 0,      # threads of the batched training; 0: one per core
 ) -> dict:                 # seconds of both for the whole sweep, ratio, range, difference
     "Return how many times faster a batched sweep is than a plain loop over its ensembles."
-    from amcl_suite.ensembles.plain_sweep import plain_loop
-    from amcl_suite.ensembles.sweep import SweepConfig, run_sweep
-    config = config or SweepConfig(seeds=range(20), n_epochs=15)
     integer("n_betas", n_betas, 1, len(config.betas), "betas of the sweep")
     one_of("temperatures in the plain loop's share", config.temperatures, ((),))
     chosen = [0, len(config.betas) - 1, *range(1, len(config.betas) - 1)][:n_betas]
-    part = dataclasses.replace(config, betas=[config.betas[i] for i in chosen],
-                               seeds=config.seeds[:1])
+    part = replace(config, betas=[config.betas[i] for i in chosen], seeds=config.seeds[:1])
     share = n_betas / (len(config.betas) * len(config.seeds))
     found, times = {}, []
     def loop(): found["loop"] = plain_loop(part)
@@ -154,17 +222,12 @@ def sweep_ratio(
             times.append((_seconds(loop, "cpu") / share, _seconds(batched, "cpu")))
     ours = found["batched"].predictions["test"][chosen, 0]
     ratios = sorted(plain / fast for plain, fast in times)
-    plain_s, fast_s = (_median(side) for side in zip(*times))
-    return dict(what=_describe(config), loop_s=plain_s, batched_s=fast_s, ratio=_median(ratios),
+    plain_s, fast_s = map(median_high, zip(*times))
+    what = (f"{config.dataset}, {len(config.betas)} betas x {len(config.seeds)} seeds, "
+            f"{config.n_members} members, hidden {'-'.join(map(str, config.hidden))}")
+    return dict(what=what, loop_s=plain_s, batched_s=fast_s, ratio=median_high(ratios),
                 ratio_min=ratios[0], ratio_max=ratios[-1], rounds=rounds, workers=workers,
                 difference=float(abs(ours - found["loop"]["test"][:, 0]).max()))
-
-# %% ../../nbs/30_ensembles/390_speed.ipynb #b7fd030c
-def _describe(config) -> str:
-    "Say in a few words what a sweep trains."
-    widths = "-".join(map(str, config.hidden))
-    return (f"{config.dataset}, {len(config.betas)} betas x {len(config.seeds)} seeds, "
-            f"{config.n_members} members, hidden {widths}")
 
 # %% ../../nbs/30_ensembles/390_speed.ipynb #325b31fe
 def codependence_times(
@@ -182,13 +245,11 @@ def codependence_times(
     targets = torch.randn(n, generator=generator)
     logits = torch.randn(n, n_members, n_classes, generator=generator)
     labels = torch.randint(n_classes, (n,), generator=generator)
-    found = time_in_turn({
+    return _report(f"{n:,} examples, {n_members} members, {n_classes} classes", {
         "sampling": lambda: codependence_monte_carlo(predictions, targets),
         "closed form": lambda: codependence(predictions),
         "classification, all subsets": lambda: codependence_classification(logits, labels)},
         rounds, n_threads)
-    return dict(what=f"{n:,} examples, {n_members} members, {n_classes} classes", rounds=rounds,
-                threads=n_threads or torch.get_num_threads(), candidates=found)
 
 # %% ../../nbs/30_ensembles/390_speed.ipynb #f4d14bb1
 def ensemble_benchmarks(
@@ -198,16 +259,11 @@ def ensemble_benchmarks(
     "Run all benchmarks of this chapter; return machine and results."
     backends = [backend_ratios(rounds=rounds, device=device),
                 backend_ratios("ResNet18", 3, batch_size=8, rounds=3, device=device)]
-    return dict(environment=environment(), backends=backends,
-                precision=[precision_ratio(device=device)] if bfloat16_works(device) else [],
-                sweeps=_sweeps(),
-                codependence=codependence_times())
-
-def _sweeps() -> list[dict]:
-    "Time sweeps of two widths and two data sets; the first one also with a single thread."
-    from amcl_suite.ensembles.sweep import SweepConfig
     common = dict(seeds=range(20), n_epochs=15)
     digits = dict(dataset="digits", aggregation="score", n_members=5, seeds=range(20), n_epochs=4)
-    return [sweep_ratio(SweepConfig(**common), workers=1), sweep_ratio(SweepConfig(**common)),
-            sweep_ratio(SweepConfig(**digits)),
-            sweep_ratio(SweepConfig(hidden=(8, 8), **common))]
+    sweeps = [sweep_ratio(SweepConfig(**common), workers=1), sweep_ratio(SweepConfig(**common)),
+              sweep_ratio(SweepConfig(**digits)),
+              sweep_ratio(SweepConfig(hidden=(8, 8), **common))]
+    return dict(environment=environment(), backends=backends, sweeps=sweeps,
+                precision=[precision_ratio(device=device)] if bfloat16_works(device) else [],
+                codependence=codependence_times())

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..core.expect import shaped
 from ..core.files import (DataError, read_json, read_npz, read_weights, replacing,
                                    write_weights)
+from .family import averaged_as
 from .learners import build_learner
 from .members import Ensemble
 from .metrics import check_regression, evaluate_regression
@@ -80,19 +81,17 @@ def load_ensemble(
         raise ValueError(f"builder: {path} was made with a function of yours; pass it again")
     build = builder or (lambda: build_learner(recipe["name"], recipe["n_classes"],
                                               **recipe["options"]))
-    try: ensemble = _built(build, content["members"], settings)
+    try:
+        with torch.device("meta"): members = [build()]
+        members += [copy.deepcopy(members[0]) for _ in content["members"][1:]]
+        for member, state in zip(members, content["members"]):
+            member.load_state_dict(state, assign=True)
+        ensemble = Ensemble(members, **settings)
     except (KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise DataError(f"{path}: its weights or its recipe don't fit the network "
                         f"({str(error).strip().splitlines()[0]}); save it again") from None
     ensemble.recipe, ensemble.metadata = recipe, content["metadata"]
     return ensemble.to(device).eval()
-
-def _built(build: Callable, states: Sequence[dict], settings: dict) -> Ensemble:
-    "Return an ensemble of members with the given states."
-    with torch.device("meta"): member = build()
-    members = [copy.deepcopy(member) for _ in states]
-    for member, state in zip(members, states): member.load_state_dict(state, assign=True)
-    return Ensemble(members, **settings)
 
 # %% ../../nbs/30_ensembles/344_storage.ipynb #5b279675
 def predictions_file(
@@ -269,6 +268,5 @@ def find_predictions(
 def _stored_aggregation(path: Path) -> str:
     "Return how a folder's members were averaged."
     config = (path if path.is_dir() else path.parent) / "config.json"
-    if not config.exists(): return "probability"
-    found = read_json(config).get("aggregation", "probability")
-    return "probability" if found == "pooled" else found    # losses are pooled, not averages
+    content = read_json(config) if config.exists() else {}
+    return averaged_as(content.get("aggregation", "probability"))

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/30_ensembles/338_sweep.ipynb #3a3cbf1c
 from __future__ import annotations
-import hashlib, math, os, threading
+import hashlib, math, threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,10 +15,12 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.configuration import pick_device
+from ..core.environment import n_cores
 from ..core.expect import between, counts, distinct, integer, one_of, ranges
 from ..core.stacked import StackedPerceptron
 from ..core.training import (SeededBatches, TrainingSettings, chunk_runs, fit,
                                       with_gradients)
+from .cheap import bootstrap_counts
 from .family import averaged_as, beta_schedule
 from .frames import SweepResult
 from .gradients import SWEEP_AGGREGATIONS, sweep_gradient, sweep_rule
@@ -125,36 +127,21 @@ class _PairedBatches(SeededBatches):
         self.inputs, self.targets = inputs, targets      # (S, n, features), (S, n, outputs)
         self.config, self.n_rows = config, inputs.shape[1]
         super().__init__([10**9 + s for s in seeds] + [2 * 10**9 + s for s in seeds])
-        self.counts = self._bootstrap(seeds) if config.bootstrap else None
-
-    def _bootstrap(self, seeds) -> Tensor:
-        "Return how often each member's resample holds each row: `(S, M, n)`."
-        n, n_members = self.n_rows, self.config.n_members
-        generators = [torch.Generator().manual_seed(3 * 10**9 + s) for s in seeds]
-        drawn = torch.stack([torch.randint(n, (n_members, n), generator=g) for g in generators])
-        counts = torch.zeros(drawn.shape, dtype=self.inputs.dtype)
-        return counts.scatter_add_(2, drawn, torch.ones_like(counts)).to(self.inputs.device)
+        self.counts = None if not config.bootstrap else torch.stack([bootstrap_counts(
+            self.n_rows, config.n_members, torch.Generator().manual_seed(3 * 10**9 + s)).T
+            for s in seeds]).to(inputs)                  # (S, M, n)
 
     def __len__(self) -> int: return -(-self.n_rows // self.config.batch_size)
 
-    def _order(self) -> Tensor:
-        "Return row numbers `(S, n)` of the next epoch."
-        half = len(self.generators) // 2
-        return torch.stack([torch.randperm(self.n_rows, generator=g)
-                            for g in self.generators[:half]]).to(self.inputs.device)
-
-    def _dropout(self) -> Tensor | None:
-        "Return member weights `(S, M, n)` of the next epoch."
-        if not self.config.drop_p: return None
-        shape, half = (self.n_rows, self.config.n_members), len(self.generators) // 2
-        weights = torch.stack([dropout_weights(shape, self.config.drop_p, g)
-                               for g in self.generators[half:]])
-        return weights.mT.to(self.inputs)
-
     def epoch(self):
         "Yield inputs `(S, batch, features)` and (targets, weights, counts), batch fastest."
-        order, weights = self._order(), self._dropout()
-        index, step = torch.arange(len(order), device=order.device)[:, None], self.config.batch_size
+        half, drop_p = len(self.generators) // 2, self.config.drop_p
+        order = torch.stack([torch.randperm(self.n_rows, generator=g)
+                             for g in self.generators[:half]]).to(self.inputs.device)
+        weights = None if not drop_p else torch.stack([dropout_weights(
+            (self.n_rows, self.config.n_members), drop_p, g)
+            for g in self.generators[half:]]).mT.to(self.inputs)        # (S, M, n)
+        index, step = torch.arange(half, device=order.device)[:, None], self.config.batch_size
         inputs, targets = self.inputs[index, order], self.targets[index, order].mT.contiguous()
         counts = (None if self.counts is None else self.counts.gather(
             2, order[:, None].expand(-1, self.counts.shape[1], -1)))
@@ -276,8 +263,7 @@ def sweep_sets(
     "Return the data of every seed; `ValueError` if they don't fit the aggregation."
     sets = (list(data) if data is not None
             else [read_tabular(config.dataset, int(s), config.path) for s in config.seeds])
-    if len(sets) != len(config.seeds):
-        raise ValueError(f"data: expected one set per seed ({len(config.seeds)}), got {len(sets)}")
+    one_of("data: number, one set per seed", len(sets), (len(config.seeds),))
     wanted = "regression" if config.aggregation == "squared_error" else "classification"
     if wrong := [s.name for s in sets if s.task != wanted]:
         raise ValueError(f"aggregation: {config.aggregation!r} needs a {wanted} set, but "
@@ -313,7 +299,7 @@ def run_sweep(
     if folder: folder.mkdir(parents=True, exist_ok=True)
     if device == "cpu": keep_memory()
     chunks = chunk_runs(len(sets), device, _seeds_per_chunk(config, sets[0]))
-    workers = min(len(chunks), workers or _cores()) if device == "cpu" else 1
+    workers = min(len(chunks), workers or n_cores()) if device == "cpu" else 1
     tell = _Progress(progress, config.n_epochs * len(chunks))
     def train(chunk):
         if workers > 1: torch.set_num_threads(1)
@@ -334,10 +320,6 @@ def _seeds_per_chunk(config: SweepConfig, data: TabularSet) -> int:
     weights = sum((a + 1) * b for a, b in zip(sizes, sizes[1:]))
     fit_cache = 1_500_000 // (weights * config.n_members * len(config.settings))
     return max(1, min(fit_cache, -(-len(config.seeds) // 2)))
-
-def _cores() -> int:
-    "Return the cores that this process may use."
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 # %% ../../nbs/30_ensembles/338_sweep.ipynb #b3cd8da4
 class _Progress:

@@ -169,15 +169,11 @@ def epoch_end(
     value = self.rate.after(loss)
     row["waited"] = self.rate.count - 1
     for group in self.trainer.optimizers[0].param_groups: group["lr"] = value
-    if value < self.lowest_rate: self._end(f"the learning rate {value:.1g} is below "
-                                           f"{self.lowest_rate:.1g}")
-
-@patch
-def _end(self: EnsembleSystem, reason: str) -> None:
-    "Let the trainer stop after this epoch, and remember why, also for a later resume."
-    self.trainer.should_stop = True
+    if value >= self.lowest_rate: return
+    self.trainer.should_stop = True                  # after this epoch; a later resume knows why
     for callback in self.trainer.callbacks:
-        if hasattr(callback, "stopped") and not callback.stopped: callback.stopped = reason
+        if getattr(callback, "stopped", None) == "": callback.stopped = (
+            f"the learning rate {value:.1g} is below {self.lowest_rate:.1g}")
 
 # %% ../../nbs/30_ensembles/342_system.ipynb #e44001d0
 @patch
