@@ -4,7 +4,7 @@
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #49218b9c
 from __future__ import annotations
-import ast, functools, io, itertools, json, os, re, string, tokenize
+import ast, functools, itertools, json, os, re, string
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Union
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ..core.expect import did_you_mean
 from ..core.identity import digest
 from ..core.settings import project_root, runs_dir, setting
-from .code import code_hashes, read_cells
+from .code import code_hashes, line_comments, read_cells
 
 # %% auto #0
 __all__ = ['Minutes', 'MAX_RUNS', 'JobError', 'Needs', 'SlurmOptions', 'RunEntry', 'JobFile', 'read_job_file', 'Parameter',
@@ -112,11 +112,6 @@ class Parameter:
     help: str      # the comment beside it
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #3b30cec1
-def _comments(source: str) -> dict[int, str]:
-    "Return the comment of each line that has one."
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
-
 def notebook_parameters(
     path: str | Path,          # an experiment notebook
 ) -> dict[str, Parameter]:     # its parameters by name
@@ -125,8 +120,8 @@ def notebook_parameters(
     except ValueError as error: raise JobError(str(error)) from None
     if len(cells) != 1:
         raise JobError(f"{path}: expected one cell tagged parameters, found {len(cells)}")
-    try: tree, comments = ast.parse(cells[0]).body, _comments(cells[0])
-    except (SyntaxError, tokenize.TokenError) as error:
+    try: tree, comments = ast.parse(cells[0]).body, line_comments(cells[0])
+    except SyntaxError as error:
         raise JobError(f"{path}: parameters cell: {error}; only NAME: TYPE = LITERAL") from None
     found = {}
     for node in tree:

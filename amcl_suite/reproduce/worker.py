@@ -16,7 +16,7 @@ from ..core.records import (SCHEMA_VERSION, RecordError, RunState, read_dict, re
 
 # %% auto #0
 __all__ = ['MAX_CELL_OUTPUT', 'MAX_LINE', 'Standing', 'standing', 'Task', 'execute', 'temporary_files', 'Heartbeat',
-           'seconds_spent', 'Deadline', 'import_papermill', 'thread_variables', 'Worker']
+           'seconds_spent', 'end_processes', 'Deadline', 'import_papermill', 'thread_variables', 'Worker']
 
 # %% ../../nbs/80_reproduce/812_worker.ipynb #cefca695
 @dataclass(frozen=True)
@@ -209,6 +209,7 @@ MAX_CELL_OUTPUT = 4_000_000   # characters that one cell may leave in the execut
 
 def _use_limited_client(papermill) -> None:
     "Let papermill execute notebooks with a client that limits what a cell may leave."
+    from nbformat.v4 import new_output
     from papermill import engines
     from papermill.clientwrap import PapermillNotebookClient
     class LimitedClient(PapermillNotebookClient):
@@ -219,20 +220,27 @@ def _use_limited_client(papermill) -> None:
             self.used = (cell_index, before + _size(msg["content"]))
             if self.used[1] <= MAX_CELL_OUTPUT:
                 return super().output(outs, msg, display_id, cell_index)
-            if before <= MAX_CELL_OUTPUT: outs.append(_cut())  # once
+            text = f"[output cut after {MAX_CELL_OUTPUT / 1e6:g} million characters]\n"
+            if before <= MAX_CELL_OUTPUT:                      # once
+                outs.append(new_output("stream", name="stderr", text=text))
     engines.PapermillNotebookClient = LimitedClient
 
 def _size(content: dict) -> int:
     "Return the characters of an output message."
     return len(content.get("text", "")) + sum(len(str(v)) for v in content.get("data", {}).values())
 
-def _cut():
-    "Return the remark that ends the output of a cell that printed too much."
-    from nbformat.v4 import new_output
-    text = f"[output cut after {MAX_CELL_OUTPUT / 1e6:g} million characters]\n"
-    return new_output("stream", name="stderr", text=text)
-
 # %% ../../nbs/80_reproduce/812_worker.ipynb #159f7d51
+def end_processes(
+    processes: list,       # psutil processes that were asked to end
+    grace: float = 6.0,    # s until they are killed
+) -> None:
+    "Wait for processes to end, then kill those that don't."
+    import psutil
+    _, alive = psutil.wait_procs(processes, timeout=grace)
+    for process in alive:
+        with contextlib.suppress(psutil.Error): process.kill()
+    psutil.wait_procs(alive, timeout=3)
+
 class Deadline:
     "A time limit for the processes that this one starts, as a context manager."
     def __init__(
@@ -254,24 +262,16 @@ class Deadline:
         children = psutil.Process().children(recursive=True)
         for child in children:
             with contextlib.suppress(psutil.Error): child.send_signal(signal.SIGINT)
-        _, alive = psutil.wait_procs(children, timeout=self.grace)
-        for child in alive:
-            with contextlib.suppress(psutil.Error): child.kill()
+        end_processes(children, self.grace)
 
 # %% ../../nbs/80_reproduce/812_worker.ipynb #83baf240
-@contextlib.contextmanager
-def _hidden(*names: str):
-    "Make packages look as if they were not installed, for the length of the block."
-    names = [n for n in names if n not in sys.modules]
-    sys.modules.update(dict.fromkeys(names))
-    try: yield
-    finally:
-        for name in names: sys.modules.pop(name, None)
-
 def import_papermill():   # the module
     "Return papermill, imported without what only remote files and schemas need."
-    with _hidden("rfc3987_syntax", "isoduration", "pyarrow"):
-        import papermill
+    away = {"rfc3987_syntax", "isoduration", "pyarrow"} - sys.modules.keys()
+    sys.modules.update(dict.fromkeys(away))         # as if they were not installed
+    try: import papermill
+    finally:
+        for name in away: sys.modules.pop(name, None)
     _use_limited_client(papermill)
     return papermill
 
@@ -381,9 +381,8 @@ class Worker:
         folder = Path(task.folder)
         record = _record_of(folder, task.about["hash"])
         if record.get("token") == task.token and record["state"] == RunState.running:
-            record |= {"state": RunState.pending, "seconds_all": self._spent(record),
+            spent = (record.get("seconds_all") or 0.0) + time.monotonic() - self.begin
+            record |= {"state": RunState.pending, "seconds_all": round(spent, 3),
                        "error": {"line": "requeued by the cluster", "kind": "interrupted"}}
             with contextlib.suppress(OSError): write_json_atomic(folder / "record.json", record)
         return DelayedSubmission(self, replace(task, force=False))
-    def _spent(self, record):
-        return round((record.get("seconds_all") or 0.0) + time.monotonic() - self.begin, 3)
