@@ -10,7 +10,7 @@ from pathlib import Path
 from unittest import mock
 from ..core.expect import only
 from ..core.settings import project_root
-from .code import Cell, exported_module, line_comments
+from .code import exported_module, line_comments
 from .jobs import JobError, job_names, load_job, notebook_parameters
 from .rules import CHECKS, FLAGS, Finding, as_check, code_cells, pages
 
@@ -56,19 +56,15 @@ def check_names(root: Path):   # project root
     for path in sorted((root / "amcl_suite").rglob("*.py")):
         if path.name.startswith("_"): continue
         name, tree = path.relative_to(root).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
-        for public in _all_of(tree):
+        exported = [ast.literal_eval(node.value) for node in tree.body
+                    if ast.unparse(node).startswith("__all__ =")]
+        for public in sum(exported, []):
             if public in owners: yield name, f"{public} is exported by {owners[public]} too"
             owners[public] = name
         for node in ast.walk(tree):
             for alias in node.names if isinstance(node, ast.ImportFrom) else ():
                 if re.match("_[a-z]", alias.name):
                     yield name, f"imports {alias.name}, which is private to {node.module}"
-
-def _all_of(tree: ast.Module) -> list[str]:
-    "Return the names in `__all__`."
-    values = [node.value for node in tree.body if isinstance(node, ast.Assign)
-              and ast.unparse(node.targets[0]) == "__all__"]
-    return ast.literal_eval(values[0]) if values else []
 
 # %% ../../nbs/80_reproduce/844_checks.ipynb #90856cfe
 @as_check
@@ -90,19 +86,15 @@ def check_documentation(root: Path):   # project root
     "Check that exported symbols have a docstring and a comment on every parameter and result."
     for name, cells in pages(root):
         exported = [cell for cell in cells if cell.is_exported]
-        helped = _helped(exported)
+        nodes = [node for cell in exported for node in cell.tree.body]
+        helped = {target.id for node in nodes if isinstance(node, ast.Assign)
+                  and "help=" in ast.unparse(node)    # `Jobs = Annotated[..., Argument(help=...)]`
+                  for target in node.targets if isinstance(target, ast.Name)}
         for cell in exported:
             comments = line_comments(cell.source).keys()
             for node in cell.tree.body if "export" in cell.directives else []:
                 if getattr(node, "name", "_").startswith("_"): continue
                 for fault in _undocumented(node, comments, helped): yield name, fault
-
-def _helped(cells: list[Cell]) -> set[str]:
-    "Return the names of types that carry a help text: `Jobs = Annotated[..., Argument(help=...)]`."
-    nodes = [node for cell in cells for node in cell.tree.body]
-    assigned = [node for node in nodes if isinstance(node, ast.Assign)]
-    return {target.id for node in assigned if "help=" in ast.unparse(node)
-            for target in node.targets if isinstance(target, ast.Name)}
 
 # %% ../../nbs/80_reproduce/844_checks.ipynb #a6d8cd97
 def _undocumented(node: ast.stmt, comments: set[int], helped: set[str]) -> list[str]:

@@ -44,6 +44,10 @@ def list_jobs() -> None:
 
 Only = Annotated[Optional[list[str]], typer.Option("--only", metavar="KEY=VALUE", help=(
     "Only runs whose parameter, name or notebook has this value; may be repeated."))]
+def _flag(name: str, help: str):
+    "Return the type of an option that is on or off."
+    return Annotated[bool, typer.Option(f"--{name}", help=help)]
+
 Jobs = Annotated[list[str], typer.Argument(metavar="JOB...", help="Names of jobs: `amcl list`.")]
 AnyJobs = Annotated[Optional[list[str]], typer.Argument(metavar="[JOB...]",
                                                         help="Names of jobs; none: all.")]
@@ -98,14 +102,11 @@ def run(
     where: Annotated[str, typer.Option(help="\"local\" or \"slurm\".")] = "local",
     workers: Annotated[str, typer.Option(
         help="Runs in flight, or \"auto\": from cores, memory and GPUs.")] = "auto",
-    force: Annotated[bool, typer.Option(
-        "--force", help="Run finished runs again, from nothing.")] = False,
+    force: _flag("force", "Run finished runs again, from nothing.") = False,
     retries: Annotated[int, typer.Option(
         min=0, help="New attempts after a crash; errors of a notebook are not retried.")] = 0,
-    dry_run: Annotated[bool, typer.Option(
-        "--dry-run", help="Show what would run and what it would cost; start nothing.")] = False,
-    detach: Annotated[bool, typer.Option(
-        "--detach", help="Slurm: submit and return.")] = False,
+    dry_run: _flag("dry-run", "Show what would run and what it would cost; start nothing.") = False,
+    detach: _flag("detach", "Slurm: submit and return.") = False,
     timeout: Timeout = None, gpus: Gpus = None, memory: Memory = None,
     partition: Text = "", account: Text = "", qos: Text = "", constraint: Text = "",
     requeues: Annotated[int, typer.Option(
@@ -173,8 +174,7 @@ def _print_outcomes(console, outcomes: list) -> None:
 @app.command()
 def status(
     jobs: AnyJobs = None,
-    watch: Annotated[bool, typer.Option(
-        "--watch", help="Show it again every few seconds, until Ctrl-C.")] = False,
+    watch: _flag("watch", "Show it again every few seconds, until Ctrl-C.") = False,
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 5.0,
 ) -> None:
     "Show which runs are finished, at work, queued, interrupted, failed, or not started."
@@ -298,14 +298,12 @@ def cancel(jobs: Jobs, only: Only = None) -> None:
 @app.command()
 def clean(
     jobs: AnyJobs = None,
-    interrupted: Annotated[bool, typer.Option(
-        "--interrupted", help="Also runs that could be resumed.")] = False,
-    superseded: Annotated[bool, typer.Option(
-        "--superseded", help="Also results of code, parameters or data that changed.")] = False,
-    unreadable: Annotated[bool, typer.Option(
-        "--unreadable", help="Also runs whose record can't be read.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Also current results.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Results may be removed.")] = False,
+    interrupted: _flag("interrupted", "Also runs that could be resumed.") = False,
+    superseded: _flag("superseded",
+                      "Also results of code, parameters or data that changed.") = False,
+    unreadable: _flag("unreadable", "Also runs whose record can't be read.") = False,
+    everything: _flag("all", "Also current results.") = False,
+    yes: _flag("yes", "Results may be removed.") = False,
 ) -> None:
     "Remove failed runs and what killed engines left; results only with --yes."
     from amcl_suite.reproduce.housekeeping import chosen, leftovers
