@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from ..core.files import read_json, write_text_atomic
 from ..core.settings import project_root
-from ..core.tables import plain_markdown
 from .code import exported_module, read_cells
 from .docs import read_title, sidebar
 
@@ -91,7 +90,8 @@ def api_markdown(
 def _module_markdown(module: Module) -> str:
     "Return heading and table of one module."
     link = lambda n: module.notebook + (f"#{n.anchor}" if n.anchor else "")
-    rows = [f"| [<code>{n.name}</code>]({link(n)}) | {plain_markdown(n.summary) or n.kind} |"
+    text = lambda n: n.summary.replace("|", "\\|") or n.kind
+    rows = [f"| [<code>{n.name}</code>]({link(n)}) | {text(n)} |"
             for n in module.names]
     lead = f"[{module.title}]({module.notebook}): {module.promise}"
     head = ["| Name | What it is |", "|:-----------|:------------------------------|"]
