@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from ..core.files import read_json, write_text_atomic
 from ..core.settings import project_root
-from .code import read_cells
+from .code import exported_module, read_cells
 from .docs import read_title, sidebar
 
 # %% auto #0
@@ -70,8 +70,7 @@ def modules(
         for source in sources:
             if not (root / "nbs" / source).is_file(): continue     # the sidebar's check names it
             cells = read_cells(root / "nbs" / source)
-            exports = (c.directives["default_exp"] for c in cells if "default_exp" in c.directives)
-            if not (module := next(exports, "")): continue
+            if not (module := exported_module(cells)): continue
             path = root / "amcl_suite" / (module.replace(".", "/") + ".py")
             names = public_names(path.read_text(encoding="utf-8")) if path.is_file() else []
             title, promise = read_title(cells)
@@ -91,15 +90,12 @@ def api_markdown(
 def _module_markdown(module: Module) -> str:
     "Return heading and table of one module."
     link = lambda n: module.notebook + (f"#{n.anchor}" if n.anchor else "")
-    rows = [f"| [<code>{n.name}</code>]({link(n)}) | {_cell(n.summary) or n.kind} |"
+    text = lambda n: n.summary.replace("|", "\\|") or n.kind
+    rows = [f"| [<code>{n.name}</code>]({link(n)}) | {text(n)} |"
             for n in module.names]
     lead = f"[{module.title}]({module.notebook}): {module.promise}"
     head = ["| Name | What it is |", "|:-----------|:------------------------------|"]
     return "\n".join([f"### {module.name}", "", lead, "", *head, *rows])
-
-def _cell(text: str) -> str:
-    "Return text that can stand in a cell of a table."
-    return text.replace("|", "\\|").replace("\n", " ")
 
 # %% ../../nbs/80_reproduce/836_api.ipynb #1a352b72
 def store_api(

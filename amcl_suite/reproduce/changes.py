@@ -8,7 +8,7 @@ import ast, functools, re, subprocess, sys
 from dataclasses import dataclass
 from pathlib import Path
 from ..core.settings import project_root
-from .code import imported_names, notebooks, read_cells, syntax_tree
+from .code import directives, imported_names, notebooks, read_cells, syntax_tree
 
 # %% auto #0
 __all__ = ['EVERYTHING', 'main_branch', 'changed_files', 'used_files', 'watched', 'reason', 'Selection', 'select']
@@ -62,11 +62,6 @@ def _code(path: Path) -> tuple[str, ...]:
     if path.suffix != ".ipynb": return (path.read_text(encoding="utf-8"),)
     return tuple(cell.source for cell in read_cells(path) if cell.kind == "code")
 
-def _exports(pieces: tuple[str, ...]) -> set[str]:
-    "Return the module that a notebook exports."
-    found = (re.search(r"^#\|\s*default_exp\s+(\S+)", piece, re.M) for piece in pieces)
-    return {f"amcl_suite.{match[1]}" for match in found if match}
-
 def _candidates(name: str, beside: str) -> set[str]:
     "Return the files that a dotted name may mean: modules of the suite, or a helper beside a test."
     first, *_ = parts = name.split(".")
@@ -78,8 +73,9 @@ def _candidates(name: str, beside: str) -> set[str]:
 def _next(pieces: tuple[str, ...], file: str) -> frozenset[str]:
     "Return the files that a file with this code may import."
     beside, names = Path(file).parent.as_posix(), set()
-    for piece in pieces: names |= _named(piece, beside.replace("/", "."))
-    if file.endswith(".ipynb"): names |= _exports(pieces)
+    for piece in pieces:
+        names |= _named(piece, beside.replace("/", "."))
+        if module := directives(piece).get("default_exp"): names.add(f"amcl_suite.{module}")
     return frozenset().union(*(_candidates(name, beside) for name in names))
 
 def used_files(

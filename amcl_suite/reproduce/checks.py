@@ -4,16 +4,15 @@
 
 # %% ../../nbs/80_reproduce/844_checks.ipynb #3b78bfd2
 from __future__ import annotations
-import ast, contextlib, io, os, re, shutil, subprocess, sys, tempfile, tokenize
+import ast, os, re, shutil, subprocess, sys, tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from unittest import mock
 from ..core.expect import only
 from ..core.settings import project_root
-from .code import Cell
+from .code import exported_module, line_comments
 from .jobs import JobError, job_names, load_job, notebook_parameters
-from .rules import (CHECKS, FLAGS, Finding, as_check, cell_tree,
-                                        code_cells, exported_module, is_exported, pages)
+from .rules import CHECKS, FLAGS, Finding, as_check, code_cells, pages
 
 # %% auto #0
 __all__ = ['WIDTH', 'check_imports', 'check_modules', 'check_names', 'check_order', 'check_documentation', 'check_width',
@@ -22,23 +21,19 @@ __all__ = ['WIDTH', 'check_imports', 'check_modules', 'check_names', 'check_orde
 
 # %% ../../nbs/80_reproduce/844_checks.ipynb #c67d1727
 @as_check
-def check_imports(
-    root: Path,   # project root
-):
+def check_imports(root: Path):   # project root
     "Check that imports never share a cell with other code (in exported functions they may)."
     kinds = (ast.Import, ast.ImportFrom)
     for name, cell in code_cells(root):
-        tree = cell_tree(cell)
-        nodes = tree.body if is_exported(cell) else list(ast.walk(tree))
+        tree = cell.tree
+        nodes = tree.body if cell.is_exported else list(ast.walk(tree))
         if not any(isinstance(n, kinds) for n in nodes): continue
         if not all(isinstance(n, kinds) for n in tree.body):
             yield name, f"imports share a cell with other code: {cell.body.splitlines()[0]!r}"
 
 # %% ../../nbs/80_reproduce/844_checks.ipynb #09434de6
 @as_check
-def check_modules(
-    root: Path,   # project root
-):
+def check_modules(root: Path):   # project root
     "Check that the modules on disk are those that notebooks export."
     wanted = {}
     for name, cells in pages(root):
@@ -55,15 +50,15 @@ def check_modules(
 
 # %% ../../nbs/80_reproduce/844_checks.ipynb #8274a374
 @as_check
-def check_names(
-    root: Path,   # project root
-):
+def check_names(root: Path):   # project root
     "Check that a public name is exported once, and that nobody imports a private one."
     owners = {}
     for path in sorted((root / "amcl_suite").rglob("*.py")):
         if path.name.startswith("_"): continue
         name, tree = path.relative_to(root).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
-        for public in _all_of(tree):
+        exported = [ast.literal_eval(node.value) for node in tree.body
+                    if ast.unparse(node).startswith("__all__ =")]
+        for public in sum(exported, []):
             if public in owners: yield name, f"{public} is exported by {owners[public]} too"
             owners[public] = name
         for node in ast.walk(tree):
@@ -71,22 +66,14 @@ def check_names(
                 if re.match("_[a-z]", alias.name):
                     yield name, f"imports {alias.name}, which is private to {node.module}"
 
-def _all_of(tree: ast.Module) -> list[str]:
-    "Return the names in `__all__`."
-    values = [node.value for node in tree.body if isinstance(node, ast.Assign)
-              and ast.unparse(node.targets[0]) == "__all__"]
-    return ast.literal_eval(values[0]) if values else []
-
 # %% ../../nbs/80_reproduce/844_checks.ipynb #90856cfe
 @as_check
-def check_order(
-    root: Path,   # project root
-):
+def check_order(root: Path):   # project root
     "Check that chapters import from chapters before them in their part, or from speed chapters."
     chapters = {module: (name, cells) for name, cells in pages(root)
                 if (module := exported_module(cells))}
     for name, cells in chapters.values():
-        nodes = [node for cell in cells if is_exported(cell) for node in cell_tree(cell).body]
+        nodes = [node for cell in cells if cell.is_exported for node in cell.tree.body]
         for node in (node for node in nodes if isinstance(node, ast.ImportFrom)):
             other, _ = chapters.get((node.module or "").removeprefix("amcl_suite."), ("", []))
             same_part = Path(other).parent == Path(name).parent
@@ -95,31 +82,19 @@ def check_order(
 
 # %% ../../nbs/80_reproduce/844_checks.ipynb #4a2999d7
 @as_check
-def check_documentation(
-    root: Path,   # project root
-):
+def check_documentation(root: Path):   # project root
     "Check that exported symbols have a docstring and a comment on every parameter and result."
     for name, cells in pages(root):
-        exported = [cell for cell in cells if is_exported(cell)]
-        helped = _helped(exported)
+        exported = [cell for cell in cells if cell.is_exported]
+        nodes = [node for cell in exported for node in cell.tree.body]
+        helped = {target.id for node in nodes if isinstance(node, ast.Assign)
+                  and "help=" in ast.unparse(node)    # `Jobs = Annotated[..., Argument(help=...)]`
+                  for target in node.targets if isinstance(target, ast.Name)}
         for cell in exported:
-            comments = _comments(cell.source)
-            for node in cell_tree(cell).body if "export" in cell.directives else []:
+            comments = line_comments(cell.source).keys()
+            for node in cell.tree.body if "export" in cell.directives else []:
                 if getattr(node, "name", "_").startswith("_"): continue
                 for fault in _undocumented(node, comments, helped): yield name, fault
-
-def _helped(cells: list[Cell]) -> set[str]:
-    "Return the names of types that carry a help text: `Jobs = Annotated[..., Argument(help=...)]`."
-    nodes = [node for cell in cells for node in cell_tree(cell).body]
-    assigned = [node for node in nodes if isinstance(node, ast.Assign)]
-    return {target.id for node in assigned if "help=" in ast.unparse(node)
-            for target in node.targets if isinstance(target, ast.Name)}
-
-def _comments(source: str) -> set[int]:
-    "Return the numbers of lines that hold a comment."
-    try: tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
-    except (tokenize.TokenError, SyntaxError): return set()
-    return {t.start[0] for t in tokens if t.type == tokenize.COMMENT}
 
 # %% ../../nbs/80_reproduce/844_checks.ipynb #a6d8cd97
 def _undocumented(node: ast.stmt, comments: set[int], helped: set[str]) -> list[str]:
@@ -131,16 +106,13 @@ def _undocumented(node: ast.stmt, comments: set[int], helped: set[str]) -> list[
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and item.end_lineno not in comments:
             faults.append(f"{name}: no comment on {ast.unparse(item.target)}")
-        if not isinstance(item, ast.FunctionDef) or _is_property(item): continue
+        if not isinstance(item, ast.FunctionDef): continue
+        if any("property" in ast.unparse(d) for d in item.decorator_list): continue
         if item.name == "__init__":
             faults += [f"{name}.{fault}" for fault in _uncommented(item, comments, helped)]
         elif not item.name.startswith("_") and not ast.get_docstring(item):
             faults.append(f"{name}.{item.name}: no docstring")
     return faults
-
-def _is_property(node: ast.FunctionDef) -> bool:
-    "Tell whether a method is a property, whose name has to say it all."
-    return any("property" in ast.unparse(d) for d in node.decorator_list)
 
 def _uncommented(node: ast.FunctionDef, comments: set[int], helped: set[str]) -> list[str]:
     "Return parameters without a line and a comment of their own, and a result without comment."
@@ -162,9 +134,7 @@ def _uncommented(node: ast.FunctionDef, comments: set[int], helped: set[str]) ->
 WIDTH = 100   # characters of a line of code
 
 @as_check
-def check_width(
-    root: Path,   # project root
-):
+def check_width(root: Path):   # project root
     "Check that no line of code is longer than `WIDTH` characters."
     for name, cell in code_cells(root):
         for line in cell.source.splitlines():
@@ -183,15 +153,13 @@ _MAY = {"core.files": ".*", "core.audio": r"(soundfile|sf)\..*",
         "reproduce.pages": r"Image\.open|soundfile\.read"}
 
 @as_check
-def check_readers(
-    root: Path,   # project root
-):
+def check_readers(root: Path):   # project root
     "Check that files which can be damaged are opened by the readers of core only."
     for name, cells in pages(root):
         module = exported_module(cells)
         parts = module.split(".")[0] not in ("core", "reproduce")
-        for cell in filter(is_exported, cells):
-            for call in _opening_calls(cell_tree(cell), parts):
+        for cell in (cell for cell in cells if cell.is_exported):
+            for call in _opening_calls(cell.tree, parts):
                 if not re.fullmatch(_MAY.get(module, ""), call):
                     yield name, f"{call} opens a file by itself; use core.files"
 
@@ -205,9 +173,7 @@ def _opening_calls(tree: ast.Module, walks: bool) -> Iterator[str]:
 
 # %% ../../nbs/80_reproduce/844_checks.ipynb #74fac133
 @as_check
-def check_experiments(
-    root: Path,   # project root
-):
+def check_experiments(root: Path):   # project root
     "Check the parameters cell of experiments, and that they export nothing and skip nothing."
     for name, cells in pages(root):
         if module := exported_module(cells):
@@ -229,9 +195,7 @@ def _parameter_faults(path: Path) -> list[str]:
 
 # %% ../../nbs/80_reproduce/844_checks.ipynb #7fc867c5
 @as_check
-def check_jobs(
-    root: Path,   # project root
-):
+def check_jobs(root: Path):   # project root
     "Check every job file against the parameters of its notebooks."
     with mock.patch.dict(os.environ, AMCL_ROOT=str(root)):
         for name in job_names():
@@ -239,22 +203,16 @@ def check_jobs(
             except JobError as error: yield f"scripts/jobs/{name}.yaml", str(error)
 
 # %% ../../nbs/80_reproduce/844_checks.ipynb #845a907f
-@contextlib.contextmanager
-def _copy(root: Path) -> Iterator[Path]:
-    "A temporary copy of what nbdev reads."
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("settings.ini", "pyproject.toml"): shutil.copy2(root / name, folder)
-        ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-        for name in ("nbs", "amcl_suite"):
-            shutil.copytree(root / name, Path(folder) / name, ignore=ignore)
-        yield Path(folder)
-
 def _differences(command: str, root: Path, folder: str, pattern: str, remedy: str):
-    "Run an nbdev command in a copy; yield the files of `folder` that it changes."
+    "Run an nbdev command in a copy of what it reads; yield files of `folder` that it changes."
+    hidden = "__pycache__", ".ipynb_checkpoints"
     def read(base): return {p.relative_to(base).as_posix(): p.read_text(encoding="utf-8")
-                            for p in (base / folder).rglob(pattern)
-                            if not {"__pycache__", ".ipynb_checkpoints"} & {*p.parts}}
-    with _copy(root) as copy:
+                            for p in (base / folder).rglob(pattern) if not {*hidden} & {*p.parts}}
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(place)
+        for name in ("settings.ini", "pyproject.toml"): shutil.copy2(root / name, copy)
+        for name in ("nbs", "amcl_suite"):
+            shutil.copytree(root / name, copy / name, ignore=shutil.ignore_patterns(*hidden))
         done, before, after = _nbdev(command, copy), read(root), read(copy)
     if done.returncode:
         yield folder, f"{command} failed: {done.stderr.strip().splitlines()[-1]}"
@@ -269,25 +227,19 @@ def _nbdev(command: str, folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run([str(tool)], cwd=folder, capture_output=True, text=True, env=environment)
 
 @as_check
-def check_export(
-    root: Path,   # project root
-):
+def check_export(root: Path):   # project root
     "Check that `nbdev_export` would change nothing."
     remedy = "not what the notebooks export; run nbdev_export"
     yield from _differences("nbdev_export", root, "amcl_suite", "*.py", remedy)
 
 @as_check
-def check_clean(
-    root: Path,   # project root
-):
+def check_clean(root: Path):   # project root
     "Check that `nbdev_clean` would change nothing."
     yield from _differences("nbdev_clean", root, "nbs", "*.ipynb", "not clean; run nbdev_clean")
 
 # %% ../../nbs/80_reproduce/844_checks.ipynb #e6d06687
 @as_check
-def check_versions(
-    root: Path,   # project root
-):
+def check_versions(root: Path):   # project root
     "Check that settings.ini and pyproject.toml agree in name, version and Python."
     import configparser, tomllib
     parser = configparser.ConfigParser()

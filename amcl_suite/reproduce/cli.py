@@ -4,10 +4,19 @@
 
 # %% ../../nbs/80_reproduce/880_cli.ipynb #b6043379
 from __future__ import annotations
-import os, sys
+import os, shutil, subprocess, sys, time
+from collections import Counter
 from typing import Annotated, Optional
 import typer
+from ..core.data import catalogue, data_folders, fetch, resource, state
+from ..core.environment import environment, gpus, n_cores
+from ..core.expect import one_of
+from ..core.files import DataError, shown
+from ..core.locks import run_folders
+from ..core.settings import runs_dir
+from ..core.tables import format_seconds
 from ..core.terminal import open_console, print_line, print_table, run_app, text_table
+from .display import plural, progress_of, progress_text
 
 # %% auto #0
 __all__ = []
@@ -24,7 +33,6 @@ app.add_typer(data_app, name="data")
 def list_jobs() -> None:
     "List the jobs with the number of runs and the expected time."
     from amcl_suite.reproduce.jobs import JobError, job_names, jobs_dir, load_job
-    from amcl_suite.core.tables import format_seconds
     console, rows = open_console(), []
     for name in job_names():
         try: job = load_job(name)
@@ -36,6 +44,10 @@ def list_jobs() -> None:
 
 Only = Annotated[Optional[list[str]], typer.Option("--only", metavar="KEY=VALUE", help=(
     "Only runs whose parameter, name or notebook has this value; may be repeated."))]
+def _flag(name: str, help: str):
+    "Return the type of an option that is on or off."
+    return Annotated[bool, typer.Option(f"--{name}", help=help)]
+
 Jobs = Annotated[list[str], typer.Argument(metavar="JOB...", help="Names of jobs: `amcl list`.")]
 AnyJobs = Annotated[Optional[list[str]], typer.Argument(metavar="[JOB...]",
                                                         help="Names of jobs; none: all.")]
@@ -54,8 +66,6 @@ def show(jobs: Jobs, only: Only = None) -> None:
 def _show_runs(console, runs: list, workers: str = "auto", where: str = "local",
                force: bool = False) -> None:
     "Print runs with their states and needs, then what is left and what it costs."
-    from amcl_suite.core.tables import format_seconds
-    from amcl_suite.reproduce.display import plural
     from amcl_suite.reproduce.engine import count_workers
     from amcl_suite.reproduce.planning import estimate, expected_minutes
     from amcl_suite.reproduce.worker import standing
@@ -92,23 +102,18 @@ def run(
     where: Annotated[str, typer.Option(help="\"local\" or \"slurm\".")] = "local",
     workers: Annotated[str, typer.Option(
         help="Runs in flight, or \"auto\": from cores, memory and GPUs.")] = "auto",
-    force: Annotated[bool, typer.Option(
-        "--force", help="Run finished runs again, from nothing.")] = False,
+    force: _flag("force", "Run finished runs again, from nothing.") = False,
     retries: Annotated[int, typer.Option(
         min=0, help="New attempts after a crash; errors of a notebook are not retried.")] = 0,
-    dry_run: Annotated[bool, typer.Option(
-        "--dry-run", help="Show what would run and what it would cost; start nothing.")] = False,
-    detach: Annotated[bool, typer.Option(
-        "--detach", help="Slurm: submit and return.")] = False,
+    dry_run: _flag("dry-run", "Show what would run and what it would cost; start nothing.") = False,
+    detach: _flag("detach", "Slurm: submit and return.") = False,
     timeout: Timeout = None, gpus: Gpus = None, memory: Memory = None,
     partition: Text = "", account: Text = "", qos: Text = "", constraint: Text = "",
     requeues: Annotated[int, typer.Option(
         min=0, help="Slurm: times a run may go on after its time is up.")] = 3,
 ) -> None:
     "Run jobs: finished runs are skipped, interrupted ones resumed, failures don't stop the others."
-    from amcl_suite.reproduce.display import plural
     from amcl_suite.reproduce.engine import count_workers, exit_status, run_all
-    from amcl_suite.core.settings import runs_dir
     console, slurm = open_console(), {"partition": partition, "account": account, "qos": qos,
                                       "constraint": constraint, "requeues": requeues}
     _check_place(where, detach, slurm)
@@ -128,7 +133,6 @@ def run(
 def _planned(console, jobs: list[str], only: list[str] | None, tell_data: bool = False,
              **needs) -> list:
     "Return the runs of jobs, with data fetched, stand-ins chosen and needs as asked for."
-    from amcl_suite.core.data import state
     from amcl_suite.reproduce.planning import prepare_data, with_fallbacks
     from amcl_suite.reproduce.jobs import load_job, select_runs, with_needs
     runs = [run for name in dict.fromkeys(jobs) for run in load_job(name).runs]
@@ -141,7 +145,6 @@ def _planned(console, jobs: list[str], only: list[str] | None, tell_data: bool =
 
 def _check_place(where: str, detach: bool, slurm: dict) -> None:
     "Raise `ValueError` for an unknown place, or for Slurm's options elsewhere."
-    from amcl_suite.core.expect import one_of
     one_of("--where", where, ("local", "slurm"))
     asked = [k for k in ("partition", "account", "qos", "constraint") if slurm[k]]
     asked += ["detach"] if detach else []
@@ -152,32 +155,26 @@ MAX_LINES = 40   # more finished or skipped runs than this are only counted
 
 def _print_outcomes(console, outcomes: list) -> None:
     "Print the final table, then each failure with the notebook to look at, then the counts."
-    from amcl_suite.core.tables import format_seconds
-    rows, counts = [], {}
-    order = {"skipped": 0, "finished": 1, "submitted": 2, "left": 3, "interrupted": 4, "failed": 5}
-    for o in outcomes: counts[o.state] = counts.get(o.state, 0) + 1
-    for o in sorted(outcomes, key=lambda o: (order[o.state], o.run.job, o.run.name)):
-        if o.state not in ("failed", "interrupted") and counts[o.state] > MAX_LINES: continue
-        took, remark = format_seconds(o.seconds or None), o.error or o.remark
-        rows.append((f"{o.run.job}/{o.run.name}", o.state, took, remark))
+    order = ("skipped", "finished", "submitted", "left", "interrupted", "failed")
+    place = lambda o: (order.index(o.state), o.run.job, o.run.name)
+    counts = Counter(o.state for o in outcomes)
+    rows = [(f"{o.run.job}/{o.run.name}", o.state, format_seconds(o.seconds or None),
+             o.error or o.remark) for o in sorted(outcomes, key=place)
+            if o.state in ("failed", "interrupted") or counts[o.state] <= MAX_LINES]
     if rows: print_table(console, ("run", "state", "time", "remark"), rows)
-    for o in outcomes:
-        if o.state != "failed": continue
+    for o in [o for o in outcomes if o.state == "failed"]:
         print_line(console, f"failed: {o.run.job}/{o.run.name}: {o.error}")
-        found = [o.run.folder / name for name in ("executed.ipynb", "worker.log")]
-        for path in [path for path in found if path.exists()][:1]:
-            kind = "notebook" if path.suffix == ".ipynb" else "log"
+        found = {"notebook": o.run.folder / "executed.ipynb", "log": o.run.folder / "worker.log"}
+        for kind, path in [one for one in found.items() if one[1].exists()][:1]:
             print_line(console, f"        {kind}: {path}")
-    more = [name for name in ("submitted", "left", "interrupted") if name in counts]
-    names = ["finished", "failed", "skipped", *more]
-    print_line(console, ", ".join(f"{counts.get(name, 0)} {name}" for name in names))
+    names = ["finished", "failed", "skipped", *(name for name in order[2:5] if name in counts)]
+    print_line(console, ", ".join(f"{counts[name]} {name}" for name in names))
 
 # %% ../../nbs/80_reproduce/880_cli.ipynb #ed8d2746
 @app.command()
 def status(
     jobs: AnyJobs = None,
-    watch: Annotated[bool, typer.Option(
-        "--watch", help="Show it again every few seconds, until Ctrl-C.")] = False,
+    watch: _flag("watch", "Show it again every few seconds, until Ctrl-C.") = False,
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 5.0,
 ) -> None:
     "Show which runs are finished, at work, queued, interrupted, failed, or not started."
@@ -185,7 +182,6 @@ def status(
     console = open_console()
     remove_stale_logs()                # what killed engines have left; their workers have ended
     if not watch: return console.print(_status(jobs))
-    import time
     from rich.live import Live
     with Live(_status(jobs), console=console, auto_refresh=False) as live:
         # where nobody looks, watching ends when nothing is at work or queued any more
@@ -198,7 +194,6 @@ def _status(jobs: list[str] | None):
     "Return the standing of jobs, as something to print."
     from rich.console import Group
     from rich.text import Text
-    from amcl_suite.core.files import shown
     from amcl_suite.reproduce.engine import submission_fault
     from amcl_suite.reproduce.jobs import JobError, job_names
     states = ("finished", "running", "queued", "interrupted", "failed", "new")
@@ -227,15 +222,11 @@ def _status(jobs: list[str] | None):
 # %% ../../nbs/80_reproduce/880_cli.ipynb #96f2fec8
 def _link_lines(jobs: list[str] | None) -> list[str]:
     "Return a line for each link among the runs of jobs."
-    from amcl_suite.core.locks import run_folders
-    from amcl_suite.core.settings import runs_dir
     return [f"left alone: {link} is a link, which is not followed"
             for link in run_folders(runs_dir(), tuple(jobs or ()))[1]]
 
 def _slurm_if_needed() -> dict | None:
     "Return what Slurm says of its jobs, if any run was submitted to it; None: it doesn't answer."
-    from amcl_suite.core.locks import run_folders
-    from amcl_suite.core.settings import runs_dir
     from amcl_suite.reproduce.engine import read_submission
     from amcl_suite.reproduce.executors import slurm_states
     notes = (read_submission(folder) for folder in run_folders(runs_dir())[0])
@@ -262,8 +253,6 @@ def _standing(run, slurm: dict) -> tuple:
 
 def _detail(run, state: str, found) -> str:
     "Return one line about a run that is at work, queued, or has failed."
-    from amcl_suite.core.tables import format_seconds
-    from amcl_suite.reproduce.display import progress_of, progress_text
     name = f"{state}: {run.job}/{run.name}: "
     if state == "queued": return name + found
     if state == "failed":
@@ -309,30 +298,26 @@ def cancel(jobs: Jobs, only: Only = None) -> None:
 @app.command()
 def clean(
     jobs: AnyJobs = None,
-    interrupted: Annotated[bool, typer.Option(
-        "--interrupted", help="Also runs that could be resumed.")] = False,
-    superseded: Annotated[bool, typer.Option(
-        "--superseded", help="Also results of code, parameters or data that changed.")] = False,
-    unreadable: Annotated[bool, typer.Option(
-        "--unreadable", help="Also runs whose record can't be read.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Also current results.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Results may be removed.")] = False,
+    interrupted: _flag("interrupted", "Also runs that could be resumed.") = False,
+    superseded: _flag("superseded",
+                      "Also results of code, parameters or data that changed.") = False,
+    unreadable: _flag("unreadable", "Also runs whose record can't be read.") = False,
+    everything: _flag("all", "Also current results.") = False,
+    yes: _flag("yes", "Results may be removed.") = False,
 ) -> None:
     "Remove failed runs and what killed engines left; results only with --yes."
     from amcl_suite.reproduce.housekeeping import chosen, leftovers
-    console, asked = open_console(), []
-    if interrupted or everything: asked.append("interrupted")
-    if superseded or everything: asked.append("superseded")
-    if unreadable or everything: asked.append("unreadable")
-    if everything: asked.append("finished")
+    console, flags = open_console(), {"interrupted": interrupted, "superseded": superseded,
+                                      "unreadable": unreadable, "finished": False}
+    asked = tuple(kind for kind, wanted in flags.items() if wanted or everything)
     planned, unknown = _all_planned()
     for name, why in unknown.items():
         if superseded: print_line(console, f"nothing of {name} counts as superseded: {why}")
     found = leftovers(_known_jobs(jobs), planned, tuple(unknown))
-    gone = [l for l in chosen(found, tuple(asked), yes) if _removed(console, l)]
+    gone = [l for l in chosen(found, asked, yes) if _removed(console, l)]
     for l in gone: print_line(console, f"removed {l.kind}: {l.path} ({l.size / 1e6:.2f} MB)")
     for line in _link_lines(jobs): print_line(console, line)
-    kept = [l for l in chosen(found, tuple(asked), True) if l not in gone]
+    kept = [l for l in chosen(found, asked, True) if l not in gone]
     for l in kept: print_line(console, f"kept {l.kind}: {l.path} ({l.size / 1e6:.2f} MB)"
                               + ("; --yes removes it" if l.is_result and not yes else ""))
     print_line(console, f"{len(gone)} removed ({sum(l.size for l in gone) / 1e6:.2f} MB), "
@@ -348,8 +333,6 @@ def _removed(console, leftover) -> bool:
 
 def _known_jobs(jobs: list[str] | None) -> tuple[str, ...]:
     "Return names of jobs; `ValueError` for one that has neither a file nor runs."
-    from amcl_suite.core.settings import runs_dir
-    from amcl_suite.core.expect import one_of
     from amcl_suite.reproduce.jobs import job_names
     known = {*job_names(), *(p.name for p in runs_dir().glob("[!.]*") if p.is_dir())}
     return tuple(one_of("JOB", name, sorted(known), "job") for name in jobs or ())
@@ -377,7 +360,6 @@ Sets = Annotated[Optional[list[str]], typer.Argument(metavar="[NAME...]",
 @data_app.command("list")
 def data_list() -> None:
     "List the data sets: what is known, and where it is."
-    from amcl_suite.core.data import catalogue, data_folders, state
     console, rows = open_console(), []
     for name, entry in catalogue().items():
         known = state(name, thorough=False)
@@ -390,27 +372,21 @@ def data_list() -> None:
 @data_app.command("fetch")
 def data_fetch(names: Sets = None) -> None:
     "Download data sets and verify them; without names all of up to 50 MB."
-    from amcl_suite.core.data import catalogue, fetch, resource
     free = {name: entry.size for name, entry in catalogue().items() if entry.downloadable}
     console, small = open_console(), [name for name, size in free.items() if size <= 50e6]
-    def get(name): return f"{resource(name).name}: {fetch(name, console.is_terminal).path}"
-    failed = sum(_failed(console, get, name) for name in names or small)
+    failed = 0
+    for name in names or small:
+        try: text = f"{resource(name).name}: {fetch(name, console.is_terminal).path}"
+        except DataError as error: text, failed = f"failed: {error}", failed + 1
+        print_line(console, text)
     large = [f"{name} ({size / 1e6:.0f} MB)" for name, size in free.items() if size > 50e6]
     if not names: print_line(console, f"left out, fetched by name: {', '.join(large)}")
     raise typer.Exit(1 if failed else 0)
-
-def _failed(console, work, name: str) -> bool:
-    "Do something with a data set and print what it says; True if it failed."
-    from amcl_suite.core.files import DataError
-    try: print_line(console, work(name))
-    except DataError as error: print_line(console, f"failed: {error}"); return True
-    return False
 
 # %% ../../nbs/80_reproduce/880_cli.ipynb #6d2b1fd7
 @data_app.command("check")
 def data_check(names: Sets = None) -> None:
     "Verify every byte of the data sets on this machine."
-    from amcl_suite.core.data import catalogue, state
     console, failed = open_console(), 0
     for name in names or catalogue():
         known = state(name)
@@ -423,7 +399,6 @@ def data_check(names: Sets = None) -> None:
 # %% ../../nbs/80_reproduce/880_cli.ipynb #90c5232e
 def _examine() -> list[tuple[str, str, str]]:
     "Return (what, finding, remedy) for all that a run needs; no remedy where all is well."
-    from amcl_suite.core.environment import environment, gpus, n_cores
     about = environment()
     code = f"{about['version']} {about['commit'][:20]}".strip()
     lines = [("amcl_suite", code, ""), ("Python", f"{about['python']} ({sys.executable})", "")]
@@ -438,7 +413,6 @@ def _examine() -> list[tuple[str, str, str]]:
 def _slurm_version() -> str:
     "Return the version of Slurm and whether its controller answers."
     from amcl_suite.reproduce.executors import squeue
-    import shutil, subprocess
     if not shutil.which("sbatch"): return "none (not needed)"
     try: told = subprocess.run(["sbatch", "--version"], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.SubprocessError): told = None
@@ -448,8 +422,6 @@ def _slurm_version() -> str:
 
 def _examine_disk() -> list[tuple[str, str, str]]:
     "Return (what, finding, remedy) for the folder of the runs."
-    import shutil
-    from amcl_suite.core.settings import runs_dir
     folder = runs_dir()
     there = next(p for p in (folder, *folder.parents) if p.exists())
     free = shutil.disk_usage(there).free / 1e9
@@ -460,14 +432,10 @@ def _examine_disk() -> list[tuple[str, str, str]]:
 # %% ../../nbs/80_reproduce/880_cli.ipynb #d7bb60cf
 def _examine_data() -> list[tuple[str, str, str]]:
     "Return (name, finding, remedy) for each data set."
-    from amcl_suite.core.data import catalogue, state
-    lines = []
-    for name in catalogue():
-        known = state(name)
-        finding = f"{known}{' (bundled data stand in)' * (known.word == 'missing')}"
-        remedy = f"`amcl data fetch {name}`, or remove it" if known.word == "incomplete" else ""
-        lines.append((f"data: {name}", finding, remedy))
-    return lines
+    states = {name: state(name) for name in catalogue()}
+    return [(f"data: {name}", f"{known}{' (bundled data stand in)' * (known.word == 'missing')}",
+             f"`amcl data fetch {name}`, or remove it" if known.word == "incomplete" else "")
+            for name, known in states.items()]
 
 @app.command()
 def doctor() -> None:

@@ -4,14 +4,14 @@
 
 # %% ../../nbs/80_reproduce/808_code.ipynb #c1344962
 from __future__ import annotations
-import ast, copy, functools, hashlib, json, re
+import ast, copy, functools, hashlib, io, json, re, tokenize
 from dataclasses import dataclass, field
 from pathlib import Path
 from ..core.files import DataError, read_json
 
 # %% auto #0
-__all__ = ['Cell', 'directives', 'read_cells', 'notebooks', 'syntax_tree', 'imported_names', 'code_fingerprint',
-           'imported_modules', 'code_hashes']
+__all__ = ['Cell', 'directives', 'read_cells', 'exported_module', 'notebooks', 'syntax_tree', 'line_comments', 'imported_names',
+           'code_fingerprint', 'imported_modules', 'code_hashes']
 
 # %% ../../nbs/80_reproduce/808_code.ipynb #9d89eef3
 @dataclass(frozen=True)
@@ -24,6 +24,10 @@ class Cell:
 
     @property
     def directives(self) -> dict: return directives(self.source) if self.kind == "code" else {}
+    @property
+    def is_exported(self) -> bool: return bool(self.directives.keys() & {"export", "exporti"})
+    @property
+    def tree(self) -> ast.Module: return syntax_tree(self.source) or ast.Module([], [])
     @property
     def body(self) -> str: return re.sub(r"\A(\s*#\|[^\n]*(\n|\Z))+", "", self.source).strip("\n")
 
@@ -59,6 +63,12 @@ def read_cells(
     except (LookupError, TypeError, AttributeError):
         raise DataError(f"{path}: not a notebook") from None
 
+def exported_module(
+    cells: list[Cell],   # of one notebook
+) -> str:                # such as "core.files"; "" if it exports nothing
+    "Return the module that a notebook exports to."
+    return next((c.directives["default_exp"] for c in cells if "default_exp" in c.directives), "")
+
 # %% ../../nbs/80_reproduce/808_code.ipynb #c2365e87
 def notebooks(
     root: str | Path,   # project root
@@ -84,6 +94,14 @@ def syntax_tree(
     "Return the syntax tree of code, magics left out."
     try: return ast.parse(_plain(source))
     except SyntaxError: return None
+
+def line_comments(
+    source: str,         # code of a cell or a module
+) -> dict[int, str]:     # number of a line -> its comment; empty for what is no Python
+    "Return the comment of each line that has one."
+    try: tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
+    except (tokenize.TokenError, SyntaxError): return {}
+    return {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
 
 # %% ../../nbs/80_reproduce/808_code.ipynb #6610833c
 @functools.cache

@@ -82,16 +82,10 @@ class Lines:
         write=print,            # takes one line
         every: float = 30.0,    # s between progress lines
     ): self.write, self.every, self.last = write, every, time.monotonic()
-    def event(
-        self,
-        text: str,        # one line
-    ) -> None:
+    def event(self, text: str) -> None:
         "Print a line."
         self.write(text)
-    def update(
-        self,
-        engine,           # `Engine` at work
-    ) -> None:
+    def update(self, engine) -> None:
         "Print how far the runs are, now and then."
         if time.monotonic() - self.last < self.every: return
         self.last = time.monotonic()
@@ -122,16 +116,10 @@ class LiveTable:
         self.live = RichLive(console=console, auto_refresh=False, transient=True)
     def __enter__(self): self.live.start(); return self
     def __exit__(self, *_): self.live.stop()
-    def event(
-        self,
-        text: str,        # one line
-    ) -> None:
+    def event(self, text: str) -> None:
         "Print a line above the table; starts show in the table itself."
         if not text.startswith(("starting", "resuming")): self.console.print(text, markup=False)
-    def update(
-        self,
-        engine,           # `Engine` at work
-    ) -> None:
+    def update(self, engine) -> None:
         "Redraw the table, at most four times a second."
         if time.monotonic() - self.last < 0.25: return
         self.last = time.monotonic()

@@ -24,9 +24,8 @@ from .display import Lines, LiveTable, Silent, plural
 from .planning import expected_minutes
 
 # %% auto #0
-__all__ = ['LAG', 'Outcome', 'Live', 'Engine', 'make_executor', 'note_submission', 'read_submission', 'submission_fault',
-           'make_task', 'keep_log', 'remove_logs', 'stale_logs', 'remove_stale_logs', 'run_all', 'count_workers',
-           'exit_status']
+__all__ = ['LAG', 'Outcome', 'Live', 'Engine', 'note_submission', 'read_submission', 'submission_fault', 'make_task', 'keep_log',
+           'remove_logs', 'stale_logs', 'remove_stale_logs', 'run_all', 'count_workers', 'exit_status']
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #cf73bd58
 @dataclass
@@ -84,36 +83,26 @@ class Engine:
         "Return how long a run is expected to take."
         return self.expected.get(run.hash, run.minutes)
 
-# %% ../../nbs/80_reproduce/822_engine.ipynb #319d6c75
-def make_executor(
-    where: str,            # "local" or "slurm"
-    folder: str | Path,    # for submitit's own files and logs
-    workers: int = 1,      # runs in flight
-    **options,             # Slurm: fields of `SlurmOptions`, `requeues`
-):                         # `LocalExecutor` or `SlurmExecutor`
-    "Return the executor that starts the workers; `ValueError` for an unknown place."
-    kinds = {"local": LocalExecutor, "slurm": SlurmExecutor}
-    return kinds[one_of("--where", where, kinds)](folder, workers, **options)
-
 # %% ../../nbs/80_reproduce/822_engine.ipynb #a53108f7
 @patch
-def run(
-    self: Engine,
-) -> list[Outcome]:   # one per run, in the order in which they ended
+def run(self: Engine) -> list[Outcome]:   # one per run, in the order in which they ended
     "Run everything; Ctrl-C ends local workers, and leaves a cluster's jobs to the cluster."
     write_text_atomic(runs_dir() / f".probe-{os.getpid()}", "x" * 4096).unlink()   # can we?
     self._refuse_links()
     if not self.force: self._skip_finished()
     remove_stale_logs()
     if not self.queue: return self.outcomes
-    self.executor = make_executor(self.where, self.logs, self.workers, **self.options)
+    kinds = {"local": LocalExecutor, "slurm": SlurmExecutor}
+    make = kinds[one_of("--where", self.where, kinds)]
+    self.executor = make(self.logs, self.workers, **self.options)
     self.executor.expected = {r.hash: self.minutes(r) for r in self.queue}
     if self.where == "local":
         check_gpus(self.queue, self.executor.gpus)
         self._note_foreign_gpus()
         self.executor.planned = list(self.queue)
     try:
-        with handling(signal.SIGTERM, _interrupt), self._at_work(): self._loop()
+        with handling(signal.SIGTERM, signal.default_int_handler), self._at_work():   # as Ctrl-C
+            self._loop()
     except KeyboardInterrupt: self._stop()
     except BaseException:                      # nothing of ours may be left without an engine
         self._stop()
@@ -167,9 +156,7 @@ def _refuse_links(self: Engine) -> None:
 # %% ../../nbs/80_reproduce/822_engine.ipynb #b88803d5
 @patch
 def _skip_finished(self: Engine) -> None:
-    for run in list(self.queue):
-        found = standing(run.folder, run.hash)
-        if found.state != "finished": continue
+    for run in [r for r in self.queue if standing(r.folder, r.hash).state == "finished"]:
         self.queue.remove(run)
         self._end(Outcome(run, "skipped", remark="finished before"))
 
@@ -181,11 +168,6 @@ def _end(self: Engine, outcome: Outcome) -> None:
     took = f" in {format_seconds(outcome.seconds)}" if outcome.seconds else ""
     count = f"[{len(self.outcomes)}/{len(self.runs)}]"
     self.show.event(f"{count} {outcome.state} {outcome.run.name}{took}{text}")
-
-# %% ../../nbs/80_reproduce/822_engine.ipynb #37307cde
-def _interrupt(*_):
-    "Treat SIGTERM like Ctrl-C, so that workers are ended with the engine."
-    raise KeyboardInterrupt
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #2ac4257c
 def note_submission(
@@ -343,15 +325,11 @@ def _submit(self: Engine, ready: list[tuple[PlannedRun, Standing]]) -> None:
         return
     for (run, found), task, handle in zip(ready, tasks, handles):
         if handle.state == "refused": self._end(Outcome(run, "failed", error=handle.detail))
-        else: self._watch(run, handle, task.token)
+        else:
+            begin = time.monotonic() if handle.state == "running" else None
+            self.live.append(Live(run, handle, task.token, begin))
+            note_submission(run, handle, task.token, self.where)
     self._tell_submitted([one for one, h in zip(ready, handles) if h.state != "refused"])
-
-@patch
-def _watch(self: Engine, run: PlannedRun, handle: Handle, token: str) -> None:
-    "Keep an eye on a submitted run."
-    begin = time.monotonic() if handle.state == "running" else None
-    self.live.append(Live(run, handle, token, begin))
-    note_submission(run, handle, token, self.where)
 
 @patch
 def _tell_submitted(self: Engine, ready: list[tuple[PlannedRun, Standing]]) -> None:
@@ -532,11 +510,9 @@ def _lives(pid: str) -> bool:
     try: return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
     except (psutil.NoSuchProcess, OverflowError, ValueError): return False
 
-def remove_stale_logs() -> int:  # folders removed
+def remove_stale_logs() -> None:
     "Remove what killed engines have left behind."
-    stale = stale_logs()
-    for folder in stale: remove_logs(folder)
-    return len(stale)
+    for folder in stale_logs(): remove_logs(folder)
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #c988c759
 def run_all(

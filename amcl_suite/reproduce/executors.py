@@ -15,13 +15,13 @@ from ..core.files import OutputError, output_errors
 from ..core.settings import project_root
 from .forks import Forked, ForkServer, forks_wanted, survey
 from .jobs import JobError, PlannedRun, slurm_options
-from .worker import Task, Worker
+from .worker import Task, Worker, end_processes
 
 # %% auto #0
 __all__ = ['LIMITS', 'MAX_ARRAY', 'WAITING', 'AT_WORK', 'visible_gpus', 'n_workers', 'n_threads', 'deal_gpus', 'check_gpus',
-           'Handle', 'submission_paths', 'LocalExecutor', 'handling', 'without_interrupt', 'end_processes',
-           'time_limit', 'slurm_parameters', 'group_runs', 'parse_squeue', 'squeue', 'slurm_states', 'SlurmExecutor',
-           'cancel_slurm', 'ending']
+           'Handle', 'submission_paths', 'LocalExecutor', 'handling', 'without_interrupt', 'time_limit',
+           'slurm_parameters', 'group_runs', 'parse_squeue', 'squeue', 'slurm_states', 'SlurmExecutor', 'cancel_slurm',
+           'ending']
 
 # %% ../../nbs/80_reproduce/816_executors.ipynb #f7b30630
 def visible_gpus() -> list[str]:  # indices or identifiers; empty without a GPU
@@ -168,10 +168,7 @@ def _fork(self: LocalExecutor, task: Task) -> tuple[str, object]:
     return id, Forked(server, id, task)
 
 @patch
-def poll(
-    self: LocalExecutor,
-    handles: list[Handle],   # of runs in flight
-) -> None:
+def poll(self: LocalExecutor, handles: list[Handle]) -> None:   # handles of runs in flight
     "Bring the states of handles up to date; start what a server that died has not."
     for handle in handles:
         if isinstance(handle.job, Forked) and handle.job.lost:
@@ -188,10 +185,7 @@ def close(self: LocalExecutor) -> None:
 
 # %% ../../nbs/80_reproduce/816_executors.ipynb #7d1e4b63
 @patch
-def cancel(
-    self: LocalExecutor,
-    handles: list[Handle],   # to end
-) -> None:
+def cancel(self: LocalExecutor, handles: list[Handle]) -> None:   # handles of runs to end
     "End runs: ask their workers for some seconds, then end them."
     self.close()                            # nothing begins any more
     for _ in range(12):                     # a worker that has just started is deaf at first
@@ -234,15 +228,6 @@ def without_interrupt():   # context manager
     "Ignore Ctrl-C here, and in processes started here: workers take it up again by themselves."
     return handling(signal.SIGINT, signal.SIG_IGN)
 
-def end_processes(
-    processes: list,       # psutil processes that were asked to end
-    grace: float = 6.0,    # s until they are killed
-) -> None:
-    "Wait for processes to end, then kill those that don't."
-    _, alive = psutil.wait_procs(processes, timeout=grace)
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess): process.kill()
-    psutil.wait_procs(alive, timeout=3)
 
 # %% ../../nbs/80_reproduce/816_executors.ipynb #b37057af
 LIMITS = (10, 30, 60, 120, 240, 480, 720, 1440, 2880, 4320, 10080)   # min
@@ -340,19 +325,11 @@ class SlurmExecutor:
 
     def __repr__(self): return f"SlurmExecutor(workers={self.workers}, requeues={self.requeues})"
 
-    def room(
-        self,
-        run: PlannedRun,   # next in the queue
-        used: list,        # not needed here
-    ) -> bool:             # always
+    def room(self, run: PlannedRun, used: list) -> bool:
         "Slurm queues what doesn't fit."
         return True
 
-    def tasks(
-        self,
-        runs: list[PlannedRun],   # to submit
-        used: list,               # not needed here
-    ) -> list[dict]:              # fields of `Task`
+    def tasks(self, runs: list[PlannedRun], used: list) -> list[dict]:
         "Return what the worker of each run is told about the cluster."
         return [{"threads": r.needs.cores, "where": self.where, "gpus": None} for r in runs]
 
@@ -388,10 +365,7 @@ def _submit_array(self: SlurmExecutor, parameters: dict, tasks: list[Task]) -> l
 
 # %% ../../nbs/80_reproduce/816_executors.ipynb #b0f6dfb4
 @patch
-def poll(
-    self: SlurmExecutor,
-    handles: list[Handle],   # of runs in flight
-) -> None:
+def poll(self: SlurmExecutor, handles: list[Handle]) -> None:   # handles of runs in flight
     "Bring the states of handles up to date, by one call of squeue now and then."
     if time.monotonic() - self.polled < self.poll_seconds: return
     states, self.polled = squeue(), time.monotonic()
@@ -404,10 +378,7 @@ def poll(
             handle.state = "ended"
 
 @patch
-def cancel(
-    self: SlurmExecutor,
-    handles: list[Handle],   # to end
-) -> None:
+def cancel(self: SlurmExecutor, handles: list[Handle]) -> None:   # handles of runs to end
     "Cancel jobs."
     cancel_slurm([handle.id for handle in handles])
 

@@ -87,17 +87,14 @@ def _as_in_a_kernel():
     shell = mock.MagicMock(spec=ZMQInteractiveShell)
     shell.config = {"IPKernelApp": {}}
     sys.ps1 = "In : "
-    os.environ["MPLBACKEND"] = _backend()
+    inline = "module://matplotlib_inline.backend_inline"    # what a kernel would choose
+    os.environ["MPLBACKEND"] = os.environ.get("MPLBACKEND") or inline
     asking = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}     # count GPUs without waking them
     with (mock.patch.object(InteractiveShell, "_instance", shell),
           mock.patch.object(builtins, "get_ipython", lambda: shell, create=True),
           mock.patch.object(sys, "stdout", _Late("stdout")),
           mock.patch.object(sys, "stderr", _Late("stderr")),
           mock.patch.dict(os.environ, asking)): yield
-
-def _backend() -> str:
-    "Return the backend of matplotlib that a kernel would choose."
-    return os.environ.get("MPLBACKEND") or "module://matplotlib_inline.backend_inline"
 
 # %% ../../nbs/80_reproduce/814_forks.ipynb #5f0a1c17
 def unfit(
@@ -138,10 +135,7 @@ class Copy:
         "Wait for its end."
         while self.poll() is None: time.sleep(0.01)
         return self.returncode
-    def send_signal(
-        self,
-        number: int,   # of the signal
-    ) -> None:
+    def send_signal(self, number: int) -> None:   # number of the signal
         "Send it a signal, unless it has ended."
         if self.poll() is None: os.kill(self.pid, number)
     def terminate(self) -> None:
@@ -312,12 +306,6 @@ def _start_server(folder: Path, threads: int) -> subprocess.Popen:
     os.set_blocking(process.stdout.fileno(), False)
     return process
 
-def _process(pid: int):
-    "Return a process as psutil knows it; None if it has ended."
-    import psutil
-    try: return psutil.Process(pid)
-    except psutil.NoSuchProcess: return None
-
 # %% ../../nbs/80_reproduce/814_forks.ipynb #5f0a1c31
 class ForkServer:
     "A server that starts workers as copies of itself."
@@ -332,15 +320,13 @@ class ForkServer:
         self.ready = self.ended = False
         self.tell({"names": names, "root": str(root)})
 
-    def tell(
-        self,
-        order: dict,   # plain data
-    ) -> None:
+    def tell(self, order: dict) -> None:   # plain data
         "Send an order; a server that has ended doesn't get it."
         with contextlib.suppress(OSError, ValueError):
             self.process.stdin.write(json.dumps(order).encode() + b"\n")
     def listen(self) -> None:
         "Read what it has answered."
+        import psutil
         if self.ended: return
         with contextlib.suppress(BlockingIOError):
             while piece := os.read(self.process.stdout.fileno(), 65536): self.text += piece
@@ -348,7 +334,9 @@ class ForkServer:
         *lines, self.text = self.text.split(b"\n")
         for word, _, rest in (line.decode().partition(" ") for line in lines):
             if word == "ready": self.ready = True
-            elif word != "unfit": self.workers[word] = _process(int(rest))
+            if word in ("ready", "unfit"): continue
+            try: self.workers[word] = psutil.Process(int(rest))
+            except psutil.NoSuchProcess: self.workers[word] = None        # it has ended
     def close(self) -> None:
         "End the server; workers that have begun go on, others never begin."
         self.listen()

@@ -12,8 +12,8 @@ from ..core.files import OutputError, output_errors
 from ..core.locks import is_locked, link_on_the_way, run_folders
 from ..core.settings import runs_dir
 from .jobs import JobError, PlannedRun
-from .worker import standing, temporary_files
-from .executors import cancel_slurm, end_processes, slurm_states
+from .worker import end_processes, standing, temporary_files
+from .executors import cancel_slurm, slurm_states
 from .engine import read_submission, remove_logs, stale_logs
 
 # %% auto #0

@@ -4,26 +4,28 @@
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #49218b9c
 from __future__ import annotations
-import ast, functools, io, itertools, json, os, re, string, tokenize
+import ast, functools, itertools, json, os, re, string
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Union
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from ..core.expect import did_you_mean
+from ..core.expect import did_you_mean, one_of
 from ..core.identity import digest
 from ..core.settings import project_root, runs_dir, setting
-from .code import code_hashes, read_cells
+from .code import code_hashes, line_comments, read_cells
 
 # %% auto #0
-__all__ = ['Minutes', 'MAX_RUNS', 'JobError', 'Needs', 'SlurmOptions', 'RunEntry', 'JobFile', 'read_job_file', 'Parameter',
-           'notebook_parameters', 'check_parameters', 'inside_project', 'PlannedRun', 'Job', 'jobs_dir', 'job_names',
-           'load_job', 'data_checksum', 'content_hash', 'select_runs', 'is_meant', 'with_needs', 'slurm_options']
+__all__ = ['Minutes', 'Values', 'MAX_RUNS', 'JobError', 'Needs', 'SlurmOptions', 'RunEntry', 'JobFile', 'read_job_file',
+           'Parameter', 'notebook_parameters', 'check_parameters', 'inside_project', 'PlannedRun', 'Job', 'jobs_dir',
+           'job_names', 'load_job', 'data_checksum', 'content_hash', 'select_runs', 'is_meant', 'with_needs',
+           'slurm_options']
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #774812d5
 class JobError(ValueError):
     "A job file or a selection that can't be run; the message names the place and the remedy."
 
 Minutes = Annotated[float, Field(gt=0)]
+Values = Annotated[list[Any], Field(min_length=1)]
 
 class Needs(BaseModel):
     "What a run needs of the machine it runs on."
@@ -49,7 +51,7 @@ class RunEntry(Needs):
     notebook: str                                          # path relative to the project root
     name: str = ""                                         # template, such as "uci-{dataset}"
     parameters: dict[str, Any] = {}                        # parameter -> value
-    grid: dict[str, list[Any]] = {}                        # parameter -> values
+    grid: dict[str, Values] = {}                           # parameter -> values
     minutes: Union[Minutes, dict[str, dict[str, Minutes]]] = 1.0  # expected, or by a value
     data: list[str] = []                                   # names of data sets, or templates
     fallback: dict[str, Any] = {}                          # parameters where its data can't be had
@@ -112,11 +114,6 @@ class Parameter:
     help: str      # the comment beside it
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #3b30cec1
-def _comments(source: str) -> dict[int, str]:
-    "Return the comment of each line that has one."
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
-
 def notebook_parameters(
     path: str | Path,          # an experiment notebook
 ) -> dict[str, Parameter]:     # its parameters by name
@@ -125,8 +122,8 @@ def notebook_parameters(
     except ValueError as error: raise JobError(str(error)) from None
     if len(cells) != 1:
         raise JobError(f"{path}: expected one cell tagged parameters, found {len(cells)}")
-    try: tree, comments = ast.parse(cells[0]).body, _comments(cells[0])
-    except (SyntaxError, tokenize.TokenError) as error:
+    try: tree, comments = ast.parse(cells[0]).body, line_comments(cells[0])
+    except SyntaxError as error:
         raise JobError(f"{path}: parameters cell: {error}; only NAME: TYPE = LITERAL") from None
     found = {}
     for node in tree:
@@ -286,24 +283,21 @@ def _expand(job: str, entry: RunEntry, where: str) -> list[PlannedRun]:
         raise JobError(f"{where}: {entry.notebook} has no parameter out_dir")
     if both := set(entry.parameters) & set(entry.grid):
         raise JobError(f"{where}: {sorted(both)[0]} is in both parameters and grid")
-    if empty := [k for k, v in entry.grid.items() if not v]:
-        raise JobError(f"{where}: grid: {empty[0]} has no values")
     runs = []
     for combination in itertools.islice(itertools.product(*entry.grid.values()), MAX_RUNS + 1):
         values = entry.parameters | dict(zip(entry.grid, combination))
-        check_parameters(values, declared, where)
-        _check_values(values, where)
         run = _planned(job, entry, path, values, declared, where)
         if entry.fallback:
-            check_parameters(values | entry.fallback, declared, f"{where}: fallback")
-            _check_values(values | entry.fallback, f"{where}: fallback")
-            instead = _planned(job, entry, path, values | entry.fallback, declared, where)
+            instead = _planned(job, entry, path, values | entry.fallback, declared,
+                               f"{where}: fallback")
             run = replace(run, fallback=replace(instead, data=()))
         runs.append(run)
     return runs
 
 def _planned(job, entry, path, values, declared, where) -> PlannedRun:
-    "Return one planned run of an entry."
+    "Return one planned run of an entry; `JobError` for parameters that it can't have."
+    check_parameters(values, declared, where)
+    _check_values(values, where)
     stem = re.sub(r"^\d+\w?_", "", path.stem)
     template = entry.name or "-".join([stem, *(f"{{{k}}}" for k in entry.grid)])
     known = {k: p.default for k, p in declared.items()} | values
@@ -372,15 +366,12 @@ def select_runs(
     runs: tuple[PlannedRun, ...],  # planned runs
     only: tuple[str, ...] = (),    # "KEY=VALUE"; values of one key are alternatives
 ) -> list[PlannedRun]:             # those that fulfil them
-    "Filter runs by parameter, `name` or `notebook`; `JobError` for unknown keys or no match."
+    "Filter runs by parameter, `name` or `notebook`; `ValueError` for unknown keys or no match."
     keys, wanted = {"name", "notebook"}.union(*(r.parameters for r in runs)), {}
     for condition in only:
         key, equals, value = condition.partition("=")
         if not equals: raise JobError(f"--only: expected KEY=VALUE, got {condition!r}")
-        if key not in keys:
-            raise JobError(f"--only: unknown key {key!r}{did_you_mean(key, keys, ', ')} "
-                           f"Known: {', '.join(sorted(keys))}")
-        wanted.setdefault(key, []).append(value)
+        wanted.setdefault(one_of("--only", key, sorted(keys), "key"), []).append(value)
     for key, values in wanted.items():
         found = [r.parameters.get(key) if key in r.parameters else getattr(r, key, None)
                  for r in runs]
@@ -419,8 +410,6 @@ def slurm_options(
     **options,          # fields of `SlurmOptions` that override; "" or None changes nothing
 ) -> SlurmOptions:      # what to ask of Slurm
     "Return Slurm options from settings, job file and call, the later ones first."
-    asked = {}
-    for name in SlurmOptions.model_fields:
-        own = options.get(name) or getattr(run.slurm, name)
-        asked[name] = own or setting(f"slurm_{name}")
-    return SlurmOptions(**asked)
+    return SlurmOptions(**{
+        name: options.get(name) or getattr(run.slurm, name) or setting(f"slurm_{name}")
+        for name in SlurmOptions.model_fields})

@@ -87,28 +87,21 @@ def media_fault(
 ) -> str:             # "" if all is well, or if the kind is neither picture nor sound
     "Return why a picture or a sound can't be decoded."
     try:
-        if kind in _PICTURES: _decode_picture(content)
-        elif kind in _SOUNDS: _decode_sound(content)
-        elif kind in ("svg", "svg+xml"): _decode_svg(content)
+        if kind in _PICTURES:
+            from PIL import Image
+            with Image.open(io.BytesIO(content)) as image:
+                for number in range(getattr(image, "n_frames", 1)):
+                    image.seek(number)
+                    image.load()
+        elif kind in _SOUNDS:
+            import soundfile
+            if not len(soundfile.read(io.BytesIO(content))[0]): raise ValueError("no samples")
+        elif kind in ("svg", "svg+xml"):
+            import xml.etree.ElementTree as tree
+            if not tree.fromstring(content).tag.endswith("svg"): raise ValueError("no <svg>")
     except (OSError, SyntaxError, ValueError, RuntimeError) as error:
         return f"{kind} that can't be decoded: {error}"
     return ""
-
-def _decode_picture(content: bytes):
-    from PIL import Image
-    with Image.open(io.BytesIO(content)) as image:
-        for number in range(getattr(image, "n_frames", 1)):
-            image.seek(number)
-            image.load()
-
-def _decode_svg(content: bytes):
-    import xml.etree.ElementTree as tree
-    if not tree.fromstring(content).tag.endswith("svg"): raise ValueError("no <svg>")
-
-def _decode_sound(content: bytes):
-    import soundfile
-    samples, rate = soundfile.read(io.BytesIO(content))
-    if not len(samples): raise ValueError("no samples")
 
 # %% ../../nbs/80_reproduce/838_pages.ipynb #78a9bd73
 _LEFTOVERS = {"unresolved reference @{}": rf"@({LABEL})",

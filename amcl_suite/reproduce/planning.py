@@ -35,8 +35,7 @@ def prepare_data(
             missing.append(name)
             network = network and not catalogue()[name].downloadable
             if len(missing) == 1: say(f"data: {error}")
-    if missing:
-        say(f"data: going on without {', '.join(missing)}")
+    if missing: say(f"data: going on without {', '.join(missing)}")
     data_checksum.cache_clear()
     return missing
 

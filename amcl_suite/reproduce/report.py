@@ -4,7 +4,7 @@
 
 # %% ../../nbs/80_reproduce/828_report.ipynb #00f836b6
 from __future__ import annotations
-import json, re
+import functools, json, re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -100,6 +100,16 @@ class Collection:
 
     def __repr__(self):
         return f"Collection(records={len(self.records)}, superseded={len(self.superseded)})"
+
+    @functools.cached_property
+    def rows(self) -> list[dict]: return tidy_rows(self.records)
+    @functools.cached_property
+    def groups(self) -> tuple[Group, ...]: return tuple(result_groups(self.rows))
+    @functools.cached_property
+    def media(self) -> list[tuple[dict, list[dict]]]:    # finished runs, figures and sounds
+        shown = [(r, [*(r.get("figures") or []), *(r.get("sounds") or [])])
+                 for r in self.records if r["state"] == "finished"]
+        return [(r, items) for r, items in shown if items]
 
 def collect(
     jobs: Sequence[str] = (),          # names of jobs; empty: all

@@ -15,8 +15,7 @@ from ..core.settings import runs_dir
 from ..core.tables import Table, plain_markdown
 from .report import (Collection, Group, collect, cost_table, data_lines,
                                          display_state, environment_table, failure_table,
-                                         result_groups, run_table, superseded_table, tidy_rows,
-                                         warning_lines, write_parquet)
+                                         run_table, superseded_table, warning_lines, write_parquet)
 
 # %% auto #0
 __all__ = ['MAX_FILE', 'MAX_PAGE', 'Room', 'data_uri', 'media_html', 'report_html', 'report_markdown', 'Report', 'write_report']
@@ -31,10 +30,7 @@ class Room:
     "What a page may still take in."
     left: int = MAX_PAGE   # bytes
 
-    def takes(
-        self,
-        size: int,   # bytes
-    ) -> bool:       # False if it is too large
+    def takes(self, size: int) -> bool:   # size in bytes
         "Take a file of this size in, if there is room."
         fits = size <= min(MAX_FILE, self.left)
         self.left -= size * fits
@@ -187,11 +183,6 @@ _POLICY = ("default-src 'none'; img-src data:; media-src data:; base-uri 'none';
            f"form-action 'none'; style-src {_checksum(_STYLE)}; script-src {_checksum(_SCRIPT)}")
 
 # %% ../../nbs/80_reproduce/830_report_page.ipynb #bc1b2991
-def _list(lines: list[str]) -> str:
-    "Return sentences as an HTML list."
-    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-    return f"<ul>{items}</ul>" if lines else ""
-
 def _scroll(table: Table, label: str, full: bool = False) -> str:
     "Return a table in a region that scrolls by itself and that the keyboard reaches."
     kind = "scroll full" if full else "scroll"
@@ -238,14 +229,10 @@ def _table_html(table: Table, label: str) -> str:
     "Return a table of its own with its filter."
     return _filter(table, label) + _scroll(table, label, True)
 
-def _media_sections(records: Sequence[dict]) -> str:
+def _media_sections(found: Collection) -> str:
     "Return figures and sounds, run by run."
-    room, parts = Room(), []
-    shown = [r for r in records if r["state"] == "finished"
-             and (r.get("figures") or r.get("sounds"))]
-    start = " open" if len(shown) <= 20 else ""
-    for r in shown:
-        items = [*(r.get("figures") or []), *(r.get("sounds") or [])]
+    room, parts, start = Room(), [], " open" if len(found.media) <= 20 else ""
+    for r, items in found.media:
         body = "".join(media_html(r["folder"], item, room) for item in items)
         heading = f"<h3>{html.escape(r['job'])}/{html.escape(r['name'])}</h3>"
         parts.append(f'<details{start}><summary>{heading}</summary>'
@@ -253,27 +240,23 @@ def _media_sections(records: Sequence[dict]) -> str:
     return "".join(parts)
 
 # %% ../../nbs/80_reproduce/830_report_page.ipynb #0f01655b
-def _state_line(records: Sequence[dict]) -> str:
-    "Return how many runs are in which state."
-    states = [display_state(r) for r in records]
-    order = ("finished", "running", "failed", "interrupted")
-    counts = [f"{states.count(s)} {s}" for s in order if s in states]
-    return ", ".join(counts) or "no runs"
-
 def _first_lines(found: Collection) -> list[str]:
     "Return what a reader must know before the tables."
-    return [f"Runs: {_state_line(found.records)}.", *warning_lines(found),
+    states = [display_state(r) for r in found.records]
+    counts = [f"{states.count(s)} {s}" for s in ("finished", "running", "failed", "interrupted")
+              if s in states]
+    return [f"Runs: {', '.join(counts) or 'no runs'}.", *warning_lines(found),
             *data_lines(found.records)]
 
-def _sections(found: Collection, groups: Sequence[Group]) -> list[tuple[str, str]]:
+def _sections(found: Collection) -> list[tuple[str, str]]:
     "Return title and HTML of the sections of the page."
     records = found.records
-    first = f'<div class="first">{_list(_first_lines(found))}</div>'
-    sections = [("What to know first", first)]
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in _first_lines(found))
+    sections = [("What to know first", f'<div class="first"><ul>{items}</ul></div>')]
     if len(failures := failure_table(records)):
         sections.append(("Runs without results", _table_html(failures, "Runs without results")))
-    sections += [(group.title, _group_html(group)) for group in groups]
-    if media := _media_sections(records): sections.append(("Figures and sounds", media))
+    sections += [(group.title, _group_html(group)) for group in found.groups]
+    if media := _media_sections(found): sections.append(("Figures and sounds", media))
     runs = _folded(f"All {len(records)} runs", _table_html(run_table(records), "Runs"))
     sections.append(("Cost", _scroll(cost_table(found), "Cost by job") + runs))
     sections.append(("Environment", _scroll(environment_table(records), "Environment")))
@@ -287,12 +270,10 @@ def _sections(found: Collection, groups: Sequence[Group]) -> list[tuple[str, str
 def report_html(
     found: Collection,                     # from `collect`
     title: str,                            # heading
-    groups: Sequence[Group] | None = None,  # tables; None: those of the records
 ) -> str:                                  # a whole page
     "Return the report as one self-contained page."
-    groups = result_groups(tidy_rows(found.records)) if groups is None else groups
     name, used, links, body = html.escape(title), set(), [], []
-    for heading, content in _sections(found, groups):
+    for heading, content in _sections(found):
         anchor, text = _anchor(heading, used), html.escape(heading)
         links.append(f'<li><a href="#{anchor}">{text}</a></li>')
         body.append(f'<section aria-labelledby="{anchor}"><h2 id="{anchor}">{text}</h2>\n'
@@ -320,21 +301,17 @@ def report_markdown(
     found: Collection,                     # from `collect`
     title: str,                            # heading
     base: str | Path,                      # folder of the report; figures are linked from there
-    groups: Sequence[Group] | None = None,  # tables; None: those of the records
 ) -> str:                                  # Markdown
     "Return the report as Markdown, with figures linked instead of embedded."
-    groups = result_groups(tidy_rows(found.records)) if groups is None else groups
     lines = [f"- {plain_markdown(line)}" for line in _first_lines(found)]
     parts = [f"# {plain_markdown(title)}", "\n".join(lines)]
     if len(failures := failure_table(found.records)):
         parts += ["## Runs without results", failures.to_markdown()]
-    for group in groups:
+    for group in found.groups:
         parts.append(f"## {plain_markdown(group.title)}")
         if group.warning: parts.append(f"**{plain_markdown(group.warning)}**")
         parts += [table.to_markdown() for table in (*group.grids, group.full)]
-    for r in found.records:
-        items = [*(r.get("figures") or []), *(r.get("sounds") or [])]
-        if r["state"] != "finished" or not items: continue
+    for r, items in found.media:
         parts.append(f"## Figures: {plain_markdown(r['name'])}")
         parts += [_media_markdown(r["folder"], item, base) for item in items]
     parts += ["## Cost", cost_table(found).to_markdown()]
@@ -353,13 +330,14 @@ def _media_markdown(folder: Path, item: dict, base: str | Path) -> str:
 # %% ../../nbs/80_reproduce/830_report_page.ipynb #4b1b4dc8
 @dataclass(frozen=True)
 class Report:
-    "The files of a report, and the tables to print."
+    "The files of a report, and what they show."
     html: Path                 # self-contained page
     markdown: Path             # the same as text
     parquet: Path              # tidy table
-    groups: tuple[Group, ...]  # tables
     found: Collection          # what it was made from
 
+    @property
+    def groups(self) -> tuple[Group, ...]: return self.found.groups    # tables to print
     def __repr__(self): return f"Report({str(self.html)!r}, groups={len(self.groups)})"
 
 def write_report(
@@ -373,10 +351,8 @@ def write_report(
     if not found.records and not found.unreadable:
         raise ValueError(f"no records of {names} in {runs_dir()}; start with `amcl run JOB`")
     folder = Path(out) if out else runs_dir() / jobs[0] if len(jobs) == 1 else runs_dir()
-    title, rows = title or f"Report: {names}", tidy_rows(found.records)
-    groups = tuple(result_groups(rows))
-    page, text = (report_html(found, title, groups),
-                  report_markdown(found, title, folder.resolve(), groups))
+    title = title or f"Report: {names}"
+    page, text = report_html(found, title), report_markdown(found, title, folder.resolve())
     return Report(write_text_atomic(folder / "report.html", shown(page)),
                   write_text_atomic(folder / "report.md", shown(text)),
-                  write_parquet(rows, folder / "results.parquet"), groups, found)
+                  write_parquet(found.rows, folder / "results.parquet"), found)

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 from .api import api_is_current
-from .code import Cell, notebooks, read_cells, syntax_tree
+from .code import Cell, notebooks, read_cells
 from .docs import (PICTURES, citations, labels, links, readme, references,
                                        sidebar)
 
 # %% auto #0
-__all__ = ['CHECKS', 'SHELVES', 'BUDGET', 'FLAGS', 'Finding', 'as_check', 'pages', 'code_cells', 'cell_tree', 'is_exported',
-           'exported_module', 'check_references', 'check_links', 'check_sidebar', 'check_shelves', 'check_titles',
-           'check_outputs', 'check_executed', 'check_size', 'check_readme', 'check_api']
+__all__ = ['CHECKS', 'SHELVES', 'BUDGET', 'FLAGS', 'Finding', 'as_check', 'pages', 'code_cells', 'check_references',
+           'check_links', 'check_sidebar', 'check_shelves', 'check_titles', 'check_outputs', 'check_executed',
+           'check_size', 'check_readme', 'check_api']
 
 # %% ../../nbs/80_reproduce/842_rules.ipynb #eff2ae2e
 @dataclass(frozen=True)
@@ -49,34 +49,12 @@ def pages(
 def code_cells(
     root: Path,                    # project root
 ) -> Iterator[tuple[str, Cell]]:   # path of the notebook relative to the root, cell
-    "Yield every code cell of the project."
-    for name, cells in pages(root):
-        for cell in cells:
-            if cell.kind == "code": yield name, cell
-
-def cell_tree(
-    cell: Cell,     # of code
-) -> ast.Module:    # empty for what is no Python
-    "Return the syntax tree of a cell."
-    return syntax_tree(cell.source) or ast.Module([], [])
-
-def is_exported(
-    cell: Cell,   # any
-) -> bool:        # also if only for use inside its module
-    "Tell whether a cell goes into the package."
-    return bool(cell.directives.keys() & {"export", "exporti"})
-
-def exported_module(
-    cells: list[Cell],   # of one notebook
-) -> str:                # such as "core.files"; "" if it exports nothing
-    "Return the module that a notebook exports to."
-    return next((c.directives["default_exp"] for c in cells if "default_exp" in c.directives), "")
+    "Return every code cell of the project."
+    return ((name, cell) for name, cells in pages(root) for cell in cells if cell.kind == "code")
 
 # %% ../../nbs/80_reproduce/842_rules.ipynb #0ab2f3b3
 @as_check
-def check_references(
-    root: Path,   # project root
-):
+def check_references(root: Path):   # project root
     "Check that every reference and citation resolves and that no label is given twice."
     owner, bibliography = {}, (root / "nbs" / "references.bib").read_text(encoding="utf-8")
     keys = set(re.findall(r"@\w+\{\s*([^,\s]+)", bibliography))
@@ -92,9 +70,7 @@ def check_references(
 
 # %% ../../nbs/80_reproduce/842_rules.ipynb #dab5f960
 @as_check
-def check_links(
-    root: Path,   # project root
-):
+def check_links(root: Path):   # project root
     "Check that every relative link leads to a file, and to a heading where it names one."
     for name, cells in pages(root):
         for target in dict.fromkeys(links(cells)):
@@ -109,19 +85,16 @@ def _anchors(cells: list[Cell]) -> set[str]:
     found = set(labels(cells))
     for cell in cells:
         if cell.kind == "code":
-            names = re.findall(r"^(?:def|class) (\w+)", cell.source, re.M)
-            found |= {name.lower() for name in names}
-        if cell.kind != "markdown": continue
-        for title in re.findall(r"^#+ +(.*?)\s*$", cell.source, re.M):
+            found |= {n.lower() for n in re.findall(r"^(?:def|class) (\w+)", cell.source, re.M)}
+        titles = re.findall(r"^#+ +(.*?)\s*$", cell.source, re.M) if cell.kind == "markdown" else []
+        for title in titles:
             words = re.sub(r"[^\w\s.-]", "", re.sub(r"\{.*\}$", "", title)).lower()
             found.add(re.sub(r"\s+", "-", re.sub(r"^[^a-z]+", "", words.strip())))
     return found
 
 # %% ../../nbs/80_reproduce/842_rules.ipynb #1ca6f1be
 @as_check
-def check_sidebar(
-    root: Path,   # project root
-):
+def check_sidebar(root: Path):   # project root
     "Check that the sidebar lists every notebook once and nothing else."
     listed = [source for *_, sources in sidebar(root) for source in sources]
     present = [path.relative_to(root / "nbs").as_posix() for path in notebooks(root)]
@@ -138,9 +111,7 @@ SHELVES = {"Method": range(1, 50), "Experiments": range(50, 80), "Tools": range(
            "Speed": range(90, 100)}
 
 @as_check
-def check_shelves(
-    root: Path,   # project root
-):
+def check_shelves(root: Path):   # project root
     "Check that notebooks have three digits, of their part and of the shelf they stand on."
     for section, shelf, sources in sidebar(root):
         numbered = [source for source in sources if "/" in source]
@@ -158,9 +129,7 @@ def check_shelves(
 
 # %% ../../nbs/80_reproduce/842_rules.ipynb #65b81800
 @as_check
-def check_titles(
-    root: Path,   # project root
-):
+def check_titles(root: Path):   # project root
     "Check that a notebook begins with a title and a one-line promise, alone in their cell."
     for name, cells in pages(root):
         lines = [line for line in (cells[0].source if cells else "").splitlines() if line.strip()]
@@ -188,9 +157,7 @@ def _texts(cell: Cell) -> Iterator[str]:
             if form.startswith("text/"): yield re.sub(r"<[^>]*>", " ", "".join(content))
 
 @as_check
-def check_outputs(
-    root: Path,   # project root
-):
+def check_outputs(root: Path):   # project root
     "Check that figures are stored, and that no stored output depends on machine or time."
     for name, cell in code_cells(root):
         kinds = {form for o in cell.outputs for form in o.get("data", {})}
@@ -208,14 +175,12 @@ FLAGS = ("slow", "gpu", "data", "slurm")   # cells that `nbdev_test` passes over
 
 # %% ../../nbs/80_reproduce/842_rules.ipynb #25a43f9c
 @as_check
-def check_executed(
-    root: Path,   # project root
-):
+def check_executed(root: Path):   # project root
     "Check that cells which print or end in a name have their output stored."
     for name, cell in code_cells(root):
         skipped = cell.directives.keys() & {"hide", "eval", *FLAGS}
         if cell.outputs or skipped or cell.body.rstrip().endswith(";"): continue    # not shown
-        if _shows(cell_tree(cell)):
+        if _shows(cell.tree):
             last = cell.body.splitlines()[-1][:60]
             yield name, f"no stored output for {last!r}; run the notebook"
 
@@ -227,9 +192,7 @@ def _shows(tree: ast.Module) -> bool:
     return prints or (bool(values) and isinstance(values[-1], (ast.Name, ast.Attribute)))
 
 @as_check
-def check_size(
-    root: Path,   # project root
-):
+def check_size(root: Path):   # project root
     "Check that no notebook is larger than `BUDGET` bytes."
     for path in notebooks(root):
         if (size := path.stat().st_size) > BUDGET:
@@ -239,9 +202,7 @@ def check_size(
 _REFRESH = "run scripts/build_docs --sources"
 
 @as_check
-def check_readme(
-    root: Path,   # project root
-):
+def check_readme(root: Path):   # project root
     "Check that README.md and its pictures are what `nbs/index.ipynb` makes now."
     text, pictures = readme(root)
     wanted = {"README.md": text.encode()} | pictures
@@ -251,9 +212,7 @@ def check_readme(
         yield name, f"not in step with nbs/index.ipynb; {_REFRESH}"
 
 @as_check
-def check_api(
-    root: Path,   # project root
-):
+def check_api(root: Path):   # project root
     "Check that `nbs/api.ipynb` lists the names that the package exports now."
     if not api_is_current(root):
         yield "nbs/api.ipynb", f"not the names that the package exports; {_REFRESH}"

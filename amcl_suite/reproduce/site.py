@@ -215,15 +215,12 @@ def frame(
     "Return a page with chapters, contents and neighbours around it."
     up = "../" * page.target.count("/")
     here = contents(page_sections(body))
-    values = dict(up=up, title=html.escape(page.title), name=_name(page),
+    name = page.title if page.title == "amcl_suite" else f"{page.title} – amcl_suite"
+    values = dict(up=up, title=html.escape(page.title), name=html.escape(name),
                   description=html.escape(page.description), menu=_menu(page, chapters, up),
                   contents=here, no_contents="" if here else "hidden",
                   neighbours=_neighbours(page, chapters, up), body=_accessible(body))
     return string.Template(template).substitute(values)
-
-def _name(page: Page) -> str:
-    "Return the title for the browser's tab."
-    return html.escape(page.title if page.title == "amcl_suite" else f"{page.title} – amcl_suite")
 
 def _menu(page: Page, chapters: list[tuple[str, str, list[Page]]], up: str) -> str:
     "Return the list of all chapters; the section of this page is open."

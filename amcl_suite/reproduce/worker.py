@@ -15,8 +15,8 @@ from ..core.records import (SCHEMA_VERSION, RecordError, RunState, read_dict, re
                                      record_faults)
 
 # %% auto #0
-__all__ = ['MAX_CELL_OUTPUT', 'MAX_LINE', 'Standing', 'standing', 'Task', 'execute', 'temporary_files', 'Heartbeat',
-           'seconds_spent', 'Deadline', 'import_papermill', 'thread_variables', 'Worker']
+__all__ = ['MAX_CELL_OUTPUT', 'MAX_LINE', 'Standing', 'standing', 'Task', 'execute', 'temporary_files', 'heartbeat',
+           'seconds_spent', 'end_processes', 'deadline', 'import_papermill', 'thread_variables', 'Worker']
 
 # %% ../../nbs/80_reproduce/812_worker.ipynb #cefca695
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _execute_locked(task: Task, folder: Path) -> None:
     begin, record = time.monotonic(), _first_record(task, folder)
     write_json_atomic(folder / "record.json", record)
     _clear(folder)
-    with Heartbeat(folder, task.token): state, error = _run_notebook(task, folder)
+    with heartbeat(folder, task.token): state, error = _run_notebook(task, folder)
     results, why = _results(folder, record) if state == RunState.finished else (None, "")
     if why: state, error = RunState.failed, {"line": why, "kind": "error"}
     if state != RunState.finished: results = None    # what an ended notebook left is not whole
@@ -152,27 +152,25 @@ def _clear(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     if (folder / "executed.ipynb").is_symlink(): (folder / "executed.ipynb").unlink()
 
-class Heartbeat:
-    "Notes in `spent.json`, while the block is at work, how long it has been."
-    def __init__(
-        self,
-        folder: Path,   # of a run
-        token: str,     # of the attempt
-    ): self.path, self.token, self.ended = folder / "spent.json", token, threading.Event()
-    def __enter__(self):
-        self.begin = time.monotonic()
-        self.thread = threading.Thread(target=self._beat, daemon=True)
-        self.thread.start()
-        return self
-    def __exit__(self, *_):
-        self.ended.set()
-        self.thread.join(5)
-    def _beat(self):
+@contextlib.contextmanager
+def heartbeat(
+    folder: Path,   # of a run
+    token: str,     # of the attempt
+):                  # context manager
+    "Note in `spent.json`, while the block is at work, how long it has been."
+    ended, begin = threading.Event(), time.monotonic()
+    def beat():
         seconds = 0.0
-        while not self.ended.wait(min(30.0, max(0.5, seconds / 10))):
-            seconds = round(time.monotonic() - self.begin, 3)
+        while not ended.wait(min(30.0, max(0.5, seconds / 10))):
+            seconds = round(time.monotonic() - begin, 3)
             with contextlib.suppress(OSError):
-                write_json_atomic(self.path, {"token": self.token, "seconds": seconds})
+                write_json_atomic(folder / "spent.json", {"token": token, "seconds": seconds})
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try: yield
+    finally:
+        ended.set()
+        thread.join(5)
 
 def seconds_spent(
     folder: str | Path,   # folder of a run
@@ -209,6 +207,7 @@ MAX_CELL_OUTPUT = 4_000_000   # characters that one cell may leave in the execut
 
 def _use_limited_client(papermill) -> None:
     "Let papermill execute notebooks with a client that limits what a cell may leave."
+    from nbformat.v4 import new_output
     from papermill import engines
     from papermill.clientwrap import PapermillNotebookClient
     class LimitedClient(PapermillNotebookClient):
@@ -219,59 +218,55 @@ def _use_limited_client(papermill) -> None:
             self.used = (cell_index, before + _size(msg["content"]))
             if self.used[1] <= MAX_CELL_OUTPUT:
                 return super().output(outs, msg, display_id, cell_index)
-            if before <= MAX_CELL_OUTPUT: outs.append(_cut())  # once
+            text = f"[output cut after {MAX_CELL_OUTPUT / 1e6:g} million characters]\n"
+            if before <= MAX_CELL_OUTPUT:                      # once
+                outs.append(new_output("stream", name="stderr", text=text))
     engines.PapermillNotebookClient = LimitedClient
 
 def _size(content: dict) -> int:
     "Return the characters of an output message."
     return len(content.get("text", "")) + sum(len(str(v)) for v in content.get("data", {}).values())
 
-def _cut():
-    "Return the remark that ends the output of a cell that printed too much."
-    from nbformat.v4 import new_output
-    text = f"[output cut after {MAX_CELL_OUTPUT / 1e6:g} million characters]\n"
-    return new_output("stream", name="stderr", text=text)
-
 # %% ../../nbs/80_reproduce/812_worker.ipynb #159f7d51
-class Deadline:
-    "A time limit for the processes that this one starts, as a context manager."
-    def __init__(
-        self,
-        minutes: float | None,   # None: no limit
-        grace: float = 5.0,      # s between the signal and the end
-    ): self.minutes, self.grace, self.passed, self.timer = minutes, grace, False, None
-    def __enter__(self):
-        if self.minutes is None: return self
-        self.timer = threading.Timer(60 * self.minutes, self._end)
-        self.timer.daemon = True
-        self.timer.start()
-        return self
-    def __exit__(self, *_):
-        if self.timer: self.timer.cancel()
-    def _end(self):
+def end_processes(
+    processes: list,       # psutil processes that were asked to end
+    grace: float = 6.0,    # s until they are killed
+) -> None:
+    "Wait for processes to end, then kill those that don't."
+    import psutil
+    _, alive = psutil.wait_procs(processes, timeout=grace)
+    for process in alive:
+        with contextlib.suppress(psutil.Error): process.kill()
+    psutil.wait_procs(alive, timeout=3)
+
+@contextlib.contextmanager
+def deadline(
+    minutes: float | None,   # None: no limit
+    grace: float = 5.0,      # s between the signal and the end
+):                           # context manager giving an event: is it set, the time has passed
+    "Limit the time of the processes that this one starts."
+    passed = threading.Event()
+    def end():
         import psutil
-        self.passed = True
+        passed.set()
         children = psutil.Process().children(recursive=True)
         for child in children:
             with contextlib.suppress(psutil.Error): child.send_signal(signal.SIGINT)
-        _, alive = psutil.wait_procs(children, timeout=self.grace)
-        for child in alive:
-            with contextlib.suppress(psutil.Error): child.kill()
+        end_processes(children, grace)
+    timer = threading.Timer(60 * (minutes or 0), end)
+    timer.daemon = True
+    if minutes is not None: timer.start()
+    try: yield passed
+    finally: timer.cancel()
 
 # %% ../../nbs/80_reproduce/812_worker.ipynb #83baf240
-@contextlib.contextmanager
-def _hidden(*names: str):
-    "Make packages look as if they were not installed, for the length of the block."
-    names = [n for n in names if n not in sys.modules]
-    sys.modules.update(dict.fromkeys(names))
-    try: yield
-    finally:
-        for name in names: sys.modules.pop(name, None)
-
 def import_papermill():   # the module
     "Return papermill, imported without what only remote files and schemas need."
-    with _hidden("rfc3987_syntax", "isoduration", "pyarrow"):
-        import papermill
+    away = {"rfc3987_syntax", "isoduration", "pyarrow"} - sys.modules.keys()
+    sys.modules.update(dict.fromkeys(away))         # as if they were not installed
+    try: import papermill
+    finally:
+        for name in away: sys.modules.pop(name, None)
     _use_limited_client(papermill)
     return papermill
 
@@ -307,7 +302,7 @@ def _run_notebook(task: Task, folder: Path) -> tuple[RunState, dict | None]:
     _prepare_environment(task)
     papermill = import_papermill()
     minutes = task.timeout_minutes if task.where == "local" else None
-    with Deadline(minutes) as deadline:
+    with deadline(minutes) as passed:
         try: _papermill_execute(papermill, task, folder)
         except KeyboardInterrupt: error = {"line": "interrupted", "kind": "interrupted"}
         except papermill.PapermillExecutionError as e: error = _notebook_error(e)
@@ -315,9 +310,9 @@ def _run_notebook(task: Task, folder: Path) -> tuple[RunState, dict | None]:
             with output_errors(folder): raise e
         except Exception as e: error = _machinery_error(e)
         else: error = None
-    if error is None and not deadline.passed and not _TERMINATED.is_set():
+    if error is None and not passed.is_set() and not _TERMINATED.is_set():
         return RunState.finished, None
-    if deadline.passed:
+    if passed.is_set():
         line = f"timed out after {minutes:g} min (timeout_minutes); start the job again to resume"
         error = {"line": line, "kind": "timeout"}
     if _TERMINATED.is_set(): error = {"line": _ENDED, "kind": "cancelled"}
@@ -381,9 +376,8 @@ class Worker:
         folder = Path(task.folder)
         record = _record_of(folder, task.about["hash"])
         if record.get("token") == task.token and record["state"] == RunState.running:
-            record |= {"state": RunState.pending, "seconds_all": self._spent(record),
+            spent = (record.get("seconds_all") or 0.0) + time.monotonic() - self.begin
+            record |= {"state": RunState.pending, "seconds_all": round(spent, 3),
                        "error": {"line": "requeued by the cluster", "kind": "interrupted"}}
             with contextlib.suppress(OSError): write_json_atomic(folder / "record.json", record)
         return DelayedSubmission(self, replace(task, force=False))
-    def _spent(self, record):
-        return round((record.get("seconds_all") or 0.0) + time.monotonic() - self.begin, 3)
