@@ -252,7 +252,9 @@ def deadline(
         children = psutil.Process().children(recursive=True)
         for child in children:
             with contextlib.suppress(psutil.Error): child.send_signal(signal.SIGINT)
-        end_processes(children, grace)
+        _, alive = psutil.wait_procs(children, timeout=grace)
+        for child in alive:               # not waited for: the exit status is for who started it
+            with contextlib.suppress(psutil.Error): child.kill()
     timer = threading.Timer(60 * (minutes or 0), end)
     timer.daemon = True
     if minutes is not None: timer.start()
