@@ -173,6 +173,7 @@ def _fits(shape: tuple, axes: tuple) -> bool:
     return all(length == axis if isinstance(axis, int) else length >= axis.endswith("+")
                for length, axis in zip(shape, axes))
 
+# %% ../../nbs/70_core/701_expect.ipynb #fd5e66d8
 def like(
     name: str,           # of the argument
     value,               # tensor or array

@@ -114,6 +114,7 @@ class MixtureLaw:
                              device=t.device) >= edges).sum(-1)
         return _pick(torch.stack([law.sample(t, generator) for law in self.laws], -2), chosen)
 
+# %% ../../nbs/10_mcl/124_laws.ipynb #ec5ce9d4
 class Rotated:
     "A two-dimensional law turned about the origin."
     def __init__(self,

@@ -27,14 +27,16 @@ def ramp(
     end: float,                # >= start, epoch
 ) -> Callable[[float], float]: # epoch -> value
     "Return a straight line from `initial` to `final` between two epochs."
-    between("initial", initial, 0); between("final", final, 0)
-    between("start", start, 0); between("end", end, start)
+    for name, value, low in (("initial", initial, 0), ("final", final, 0), ("start", start, 0),
+                             ("end", end, start)):
+        between(name, value, low)
     def schedule(epoch: float) -> float:
         if not start < epoch < end: return float(final if epoch >= end else initial)
         share = (epoch - start) / (end - start)
         return initial * (1 - share) + final * share
     return schedule
 
+# %% ../../nbs/10_mcl/114_schedules.ipynb #2244e9c6
 def linear(
     initial: float,            # >= 0, temperature at epoch 0, in cost units
     n_epochs: float,           # > 0, epochs of the whole run
@@ -43,6 +45,7 @@ def linear(
     between("n_epochs", n_epochs, 1)
     return ramp(initial, 0., 0., n_epochs)
 
+# %% ../../nbs/10_mcl/114_schedules.ipynb #518ad956
 def exponential(
     initial: float,            # >= 0, temperature until `start`, in cost units
     decay: float,              # in [0, 1], factor per epoch
@@ -51,8 +54,9 @@ def exponential(
     end: float = math.inf,     # epoch from which the temperature is exactly 0
 ) -> Callable[[float], float]: # epoch -> temperature
     "Return a schedule that shrinks by `decay` per epoch to `switch_below`, then is 0 (Sec. 5)."
-    between("initial", initial, 0); between("decay", decay, 0, 1)
-    between("switch_below", switch_below, 0); between("start", start, 0)
+    between("decay", decay, 0, 1)
+    for name, value in (("initial", initial), ("switch_below", switch_below), ("start", start)):
+        between(name, value, 0)
     def schedule(epoch: float) -> float:
         temperature = initial * decay ** max(epoch - start, 0)
         return 0. if temperature < switch_below or epoch >= end else temperature
@@ -66,7 +70,8 @@ def warmup_linear(
     speed: float = 1.,          # > 0; 2 reaches zero after half the epochs
 ) -> Callable[[int], float]:    # epoch -> value
     "Return `initial` for `warmup` epochs, then `initial * (1 - speed * epoch / n_epochs)`, >= 0."
-    between("warmup", warmup, 0); between("speed", speed, 0, ends="(]")
+    between("warmup", warmup, 0)
+    between("speed", speed, 0, ends="(]")
     fall = linear(initial, n_epochs)
     return lambda epoch: float(initial) if epoch < warmup else fall(speed * epoch)
 

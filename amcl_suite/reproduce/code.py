@@ -31,6 +31,7 @@ class Cell:
     @property
     def body(self) -> str: return re.sub(r"\A(\s*#\|[^\n]*(\n|\Z))+", "", self.source).strip("\n")
 
+# %% ../../nbs/80_reproduce/808_code.ipynb #bb683225
 def directives(
     source: str,    # of a code cell
 ) -> dict:          # name -> text; "" for one without value, such as `export`
@@ -49,6 +50,7 @@ def _unquoted(value: str) -> str:
     try: return json.loads(value) if value[0] == '"' else value
     except ValueError: return value[1:-1]
 
+# %% ../../nbs/80_reproduce/808_code.ipynb #cc94c735
 def read_cells(
     path: str | Path,   # a notebook
 ) -> list[Cell]:        # in order
