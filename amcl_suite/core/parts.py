@@ -73,7 +73,9 @@ def _spellings() -> dict[str, str]:
               for key, style in styles().items()}
     return gathered(offers, "spelling")
 
-def _letters(name: str) -> str: return re.sub(r"[^a-z]", "", str(name).lower())
+def _letters(name: str) -> str:
+    "Return the letters of a name, by which spellings are compared."
+    return re.sub(r"[^a-z]", "", str(name).lower().replace("ε", "epsilon"))
 
 def method_key(
     name: str,                            # a method in any usual spelling

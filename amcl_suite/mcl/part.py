@@ -15,11 +15,11 @@ __all__ = ['STYLES', 'UCI_COMMIT', 'UCI_REPOSITORY']
 STYLES = {
     "wta": Style("WTA", "#0072B2", "o", names=("mcl", "winnertakesall", "wtamcl")),
     "relaxed": Style("relaxed WTA", "#56B4E9", "s", names=(
-        "relaxedwta", "rwta", "relaxedmcl", "relaxedeps", "relaxedepsilon",
+        "relaxedwta", "epsilonwta", "epswta", "rwta", "relaxedmcl", "relaxedeps", "relaxedepsilon",
         "relaxedwtaeps", "relaxedwtaepsilon")),
     "relaxed_annealed": Style("relaxed WTA, annealed epsilon", "#009E73", "D", names=(
         "relaxedannealed", "relaxedwtaannealed", "relaxedwtaannealedepsilon",
-        "relaxedepsannealed", "epsilonannealed", "epsannealed", "annealedepsilon")),
+        "relaxedepsannealed", "relaxedepsilonannealed", "epsilonannealed", "epsannealed", "annealedepsilon")),
     "top_n": Style("top-n", "#4B1E00", "s", ":", names=("topn", "evolvingwta", "ewta")),
     "amcl": Style("aMCL", "#D55E00", "^", names=(
         "annealed", "annealedmcl", "awta", "amclexponential", "amclexp", "stableawta",

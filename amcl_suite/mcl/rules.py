@@ -23,7 +23,7 @@ class Rule:
     name: str                  # key of `RULES`
     assign: Callable           # (costs, options, target_mask) -> weights
     joint: bool = False        # whether the targets of an example are matched together
-    hard: str = ""             # the rule that it becomes when cold; "": itself
+    hard: str = ""             # the rule that is its choice without softness; "": itself
 
     @property
     def style(self) -> Style: return method_style(self.name)   # label, colour, names
