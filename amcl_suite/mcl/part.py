@@ -19,7 +19,8 @@ STYLES = {
         "relaxedwtaeps", "relaxedwtaepsilon")),
     "relaxed_annealed": Style("relaxed WTA, annealed epsilon", "#009E73", "D", names=(
         "relaxedannealed", "relaxedwtaannealed", "relaxedwtaannealedepsilon",
-        "relaxedepsannealed", "relaxedepsilonannealed", "epsilonannealed", "epsannealed", "annealedepsilon")),
+        "relaxedepsannealed", "relaxedepsilonannealed", "epsilonannealed", "epsannealed",
+        "annealedepsilon")),
     "top_n": Style("top-n", "#4B1E00", "s", ":", names=("topn", "evolvingwta", "ewta")),
     "amcl": Style("aMCL", "#D55E00", "^", names=(
         "annealed", "annealedmcl", "awta", "amclexponential", "amclexp", "stableawta",
