@@ -33,9 +33,13 @@ class Visit:
         self.context, self.folder = browser.new_context(**options), folder
         self.page, self.asked, self.errors = self.context.new_page(), [], []
         self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.on("requestfailed", lambda request: self.errors.append("failed " + request.url))
+        self.page.on("requestfailed", self.failed)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", self.note)
+
+    def failed(self, request):
+        # The next page cuts off what the last one still loads (its icon): that isn't its fault.
+        if request.failure != "net::ERR_ABORTED": self.errors.append("failed " + request.url)
 
     def note(self, message):
         if message.type in ("error", "warning"): self.errors.append(message.text)
