@@ -32,7 +32,8 @@ class Face:
     styles: Mapping[str, Style] = field(default_factory=dict)   # method -> its look
     data: Callable[[], Mapping] = dict                 # -> name -> `core.data.Resource`
     command: str = ""                                  # "module:attribute" of its Typer app
-    claims: str = ""                                   # ledger of claims, below `nbs`
+    claims: str = ""                                   # ledger of its paper's claims, below `nbs`
+    traps: str = ""                                    # ledger of the released code's traps, too
     jobs: tuple[str, ...] = ()                         # job files below `scripts/jobs`
 
     def __repr__(self): return f"Face({self.name!r}, {len(self.styles)} styles)"

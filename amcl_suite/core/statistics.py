@@ -10,8 +10,8 @@ import numpy as np
 from .expect import between, finite, integer, one_of, shaped
 
 # %% auto #0
-__all__ = ['MIN_REPETITIONS', 'summarise', 'mean_interval', 'bootstrap_interval', 'verdict', 'corrected_t_test', 'holm',
-           'fisher_exact']
+__all__ = ['MIN_REPETITIONS', 'summarise', 'mean_interval', 'bootstrap_interval', 'verdict', 'corrected_stderr',
+           'corrected_t_test', 'holm', 'fisher_exact']
 
 # %% ../../nbs/70_core/728_statistics.ipynb #246feffa
 def summarise(
@@ -93,6 +93,16 @@ def verdict(
     if n < MIN_REPETITIONS or math.isnan(low) or math.isnan(high): return f"undecided at n = {n}"
     return "significant" if low > 0 or high < 0 else "not significant"
 
+# %% ../../nbs/70_core/728_statistics.ipynb #d892351d
+def corrected_stderr(
+    values: Sequence[float],       # `(n,)` with n >= 2: one number per split
+    test_share: float = 0.,        # test rows over training rows of a split; 0: independent
+) -> float:                        # of their mean
+    "Return the standard error of a mean over splits that overlap (Nadeau and Bengio 2003)."
+    between("test_share", test_share, 0, ends="[)")
+    values = shaped("values", np.asarray(values, dtype=float), "n+")
+    return float(values.std(ddof=1) * math.sqrt(1 / len(values) + test_share))
+
 # %% ../../nbs/70_core/728_statistics.ipynb #03c9d4cc
 def corrected_t_test(
     differences: Sequence[float],  # ours minus theirs, one number per split
@@ -102,13 +112,11 @@ def corrected_t_test(
     from scipy.stats import t as student
     values = [float(value) for value in differences]
     n = len(values)
-    between("test_share", test_share, 0, ends="[)")
     finite("differences", values)
     if n < MIN_REPETITIONS: return math.nan
-    mean = sum(values) / n
-    variance = sum((value - mean) ** 2 for value in values) / (n - 1) * (1 / n + test_share)
-    if variance == 0: return 1. if mean == 0 else 0.
-    return float(2 * student.sf(abs(mean) / math.sqrt(variance), n - 1))
+    mean, stderr = sum(values) / n, corrected_stderr(values, test_share)
+    if stderr == 0: return 1. if mean == 0 else 0.
+    return float(2 * student.sf(abs(mean) / stderr, n - 1))
 
 def holm(
     p_values: Sequence[float],  # p-values of one family of tests; NaN: not tested

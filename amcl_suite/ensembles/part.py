@@ -83,4 +83,5 @@ def _data_sets() -> dict[str, Resource]:   # data sets by name
 # %% ../../nbs/30_ensembles/388_part.ipynb #dbb4d917
 FACE = Face("ensembles", "Joint ensembles", "30_ensembles", _STYLES, _data_sets,
             command="amcl_suite.ensembles.command_line:app",
+            claims="30_ensembles/claims.yaml", traps="30_ensembles/traps.yaml",
             jobs=("ensembles", "ensembles_demo", "ensembles_imagenet"))

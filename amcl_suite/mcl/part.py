@@ -106,5 +106,6 @@ def data_sets() -> dict[str, Resource]:   # data sets by name
 
 # %% ../../nbs/10_mcl/188_part.ipynb #e5c96ef4
 FACE = Face("mcl", "Multiple choice learning", "10_mcl", STYLES, data_sets,
+            claims="10_mcl/claims.yaml", traps="10_mcl/traps.yaml",
             jobs=("headline", "quick_start", "three_gaussians", "rate_distortion",
                   "phase_transitions", "uci", "year"))
