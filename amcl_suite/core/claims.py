@@ -21,8 +21,8 @@ from .tables import Table, format_value
 
 # %% auto #0
 __all__ = ['EXPECT', 'TESTS', 'HOLDS', 'FAILS', 'UNDECIDED', 'NOT_RUN', 'Claim', 'Measured', 'measure', 'decide', 'Verdict',
-           'judge', 'Page', 'verdict_table', 'read_ledger', 'ledgers', 'page_claims', 'Trap', 'read_traps', 'traps',
-           'trap_table']
+           'verdict_on', 'PageClaims', 'verdict_table', 'read_ledger', 'ledgers', 'page_claims', 'Trap', 'read_traps',
+           'traps', 'trap_table']
 
 # %% ../../nbs/70_core/734_claims.ipynb #8b09e792
 EXPECT = ("lower", "higher", "level")
@@ -119,7 +119,7 @@ TESTS = {"paired": _paired, "interval": _interval, "means": _means, "counts": _c
 
 # %% ../../nbs/70_core/734_claims.ipynb #a6d2d3f8
 def measure(
-    claim: Claim,
+    claim: Claim,                # says which rows
     shown: Evidence | None,      # runs, or None
 ) -> dict[str, Measured]:        # group -> what is measured; one group "" without `over`
     "Measure what a claim speaks of; empty where the runs don't have its rows."
@@ -156,7 +156,7 @@ def _inside(claim: Claim, value: float) -> bool:
     return value < -claim.margin if claim.expect == "lower" else value > claim.margin
 
 def decide(
-    claim: Claim,
+    claim: Claim,                       # says which side, and by how much
     measured: Mapping[str, Measured],   # group -> what was measured
 ) -> dict[str, str]:                    # group -> "holds", "does not hold" or "undecided"
     "Decide a claim for every group."
@@ -169,16 +169,16 @@ def decide(
 @dataclass(frozen=True)
 class Verdict:
     "The answer to a claim."
-    claim: Claim
+    claim: Claim                 # what was asked
     word: str                    # "holds", "does not hold", "undecided" or "not run"
     told: str = "–"              # what was measured, as text
     n: str = "–"                 # repetitions
     scale: str = "–"             # of the runs: "small" or "full"
 
-def judge(
-    claim: Claim,
+def verdict_on(
+    claim: Claim,                # from a ledger
     shown: Evidence | None,      # runs; None: none
-) -> Verdict:
+) -> Verdict:                    # word, what was measured, count and scale
     "Compute the verdict on a claim from runs."
     measured = measure(claim, shown)
     if not measured: return Verdict(claim, NOT_RUN)
@@ -217,14 +217,14 @@ def _told(claim: Claim, measured: Mapping[str, Measured], words: Mapping[str, st
 
 # %% ../../nbs/70_core/734_claims.ipynb #60a1c4ef
 @dataclass(frozen=True)
-class Page:
+class PageClaims:
     "The claims that one page decides."
     name: str                    # of the notebook without number, such as "three_gaussians"
     notebook: str                # below `nbs`
     paper: str                   # such as "Perera and others 2024"
     experiment: str              # `open_run`'s name
     jobs: tuple[str, ...]        # names, the largest first
-    claims: tuple[Claim, ...]
+    claims: tuple[Claim, ...]    # in the order of the ledger
 
     def evidence(self, records: str | Path) -> Evidence | None:
         "Return the runs that the page shows: `records` as in `core.evidence.evidence`."
@@ -241,11 +241,11 @@ class Page:
     def verdicts(self, shown: Evidence | None, only: Sequence[str] = ()) -> Table:
         "Return a table with one row for each claim; `only`: their ids."
         claims = [claim for claim in self.claims if not only or claim.id in only]
-        return verdict_table([judge(claim, shown) for claim in claims])
+        return verdict_table([verdict_on(claim, shown) for claim in claims])
 
 # %% ../../nbs/70_core/734_claims.ipynb #57adc305
 def verdict_table(
-    verdicts: Sequence[Verdict],
+    verdicts: Sequence[Verdict], # from `verdict_on`
 ) -> Table:                      # one row each; "paper" only where something is published
     "Return verdicts as the table that every page shows."
     published = any(one.claim.paper for one in verdicts)
@@ -263,7 +263,7 @@ def verdict_table(
 # %% ../../nbs/70_core/734_claims.ipynb #1f0474fe
 def read_ledger(
     path: str | Path,            # a file `claims.yaml`
-) -> tuple[Page, ...]:           # in its order
+) -> tuple[PageClaims, ...]:           # in its order
     "Read the claims of a paper; `DataError` names what is wrong with the file."
     try: content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
@@ -272,18 +272,19 @@ def read_ledger(
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not a ledger of claims: {error}") from None
 
-def _page(content: Mapping, page: Mapping) -> Page:
+def _page(content: Mapping, page: Mapping) -> PageClaims:
     "Return one page of a ledger, its claims with the paper's prefix."
     prefix, notebook = content["prefix"], page["page"]
     claims = tuple(make(Claim, {**claim, "id": f"{prefix}-{claim['id']}"})
                    for claim in page.get("claims") or ())
     name = Path(notebook).stem.partition("_")[2]
-    return make(Page, dict(name=name, notebook=notebook, paper=content["paper"], claims=claims,
-                           experiment=page["experiment"], jobs=tuple(page["jobs"])))
+    return make(PageClaims, dict(
+        name=name, notebook=notebook, paper=content["paper"], claims=claims,
+        experiment=page["experiment"], jobs=tuple(page["jobs"])))
 
 # %% ../../nbs/70_core/734_claims.ipynb #f3e0083f
 @functools.cache
-def ledgers() -> dict[str, Page]:    # name of the page -> its claims, in the order of parts
+def ledgers() -> dict[str, PageClaims]:    # name of the page -> its claims, in the order of parts
     "Return the pages of all ledgers; `DataError` for an id or a page that comes twice."
     nbs = project_root() / "nbs"
     pages = [page for face in parts().values() if face.claims
@@ -296,7 +297,7 @@ def ledgers() -> dict[str, Page]:    # name of the page -> its claims, in the or
 
 def page_claims(
     name: str,           # of the notebook, without number, such as "three_gaussians"
-) -> Page:               # with its claims, and where its runs are
+) -> PageClaims:               # with its claims, and where its runs are
     "Return the claims of a page; `ValueError` naming the nearest page with claims."
     return ledgers()[one_of("name", name, ledgers(), "page with claims")]
 

@@ -35,8 +35,8 @@ class ShownRun:
 @dataclass(frozen=True, eq=False)
 class Evidence:
     "The runs that a page shows; empty where none have been published."
-    runs: tuple[ShownRun, ...] = ()
-    job: str = ""                # whose runs they are; "": the run at hand
+    runs: tuple[ShownRun, ...] = ()   # one for each name, sorted
+    job: str = ""                     # whose runs they are; "": the run at hand
 
     def __len__(self): return len(self.runs)
     def __repr__(self): return f"Evidence({len(self)} runs, {len(self.rows)} rows)"
