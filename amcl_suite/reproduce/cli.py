@@ -397,6 +397,33 @@ def _removed(console, leftover) -> bool:
     except OSError as error: print_line(console, str(error))
     return False
 
+# %% ../../nbs/80_reproduce/880_cli.ipynb #4a0338cb
+@app.command()
+def init(
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="To be made, or empty.")],
+) -> None:
+    "Make a folder with a notebook and a job to start from."
+    from amcl_suite.reproduce.studies import start_study
+    made, console = start_study(folder), open_console()
+    print_line(console, f"made {made}: {', '.join(sorted(path.name for path in made.iterdir()))}")
+    print_line(console, f"next: cd {folder} && amcl run job.yaml")
+
+@app.command()
+def publish(
+    jobs: Jobs, only: Only = None,
+    figures: _flag("figures", "Publish figures too; pages draw theirs from the arrays.") = False,
+) -> None:
+    "Copy finished records of jobs beside the results page; from a clean commit only."
+    from amcl_suite.reproduce.publish import publish as copy_records
+    console, failed = open_console(), 0
+    for place in _found(jobs)[1]:
+        if place.own: raise ValueError(f"{place.word}: only jobs of the suite can be published")
+        for one in copy_records(place.name, place.runs, tuple(only or ()), figures):
+            failed += one.folder is None
+            what = f"published: {one.folder}" if one.folder else f"left out: {one.name}"
+            print_line(console, what + (f" ({one.remark})" if one.remark else ""))
+    raise typer.Exit(1 if failed else 0)
+
 # %% ../../nbs/80_reproduce/880_cli.ipynb #53cd2eda
 def _all_planned(home: Path, places: list) -> tuple[list, dict[str, str]]:
     "Return the runs of all jobs, and why some jobs can't be planned as they were."
