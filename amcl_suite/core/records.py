@@ -445,7 +445,7 @@ def frame(
 def load_run(
     folder: str | Path,   # of a finished run
 ) -> LoadedRun:           # what it left
-    "Read a finished run back; `RecordError` for a folder without one, or a run that isn't finished."
+    "Read a finished run back; `RecordError` for another folder, or a run that isn't finished."
     folder = Path(folder)
     if (folder / "record.json").exists(): record = read_record(folder)
     elif (folder / "results.json").exists():                   # of a notebook that was run by hand

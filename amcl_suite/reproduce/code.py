@@ -164,7 +164,7 @@ def _module_file(name: str, beside: str) -> Path | None:
 
 def imported_modules(
     source: str,           # code of a notebook
-    beside: str = "",      # folder of a user's own modules; "": only packages that bring parts count
+    beside: str = "",      # folder of a user's own modules; "": only packages with parts count
 ) -> dict[str, str]:       # dotted name -> source, sorted
     "Return the modules of the suite that code imports, directly or through other modules."
     found, todo = {}, set(imported_names(source))

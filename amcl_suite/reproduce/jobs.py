@@ -214,7 +214,7 @@ def inside_project(
     raise JobError(f"{where}: {path!r} leads out of the project folder {root}")
 
 def _check_values(parameters: dict[str, Any], where: str, own: bool = False) -> None:
-    "Raise `JobError` for what the runner sets itself, and for a path that leads out of the project."
+    "Raise `JobError` for what the runner sets itself, or a path that leads out of the project."
     if "out_dir" in parameters:
         raise JobError(f"{where}: out_dir is set by the runner; move results with AMCL_RUNS_PATH")
     if parameters.get("records", "") != "":

@@ -21,7 +21,8 @@ def start_study(
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         what = "is not empty" if folder.is_dir() else "is a file"
         raise ValueError(f"FOLDER: {folder} {what}; name a new folder")
-    template, aside = suite_file("nbs/80_reproduce/_template"), folder.parent / f".{folder.name}.tmp"
+    template = suite_file("nbs/80_reproduce/_template")
+    aside = folder.parent / f".{folder.name}.tmp"
     with output_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(aside, ignore_errors=True)         # of an attempt that was killed
