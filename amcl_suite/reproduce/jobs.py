@@ -77,7 +77,8 @@ def _explain(error: ValidationError) -> str:
     if fault["type"] != "extra_forbidden": return f"{where}: {fault['msg']}, got {fault['input']!r}"
     part = {"runs": RunEntry, "slurm": SlurmOptions}.get(fault["loc"][0], JobFile)
     known = (part if len(fault["loc"]) > 1 else JobFile).model_fields
-    return f"{where}: unknown key{did_you_mean(key, known, ', ')} Known: {', '.join(known)}"
+    hint = did_you_mean(key, known, ", ") or "."
+    return f"{where}: unknown key{hint} Known: {', '.join(known)}"
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #361a160e
 def _load_yaml(text: str) -> Any:
@@ -189,7 +190,7 @@ def check_parameters(
     "Raise `JobError` for an unknown parameter or a value of the wrong type."
     for name, value in parameters.items():
         if name not in declared:
-            hint = did_you_mean(name, declared, ", ")
+            hint = did_you_mean(name, declared, ", ") or "."
             raise JobError(f"{where}: unknown parameter {name!r}{hint} "
                            f"Known: {', '.join(declared)}")
         if fault := _no_plain_data(value): raise JobError(f"{where}: {name}: {fault}")
@@ -377,7 +378,7 @@ def _no_such_job(job: str, known: Iterable[str]) -> str:
     here = [p.name for p in (Path(f"{job}.yaml"), Path(f"{job}.yml")) if p.is_file()]
     hint = f", did you mean the file {here[0]}?" if here else did_you_mean(job, known, ", ")
     return (f"unknown job {job!r}{hint or '.'} Known: {', '.join(known) or 'none'} (files in "
-            f"{jobs_dir()}); a job of one's own is named by its path, such as ./my.yaml")
+            f"{jobs_dir()}). A job of one's own is called by its path, such as ./my.yaml")
 
 def _no_such_file(job: str, path: Path, known: Iterable[str]) -> str:
     "Return why a path is no job file, and which one may be meant."
