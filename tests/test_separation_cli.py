@@ -223,3 +223,15 @@ def test_interrupt_ends_with_130(recordings, tmp_path, separator):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "goes on from here" in err and "Traceback" not in err
+
+
+def test_several_recordings_are_separated_in_one_call(amcl, separator, recordings, tmp_path):
+    options = ("--checkpoint", separator, "--out", tmp_path / "out", "--threshold", 0)
+    status, out, err = amcl("separate", recordings / "r0.wav", recordings / "r1.wav", *options)
+    assert status == 0 and "2 separated, 0 failed" in out, err
+    assert (tmp_path / "out" / "r0" / "s1.wav").exists() and (tmp_path / "out" / "r1" / "s1.wav").exists()
+    status, _, err = amcl("separate", recordings, recordings / "r0.wav", *options)
+    assert status == 2 and "in is a folder; name it alone" in err, err
+    shutil.copytree(recordings, tmp_path / "again")
+    status, _, err = amcl("separate", recordings / "r0.wav", tmp_path / "again" / "r0.wav", *options)
+    assert status == 2 and "would have their results in one folder" in err, err

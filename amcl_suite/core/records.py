@@ -416,6 +416,11 @@ class LoadedRun:
                  for item in self.record.get("figures") or []}
         return {name: file for name, file in files.items() if file.is_file()}
 
+    def frame(self):   # pandas DataFrame, one line per row
+        "Return the rows as a data frame."
+        import pandas
+        return pandas.DataFrame(self.rows)
+
     def __repr__(self):
         return (f"LoadedRun({str(self.folder)!r}, rows={len(self.rows)}, "
                 f"figures={len(self.figures)})")
@@ -433,14 +438,6 @@ def metrics(
         name = row["metric"] + (f" ({', '.join(about)})" if several else "")
         found.setdefault(row["method"], {})[name] = row["value"]
     return found
-
-@patch
-def frame(
-    self: LoadedRun,
-):                 # pandas DataFrame, one line per row
-    "Return the rows as a data frame."
-    import pandas
-    return pandas.DataFrame(self.rows)
 
 def load_run(
     folder: str | Path,   # of a finished run

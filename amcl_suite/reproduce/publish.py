@@ -22,7 +22,8 @@ def unpublishable(
     "Return why a record can't be published."
     if record["state"] != "finished": return f"it is {record['state']}, not finished"
     commit = (record.get("environment") or {}).get("commit") or ""
-    if commit.endswith("+changes"): return "uncommitted changes made it; commit them and run it again"
+    if commit.endswith("+changes"):
+        return "it was made with uncommitted changes; commit them and run it again"
     if not commit: return "it names no commit; run it from a checkout"
     return ""
 
