@@ -241,7 +241,7 @@ class PlannedRun:
     "One run of one notebook."
     job: str               # name of the job
     name: str              # readable name, unique within the job up to the hash
-    notebook: str          # path relative to the project root
+    notebook: str          # path below `root`
     parameters: dict       # parameter -> value, without `out_dir`
     minutes: float         # expected
     needs: Needs           # of the machine
@@ -270,7 +270,6 @@ class Job:
     title: str                    # one line
     description: str              # what it reproduces
     runs: tuple[PlannedRun, ...]  # in the order of the file
-    place: JobPlace = None        # where it lies
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #d084d9a3
 MAX_RUNS = 20_000   # more runs in one job is a slip in a grid, not a plan
@@ -406,7 +405,7 @@ def load_job(
             runs.append(replace(run, slurm=file.slurm))
         if len(runs) > MAX_RUNS:
             raise JobError(f"{where}: more than {MAX_RUNS} runs; is a grid too fine?")
-    return Job(place.name, file.title, file.description, tuple(runs), place)
+    return Job(place.name, file.title, file.description, tuple(runs))
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #feb73b49
 def home_of(
