@@ -6,7 +6,7 @@ import sys
 import pandas as pd
 import pytest
 
-from amcl_suite.ensembles.command_line import main
+from amcl_suite.reproduce.cli import main
 
 TINY = ["--set", "n_train=60", "--set", "n_val=40", "--set", "n_test=40", "--set", "seeds=[0]",
         "--set", "betas=[0, 1]", "--set", "n_epochs=1"]
@@ -15,7 +15,7 @@ TINY = ["--set", "n_train=60", "--set", "n_val=40", "--set", "n_test=40", "--set
 @pytest.fixture
 def call(capsys):
     def run(*words):
-        with pytest.raises(SystemExit) as end: main(list(map(str, words)))
+        with pytest.raises(SystemExit) as end: main(["ensembles", *map(str, words)])
         captured = capsys.readouterr()
         return end.value.code, captured.out, captured.err
     return run

@@ -16,7 +16,7 @@ from amcl_suite.core.data import data_folders
 from amcl_suite.core.files import DataError
 from amcl_suite.separation.checkpoints import CheckpointError, load_model, save_model
 from amcl_suite.separation.clips import clips_from_folder, speaker_of
-from amcl_suite.separation.command_line import main
+from amcl_suite.reproduce.cli import main
 from amcl_suite.separation.corpora import Corpus, MixtureRow
 from amcl_suite.separation.evaluation import load_metrics
 from amcl_suite.separation.layouts import read_corpus, read_json_lists, read_metadata, read_wsj0_mix
@@ -41,7 +41,7 @@ def noise(n=8000): return np.clip(.1 * RNG.normal(size=n), -1, 1)
 def amcl(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     def call(*words):
-        with pytest.raises(SystemExit) as end: main([str(word) for word in words])
+        with pytest.raises(SystemExit) as end: main(["separation", *(str(word) for word in words)])
         return end.value.code, *capsys.readouterr()
     return call
 
@@ -223,11 +223,11 @@ def test_c9_damaged_small_files_are_named(tmp_path, separator):
     (("make-corpus", "synthetic", "o"), "soundfile"), (("check", "."), "soundfile")])
 def test_small_a_missing_extra_is_reported_before_anything_heavy_is_imported(tmp_path, words, missing):
     code = (f"import sys; sys.modules[{missing!r}] = None\n"
-            "from amcl_suite.separation.command_line import main\n"
-            f"try: main({list(words)!r})\n"
+            "from amcl_suite.reproduce.cli import main\n"
+            f"try: main({['separation', *words]!r})\n"
             "finally: assert not {'torch', 'numpy', 'pandas'} & set(sys.modules)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.startswith(f"amcl-separation: {missing} is not installed")
+    assert done.returncode == 2 and done.stderr.startswith(f"amcl: {missing} is not installed")
     assert "amcl_suite[separation]" in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 

@@ -19,7 +19,8 @@ HEAVY = {"torch", "numpy", "pandas", "matplotlib", "lightning", "sklearn", "scip
 
 
 def modules():
-    return sorted(p for p in PACKAGE.rglob("*.py") if p.name not in ("__init__.py", "_modidx.py"))
+    unlike = ("__init__.py", "__main__.py", "_modidx.py")
+    return sorted(p for p in PACKAGE.rglob("*.py") if p.name not in unlike)
 
 
 def imported_parts(source: str, package: str) -> set[str]:
@@ -42,6 +43,11 @@ def test_parts_import_only_what_they_may(path):
     part = path.relative_to(PACKAGE).parts[0]
     found = imported_parts(path.read_text(encoding="utf-8"), f"amcl_suite.{part}")
     assert found <= ALLOWED[part] | {part}
+
+
+def test_the_package_as_a_command_imports_only_the_command_line():
+    source = (PACKAGE / "__main__.py").read_text(encoding="utf-8")
+    assert imported_parts(source, "amcl_suite") == {"reproduce"}
 
 
 def test_a_forbidden_import_would_be_seen():

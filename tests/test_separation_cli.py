@@ -1,4 +1,4 @@
-"""`amcl-separation`: what it prints and writes, how it ends, and that it goes on where it was stopped."""
+"""`amcl separation`: what it prints and writes, how it ends, and that it goes on where it was stopped."""
 import json
 import os
 import pickle
@@ -13,10 +13,10 @@ import pytest
 import torch
 from amcl_suite.core.audio import audio_info, read_audio, write_audio
 from amcl_suite.separation.checkpoints import save_model
-from amcl_suite.separation.command_line import main
+from amcl_suite.reproduce.cli import main
 from amcl_suite.separation.models import DPRNNConfig, build_model
 
-PROGRAM = (sys.executable, "-c", "from amcl_suite.separation.command_line import main; main()")
+PROGRAM = (sys.executable, "-m", "amcl_suite", "separation")
 TRAIN = ("train", "--epochs", "1", "--set", "segment=1", "--seed", "1")
 
 
@@ -26,7 +26,7 @@ def amcl(capsys, monkeypatch, tmp_path):
     monkeypatch.delenv("AMCL_DEBUG", raising=False)
 
     def call(*words):
-        with pytest.raises(SystemExit) as end: main([str(word) for word in words])
+        with pytest.raises(SystemExit) as end: main(["separation", *(str(word) for word in words)])
         return end.value.code, *capsys.readouterr()
     return call
 
@@ -35,7 +35,7 @@ def amcl(capsys, monkeypatch, tmp_path):
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus") / "voices"
     with pytest.raises(SystemExit) as end:
-        main(["make-corpus", "synthetic", str(folder), "--sizes", "8,4,4", "--seconds", "1"])
+        main(["separation", "make-corpus", "synthetic", str(folder), "--sizes", "8,4,4", "--seconds", "1"])
     assert end.value.code == 0
     return folder
 
@@ -56,7 +56,7 @@ def recordings(tmp_path):
 
 
 def no_traceback(status, out, err):
-    return status == 2 and err.startswith("amcl-separation: ") and "Traceback" not in err + out and err.count("\n") <= 2
+    return status == 2 and err.startswith("amcl: ") and "Traceback" not in err + out and err.count("\n") <= 2
 
 
 def test_help_is_light_and_names_all_commands():
@@ -99,7 +99,7 @@ def test_make_from_clips(amcl, tmp_path):
                         .1 * torch.randn(4000, generator=generator), 8000)
     words = ("--clips", tmp_path / "clips", "--sizes", "2,2,2", "--seconds", "0.5", "--speakers", "2")
     status, out, err = amcl("make-corpus", "clips", tmp_path / "mixed", *words)
-    assert status == 0 and "next: amcl-separation check" in out, err
+    assert status == 0 and "next: amcl separation check" in out, err
     assert amcl("check", tmp_path / "mixed")[0] == 0
 
 
@@ -223,3 +223,15 @@ def test_interrupt_ends_with_130(recordings, tmp_path, separator):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "goes on from here" in err and "Traceback" not in err
+
+
+def test_several_recordings_are_separated_in_one_call(amcl, separator, recordings, tmp_path):
+    options = ("--checkpoint", separator, "--out", tmp_path / "out", "--threshold", 0)
+    status, out, err = amcl("separate", recordings / "r0.wav", recordings / "r1.wav", *options)
+    assert status == 0 and "2 separated, 0 failed" in out, err
+    assert (tmp_path / "out" / "r0" / "s1.wav").exists() and (tmp_path / "out" / "r1" / "s1.wav").exists()
+    status, _, err = amcl("separate", recordings, recordings / "r0.wav", *options)
+    assert status == 2 and "in is a folder; name it alone" in err, err
+    shutil.copytree(recordings, tmp_path / "again")
+    status, _, err = amcl("separate", recordings / "r0.wav", tmp_path / "again" / "r0.wav", *options)
+    assert status == 2 and "would have their results in one folder" in err, err

@@ -52,6 +52,24 @@ def assert_walk_is_whole(project, n):
     return starts
 
 
+def test_a_job_of_ones_own_runs_on_the_cluster(project, monkeypatch):
+    """Its file lies outside of any project; notebook, module and runs lie beside it."""
+    del project.env["AMCL_RUNS_PATH"]
+    monkeypatch.delenv("AMCL_RUNS_PATH")
+    mine = project.root / "mine"
+    mine.mkdir()
+    (mine / "helper.py").write_text("def square(n): return n * n\n")
+    project.notebook("from helper import square\n" + RESULT.replace("n * n", "square(n)"))
+    (project.root / "nbs" / "10_toy.ipynb").rename(mine / "try.ipynb")
+    (mine / "job.yaml").write_text("title: Mine\nruns: [{notebook: try.ipynb, grid: {n: [3, 4]}}]\n")
+    job = str(mine / "job.yaml")
+    status, text = project.amcl("run", job, "--where", "slurm")
+    assert status == 0 and "2 finished" in text and str(mine / "runs") in text, text
+    record, _ = (json.loads(path.read_text()) for path in sorted(mine.glob("runs/job/*/record.json")))
+    assert record["rows"][0]["value"] == 9 and record["where"] == "slurm" and record["slurm_job"]
+    assert "2 skipped" in project.amcl("run", job, "--where", "slurm")[1]
+
+
 def test_an_array_with_a_failure(project):
     """Runs with the same needs are one array; they get their GPUs, processes and threads."""
     told = ('import os\nimport pathlib\npathlib.Path(out_dir, "told.txt").write_text(" ".join('

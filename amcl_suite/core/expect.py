@@ -49,7 +49,8 @@ def one_of(
     if any(value is item or type(value) is type(item) and value == item for item in known):
         return value
     if what:
-        raise ValueError(f"{name}: unknown {what} {value!r}{did_you_mean(value, known, ', ')} "
+        hint = did_you_mean(value, known, ", ") or "."
+        raise ValueError(f"{name}: unknown {what} {value!r}{hint} "
                          f"Known: {', '.join(map(str, known))}")
     raise ValueError(f"{name}: expected {listed(known)}, got {value!r}"
                      + did_you_mean(value, known))

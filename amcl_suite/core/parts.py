@@ -31,10 +31,10 @@ class Face:
     notebooks: str = ""                                # its folder below `nbs`
     styles: Mapping[str, Style] = field(default_factory=dict)   # method -> its look
     data: Callable[[], Mapping] = dict                 # -> name -> `core.data.Resource`
-    command: str = ""                                  # "module:attribute" of its Typer app
+    command: str = ""                                  # "module:attribute" of its `make_app`
     claims: str = ""                                   # ledger of its paper's claims, below `nbs`
     traps: str = ""                                    # ledger of the released code's traps, too
-    jobs: tuple[str, ...] = ()                         # job files below `scripts/jobs`
+    jobs: tuple[str, ...] = ()                         # names below `scripts/jobs`, or full paths
 
     def __repr__(self): return f"Face({self.name!r}, {len(self.styles)} styles)"
 

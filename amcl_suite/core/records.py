@@ -4,7 +4,8 @@
 
 # %% ../../nbs/70_core/724_records.ipynb #17d0dbf3
 from __future__ import annotations
-import contextlib, math, os, re, shutil, time
+import contextlib, functools, math, os, re, shutil, time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -17,7 +18,8 @@ from .files import (DataError, output_errors, read_json, read_npz, replacing,
 
 # %% auto #0
 __all__ = ['ROW_FIELDS', 'FIGURE_FILES', 'SOUND_FILES', 'SCHEMA_VERSION', 'ERROR_KINDS', 'row_faults', 'make_row', 'Run',
-           'open_run', 'RunState', 'RecordError', 'read_record', 'read_dict', 'read_arrays', 'Cost', 'cost']
+           'open_run', 'RunState', 'RecordError', 'read_record', 'read_dict', 'read_arrays', 'LoadedRun', 'load_run',
+           'Cost', 'cost']
 
 # %% ../../nbs/70_core/724_records.ipynb #566c8fe3
 def _is_number(value: object) -> bool:
@@ -392,6 +394,67 @@ def read_arrays(
     try: return read_npz(path)
     except DataError as error:
         raise RecordError(f"the arrays can't be read: {error}; or {_AGAIN}") from None
+
+# %% ../../nbs/70_core/724_records.ipynb #87a24ad7
+@dataclass(frozen=True)
+class LoadedRun:
+    "A finished run, read from its folder."
+    folder: Path              # that it was read from
+    record: dict              # all that is known of it, see `read_record`
+
+    @property
+    def parameters(self) -> dict: return self.record.get("parameters") or {}
+    @property
+    def rows(self) -> list[dict]: return self.record.get("rows") or []
+    @property
+    def notes(self) -> list[str]: return self.record.get("notes") or []
+    @functools.cached_property
+    def arrays(self) -> dict: return read_arrays(self.folder)      # name -> array, read when asked
+    @property
+    def figures(self) -> dict[str, Path]:                          # name -> file that is there
+        files = {item["name"]: self.folder / item["file"]
+                 for item in self.record.get("figures") or []}
+        return {name: file for name, file in files.items() if file.is_file()}
+
+    def frame(self):   # pandas DataFrame, one line per row
+        "Return the rows as a data frame."
+        import pandas
+        return pandas.DataFrame(self.rows)
+
+    def __repr__(self):
+        return (f"LoadedRun({str(self.folder)!r}, rows={len(self.rows)}, "
+                f"figures={len(self.figures)})")
+
+# %% ../../nbs/70_core/724_records.ipynb #f31dfbe8
+@patch(as_prop=True)
+def metrics(
+    self: LoadedRun,
+) -> dict[str, dict[str, float]]:   # method -> metric -> value
+    "Return the values of all rows by method and metric."
+    times, found = Counter((row["method"], row["metric"]) for row in self.rows), {}
+    for row in self.rows:
+        about = [row.get(key) for key in ("dataset", "setting") if row.get(key)]
+        several = about and times[row["method"], row["metric"]] > 1
+        name = row["metric"] + (f" ({', '.join(about)})" if several else "")
+        found.setdefault(row["method"], {})[name] = row["value"]
+    return found
+
+def load_run(
+    folder: str | Path,   # of a finished run
+) -> LoadedRun:           # what it left
+    "Read a finished run back; `RecordError` for another folder, or a run that isn't finished."
+    folder = Path(folder)
+    if (folder / "record.json").exists(): record = read_record(folder)
+    elif (folder / "results.json").exists():                   # of a notebook that was run by hand
+        record = {"state": "finished", **read_json(folder / "results.json")}
+    else:
+        inside = sorted(path.parent.name for path in folder.glob("*/record.json"))
+        hint = f"; it holds the runs {', '.join(inside[:3])}, ..." if inside else ""
+        raise RecordError(f"{folder}: no folder of a run (neither record.json nor results.json)"
+                          f"{hint}")
+    if record["state"] == "finished": return LoadedRun(folder, record)
+    why = (record.get("error") or {}).get("line") or "start the job again"
+    raise RecordError(f"{folder}: this run is {record['state']}, not finished: {why}")
 
 # %% ../../nbs/70_core/724_records.ipynb #20b4f77b
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 # %% auto #0
-__all__ = ['project_root', 'setting', 'runs_dir', 'require', 'check_installed']
+__all__ = ['project_root', 'suite_root', 'suite_file', 'setting', 'runs_dir', 'require', 'check_installed']
 
 # %% ../../nbs/70_core/702_settings.ipynb #6ada0e2b
 def _settings(folder: Path) -> configparser.SectionProxy:
@@ -31,6 +31,29 @@ def project_root(
     raise FileNotFoundError(f"no amcl_suite checkout at or above {here}: run from the cloned "
                             "repository or set AMCL_ROOT to it")
 
+# %% ../../nbs/70_core/702_settings.ipynb #ff0b8414
+def _package() -> Path:
+    "Return the folder of the installed package."
+    import amcl_suite
+    return Path(amcl_suite.__file__).resolve().parent
+
+def suite_root() -> Path:  # with `nbs/` and `scripts/jobs/`
+    "Return the folder that the suite's paths count from: the checkout, else the package's copies."
+    try: return project_root()
+    except FileNotFoundError:
+        if (shipped := _package() / "_files").is_dir(): return shipped
+        raise
+
+def suite_file(
+    name: str,   # path below the root, such as "nbs/90_results/records"
+) -> Path:       # existing file or folder
+    "Return a file of the suite, in the checkout or in the package; `FileNotFoundError` if nowhere."
+    roots = suite_root(), _package() / "_files", _package().parent      # the last: editable install
+    found = next((root / name for root in roots if (root / name).exists()), None)
+    if found is not None: return found
+    raise FileNotFoundError(f"{name}: neither the checkout nor the installed package has it; "
+                            "install amcl_suite again, or run from the cloned repository")
+
 # %% ../../nbs/70_core/702_settings.ipynb #ea27304f
 def setting(
     name: str,            # lower-case name, such as "data_path"
@@ -42,11 +65,15 @@ def setting(
     except FileNotFoundError: return default
 
 # %% ../../nbs/70_core/702_settings.ipynb #88e470ca
-def runs_dir() -> Path:  # absolute folder; it may not exist yet
-    "Return the folder of all run records: `AMCL_RUNS_PATH`, `runs_path` of `settings.ini`, `runs`."
+def runs_dir(
+    beside: str | Path | None = None,  # folder of a job file of one's own; None: the suite's jobs
+) -> Path:                             # absolute folder; it may not exist yet
+    "Return the folder of run records: `AMCL_RUNS_PATH`, `runs_path` of `settings.ini`, or `runs`."
+    told = setting("runs_path")
+    if beside is not None and not told: return Path(beside).resolve() / "runs"
     try: base = project_root()
     except FileNotFoundError: base = Path.cwd()
-    return (base / Path(setting("runs_path", "runs")).expanduser()).resolve()
+    return (base / Path(told or "runs").expanduser()).resolve()
 
 # %% ../../nbs/70_core/702_settings.ipynb #5d524591
 def require(

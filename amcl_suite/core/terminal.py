@@ -6,10 +6,12 @@
 from __future__ import annotations
 import math, os, sys
 from collections.abc import Callable, Iterable, Sequence
+import typer
 from .files import shown
 
 # %% auto #0
-__all__ = ['open_console', 'print_line', 'text_table', 'print_table', 'Bar', 'epoch_lines', 'parse_assignment', 'run_app']
+__all__ = ['open_console', 'print_line', 'text_table', 'print_table', 'Bar', 'epoch_lines', 'parse_assignment', 'make_app',
+           'run_app']
 
 # %% ../../nbs/70_core/780_terminal.ipynb #6cc5c132
 def open_console():   # a `rich.console.Console`
@@ -108,9 +110,23 @@ def parse_assignment(
         raise ValueError(f"{option}: {key}: expected a list such as [0, 0.5, 1], texts in quotes, "
                          f"got {value!r}") from None
 
+# %% ../../nbs/70_core/780_terminal.ipynb #2653bf23
+def make_app(
+    help: str,      # one line; without a command all of the help is shown
+    **options,      # further ones of `typer.Typer`
+) -> typer.Typer:   # to hold commands
+    "Return an empty group of commands that behaves as all commands of the suite do."
+    app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False,
+                      rich_markup_mode=None, **{"add_completion": False} | options,
+                      context_settings={"help_option_names": ["-h", "--help"]})
+    @app.callback(help=help)
+    def start(context: typer.Context) -> None:
+        if context.invoked_subcommand is None: print(context.get_help())
+    return app
+
 # %% ../../nbs/70_core/780_terminal.ipynb #6f31421f
 def run_app(
-    app,                                 # a `typer.Typer`
+    app: typer.Typer,                    # from `make_app`
     name: str,                           # of the program, before each error
     arguments: list[str] | None = None,  # words after the name; None: the process's
 ) -> None:                               # ends with `SystemExit`
@@ -118,13 +134,14 @@ def run_app(
     def complain(text, code): print(f"{name}: {text}", file=sys.stderr); return code
     stopped = "stopped; the same command goes on from here"
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments, standalone_mode=False, prog_name=name)
         if code == 130: complain(stopped, 130)   # the parser turns Ctrl-C into this status
     except KeyboardInterrupt: code = complain(stopped, 130)
     except Exception as error:
         if os.environ.get("AMCL_DEBUG"): raise
         if hasattr(error, "format_message"):     # the parser's own errors
-            code = complain(error.format_message() + f"; see `{name} --help`", 2)
+            asked = getattr(getattr(error, "ctx", None), "command_path", name)
+            code = complain(f"{error.format_message().rstrip('. ')}; see `{asked} --help`", 2)
         elif type(error).__name__ == "Abort": code = complain("stopped", 130)
         elif isinstance(error, (ValueError, OSError, ImportError, KeyError, FloatingPointError)):
             code = complain(error.args[0] if isinstance(error, KeyError) else str(error), 2)

@@ -142,27 +142,49 @@ def code_fingerprint(
     return hashlib.sha256((ast.dump(tree) + magic if tree else source).encode()).hexdigest()
 
 # %% ../../nbs/80_reproduce/808_code.ipynb #b962c034
+@functools.cache
+def _packages() -> dict[str, Path]:
+    "Return the packages that bring parts of the suite, and the folders that hold them."
+    from importlib.metadata import entry_points
+    from importlib.util import find_spec
+    names = {"amcl_suite", *(re.split(r"[.:]", point.value)[0]
+                             for point in entry_points(group="amcl_suite.parts"))}
+    return {name: Path(spec.origin).parents[1] for name in names
+            if (spec := find_spec(name)) and spec.origin}
+
+def _module_file(name: str, beside: str) -> Path | None:
+    "Return the file of a module that counts as code of the suite or of a user; None for others."
+    top, dot, _ = name.partition(".")
+    folder = _packages().get(top) if dot else None
+    if folder is None and beside and top not in _packages(): folder = Path(beside)
+    if folder is None: return None
+    path = folder.joinpath(*name.split("."))
+    files = path.with_suffix(".py"), path / "__init__.py"
+    return next((file for file in files if file.is_file() and file.stat().st_size), None)
+
 def imported_modules(
     source: str,           # code of a notebook
+    beside: str = "",      # folder of a user's own modules; "": only packages with parts count
 ) -> dict[str, str]:       # dotted name -> source, sorted
     "Return the modules of the suite that code imports, directly or through other modules."
-    import amcl_suite
-    found, todo, home = {}, set(imported_names(source)), Path(amcl_suite.__file__).parent
+    found, todo = {}, set(imported_names(source))
     while todo:
         name = todo.pop()
-        path = home.joinpath(*name.split(".")[1:]).with_suffix(".py")
-        if name in found or not name.startswith("amcl_suite.") or not path.is_file(): continue
+        path = None if name in found else _module_file(name, beside)
+        if path is None: continue
         found[name] = path.read_text(encoding="utf-8")
-        todo |= set(imported_names(found[name], name.rpartition(".")[0]))
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        todo |= set(imported_names(found[name], package))
     return dict(sorted(found.items()))
 
 @functools.cache
 def code_hashes(
     notebook: str,         # path of a notebook
     stamp: int,            # its time of change, so that a changed one is read again
+    beside: str = "",      # as for `imported_modules`
 ) -> dict[str, str]:       # "notebook", and dotted names of modules -> fingerprint
     "Return the fingerprints of a notebook and of what it imports."
     source = [cell.source for cell in read_cells(notebook) if cell.kind == "code"]
     whole = "\n".join(_plain(s) for s in source if syntax_tree(s))
-    modules = {k: code_fingerprint(v) for k, v in imported_modules(whole).items()}
+    modules = {k: code_fingerprint(v) for k, v in imported_modules(whole, beside).items()}
     return {"notebook": code_fingerprint("".join(code_fingerprint(s) for s in source))} | modules

@@ -13,9 +13,9 @@ from ..core.expect import one_of
 from ..core.files import OutputError, output_errors, write_json_atomic, write_text_atomic
 from ..core.locks import LOCK_NAME, is_locked, link_on_the_way, run_folders
 from ..core.records import RunState, read_dict
-from ..core.settings import project_root, runs_dir
+from ..core.settings import runs_dir
 from ..core.tables import format_seconds
-from .jobs import JobError, PlannedRun, data_checksum
+from .jobs import JobError, PlannedRun, data_checksum, home_of
 from .worker import Standing, Task, standing
 from .executors import (Handle, LocalExecutor, SlurmExecutor, check_gpus,
                                             ending, handling, n_workers, slurm_states,
@@ -72,7 +72,8 @@ class Engine:
         self.executor, self.elsewhere, self.asked, self.interrupted = None, {}, None, False
         self.displayed = True
         name = f"{where}-{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self.logs = runs_dir() / ".submitit" / name
+        self.home = home_of(self.runs)
+        self.logs = self.home / ".submitit" / name
 
     def __repr__(self): return f"Engine(runs={len(self.runs)}, where={self.where!r})"
 
@@ -87,10 +88,10 @@ class Engine:
 @patch
 def run(self: Engine) -> list[Outcome]:   # one per run, in the order in which they ended
     "Run everything; Ctrl-C ends local workers, and leaves a cluster's jobs to the cluster."
-    write_text_atomic(runs_dir() / f".probe-{os.getpid()}", "x" * 4096).unlink()   # can we?
+    write_text_atomic(self.home / f".probe-{os.getpid()}", "x" * 4096).unlink()   # can we?
     self._refuse_links()
     if not self.force: self._skip_finished()
-    remove_stale_logs()
+    remove_stale_logs(self.home)
     if not self.queue: return self.outcomes
     kinds = {"local": LocalExecutor, "slurm": SlurmExecutor}
     make = kinds[one_of("--where", self.where, kinds)]
@@ -110,7 +111,7 @@ def run(self: Engine) -> list[Outcome]:   # one per run, in the order in which t
     finally:
         if self.where == "local": self.executor.close()
         if not any(o.state in ("submitted", "left") for o in self.outcomes): remove_logs(self.logs)
-        remove_stale_logs()
+        remove_stale_logs(self.home)
     return self.outcomes
 
 @patch
@@ -263,7 +264,7 @@ def _note_foreign_gpus(self: Engine) -> None:
     "Leave out GPUs that runs of other engines have to themselves on this machine."
     if not self.executor.gpus: return
     mine, taken = {r.folder for r in self.runs}, set()
-    for folder in run_folders(runs_dir())[0]:
+    for folder in run_folders(self.home)[0]:
         if folder in mine or not is_locked(folder): continue
         record = standing(folder).record or {}
         if record.get("host") == os.uname().nodename: taken |= set(record.get("gpus") or ())
@@ -308,8 +309,8 @@ def make_task(
     "Return what a worker needs to know about a run."
     about = {k: getattr(run, k) for k in ("job", "name", "notebook", "parameters", "hash")}
     about |= {"data": {d: data_checksum(d) for d in run.data}, "processes": run.needs.processes}
-    return Task(about, str(run.folder), uuid.uuid4().hex, str(project_root()),
-                run.needs.timeout_minutes, **dealt)
+    return Task(about, str(run.folder), uuid.uuid4().hex, str(run.root),
+                run.needs.timeout_minutes, sets=run.sets, **dealt)
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #416861b1
 @patch
@@ -319,7 +320,7 @@ def _submit(self: Engine, ready: list[tuple[PlannedRun, Standing]]) -> None:
     tasks = [make_task(run, force=self.force and run.folder not in self.tries, **dealt)
              for run, dealt in zip(runs, self.executor.tasks(runs, self._used()))]
     try:
-        with output_errors(runs_dir()): handles = self.executor.submit(runs, tasks)
+        with output_errors(self.home): handles = self.executor.submit(runs, tasks)
     except OutputError as error:
         for run in runs: self._end(Outcome(run, "failed", error=str(error)))
         return
@@ -403,8 +404,8 @@ def _bury(self: Engine, live: Live, record: dict | None) -> dict:
     "Return why a worker ended without an outcome, and say so in its record."
     kind, line = ending(live.handle.detail)
     if (said := _last_words(live)) and not record: kind, line = "error", said
-    elif shutil.disk_usage(runs_dir()).free < 2**16:
-        kind, line = "error", f"the disk of {runs_dir()} is full: free some space, then start again"
+    elif shutil.disk_usage(self.home).free < 2**16:
+        kind, line = "error", f"the disk of {self.home} is full: free some space, then start again"
     error = {"line": line, "kind": kind}
     if record: _note_end(live, record, error)
     return error
@@ -454,7 +455,7 @@ def _stop(self: Engine) -> None:
 @patch
 def _leave(self: Engine) -> None:
     "Leave submitted jobs to the cluster."
-    names = ", ".join(sorted({live.run.job for live in self.live}))
+    names = " ".join(sorted({live.run.word for live in self.live}))
     if self.live:
         self.show.event(f"{plural(len(self.live), 'run')} left to Slurm; `amcl cancel {names}` "
                         f"ends them, `amcl run {names} --where slurm` watches them again")
@@ -483,12 +484,14 @@ def remove_logs(
 
 def _runs_of(folder: Path) -> list[Path]:
     "Return the folders of the runs that were submitted from a folder of submission files."
-    return [run for run in run_folders(runs_dir())[0]
+    return [run for run in run_folders(folder.parents[1])[0]
             if read_submission(run).get("logs") == str(folder)]
 
-def stale_logs() -> list[Path]:  # folders below `runs/.submitit`
+def stale_logs(
+    home: Path | None = None,  # folder of all runs; None: that of the suite's jobs
+) -> list[Path]:               # folders below its `.submitit`
     "Return the folders of engines that were killed and whose workers have ended."
-    found = sorted((runs_dir() / ".submitit").glob("*-*-*-*"))
+    found = sorted(((home or runs_dir()) / ".submitit").glob("*-*-*-*"))
     return [f for f in found if f.is_dir() and not link_on_the_way(f) and not _in_use(f)]
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #0da86227
@@ -510,9 +513,11 @@ def _lives(pid: str) -> bool:
     try: return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
     except (psutil.NoSuchProcess, OverflowError, ValueError): return False
 
-def remove_stale_logs() -> None:
+def remove_stale_logs(
+    home: Path | None = None,  # as for `stale_logs`
+) -> None:
     "Remove what killed engines have left behind."
-    for folder in stale_logs(): remove_logs(folder)
+    for folder in stale_logs(home): remove_logs(folder)
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #c988c759
 def run_all(

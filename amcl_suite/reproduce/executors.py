@@ -12,7 +12,6 @@ import psutil
 from fastcore.basics import patch
 from ..core.environment import gpus, n_cores
 from ..core.files import OutputError, output_errors
-from ..core.settings import project_root
 from .forks import Forked, ForkServer, forks_wanted, survey
 from .jobs import JobError, PlannedRun, slurm_options
 from .worker import Task, Worker, end_processes
@@ -155,11 +154,11 @@ def _spawn(self: LocalExecutor, task: Task) -> tuple[str, object]:
 def _fork(self: LocalExecutor, task: Task) -> tuple[str, object]:
     "Order a copy of a server that has loaded everything; return its name and its job."
     if self.survey is None:
-        self.survey = survey([project_root() / run.notebook for run in self.planned])
-    server, (names, own) = self.servers.get(task.threads), self.survey
+        self.survey = survey([run.root / run.notebook for run in self.planned])
+    server, (names, own) = self.servers.get((task.threads, task.root)), self.survey
     if server is None or server.ended:
         server = ForkServer(self.folder, names, task.root, task.threads)
-        self.servers[task.threads] = server
+        self.servers[task.threads, task.root] = server
     id = f"fork{next(self.counter)}"
     log, _, pickled, _ = submission_paths(Handle(id, str(self.folder)))
     with output_errors(self.folder): pickled.write_bytes(pickle.dumps(task))

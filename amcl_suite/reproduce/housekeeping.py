@@ -26,6 +26,7 @@ class Leftover:
     path: Path    # the folder, or a temporary file
     kind: str     # as in the table above
     size: int     # bytes
+    home: Path    # folder of all runs
 
     @property
     def is_result(self) -> bool: return self.kind in ("superseded", "finished", "unreadable")
@@ -35,26 +36,27 @@ def leftovers(
     jobs: tuple[str, ...] = (),        # names of jobs; empty: all
     planned: list[PlannedRun] = (),    # runs as planned now: other finished ones are superseded
     unknown: tuple[str, ...] = (),     # jobs that can't be planned now: nothing is superseded
+    home: Path | None = None,          # folder of all runs; None: that of the suite's jobs
 ) -> list[Leftover]:                   # runs at work are left out
     "Return what lies in the folder of all runs, by kind."
-    hashes, found = {run.hash for run in planned}, []
-    aside = [p for p in runs_dir().glob(".deleted-*") if p.is_dir() and not p.is_symlink()]
-    found = [Leftover(path, "engine", _size(path)) for path in [*stale_logs(), *aside]]
-    found += [Leftover(path, "temporary", _size(path)) for path in _stale_files(jobs)]
-    for path in run_folders(runs_dir(), jobs)[0]:
+    home, hashes = home or runs_dir(), {run.hash for run in planned}
+    aside = [p for p in home.glob(".deleted-*") if p.is_dir() and not p.is_symlink()]
+    found = [("engine", path) for path in [*stale_logs(home), *aside]]
+    found += [("temporary", path) for path in _stale_files(home, jobs)]
+    for path in run_folders(home, jobs)[0]:
         if is_locked(path): continue
         kind = _kind(path, hashes)
         if kind == "superseded" and path.parent.name in unknown: kind = "finished"
-        if kind: found.append(Leftover(path, kind, _size(path)))
-        found += [Leftover(p, "temporary", _size(p)) for p in temporary_files(path)]
-    return found
+        if kind: found.append((kind, path))
+        found += [("temporary", p) for p in temporary_files(path)]
+    return [Leftover(path, kind, _size(path), home) for kind, path in found]
 
 # %% ../../nbs/80_reproduce/824_housekeeping.ipynb #cc294061
 STALE = 300.0   # s after which a temporary file that no lock guards has no writer any more
 
-def _stale_files(jobs: tuple[str, ...] = ()) -> list[Path]:
+def _stale_files(home: Path, jobs: tuple[str, ...] = ()) -> list[Path]:
     "Return temporary files beside the runs, such as of a report that was killed."
-    places = [runs_dir(), *dict.fromkeys(p.parent for p in run_folders(runs_dir(), jobs)[0])]
+    places = [home, *dict.fromkeys(p.parent for p in run_folders(home, jobs)[0])]
     found = [p for place in places for name in (".*.tmp", ".probe-*") for p in place.glob(name)]
     now = time.time()
     return [p for p in found if p.is_file() and not p.is_symlink() and _age(p, now) > STALE]
@@ -98,12 +100,12 @@ def remove(
     leftover: Leftover,   # to remove
 ) -> bool:                # False if somebody is at work there
     "Remove a folder whole or not at all; `OutputError` says what stands in the way."
-    path, aside = leftover.path, runs_dir() / f".deleted-{uuid.uuid4().hex[:12]}"
+    path, aside = leftover.path, leftover.home / f".deleted-{uuid.uuid4().hex[:12]}"
     if link_on_the_way(path): return False       # it has become one since we looked
     if leftover.kind == "engine":
         remove_logs(path)
         return not path.exists()
-    if leftover.kind == "temporary": return _remove_temporary(path)
+    if leftover.kind == "temporary": return _remove_temporary(path, leftover.home)
     lock = FileLock(path / "run.lock")
     try: lock.acquire(timeout=0)
     except (Timeout, OSError): return False
@@ -113,10 +115,10 @@ def remove(
     with contextlib.suppress(OSError): path.parent.rmdir()             # of a job without runs
     return True
 
-def _remove_temporary(path: Path) -> bool:
+def _remove_temporary(path: Path, home: Path) -> bool:
     "Remove a temporary file, below a run under its lock; False if somebody is at work there."
-    parts = path.relative_to(runs_dir()).parts
-    lock = FileLock(runs_dir().joinpath(*parts[:2], "run.lock")) if len(parts) > 2 else None
+    parts = path.relative_to(home).parts
+    lock = FileLock(home.joinpath(*parts[:2], "run.lock")) if len(parts) > 2 else None
     try:
         with lock.acquire(timeout=0) if lock else contextlib.nullcontext(), output_errors(path):
             path.unlink(missing_ok=True)

@@ -5,20 +5,22 @@
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #49218b9c
 from __future__ import annotations
 import ast, functools, itertools, json, os, re, string
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Union
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from ..core.expect import did_you_mean, one_of
+from ..core.expect import did_you_mean, nearest, one_of
 from ..core.identity import digest
-from ..core.settings import project_root, runs_dir, setting
+from ..core.parts import parts
+from ..core.settings import runs_dir, setting, suite_root
 from .code import code_hashes, line_comments, read_cells
 
 # %% auto #0
 __all__ = ['Minutes', 'Values', 'MAX_RUNS', 'JobError', 'Needs', 'SlurmOptions', 'RunEntry', 'JobFile', 'read_job_file',
-           'Parameter', 'notebook_parameters', 'check_parameters', 'inside_project', 'PlannedRun', 'Job', 'jobs_dir',
-           'job_names', 'load_job', 'data_checksum', 'content_hash', 'select_runs', 'is_meant', 'with_needs',
-           'slurm_options']
+           'Parameter', 'notebook_parameters', 'check_parameters', 'inside_project', 'JobPlace', 'PlannedRun', 'Job',
+           'jobs_dir', 'job_files', 'job_names', 'find_job', 'load_job', 'home_of', 'load_jobs', 'data_checksum',
+           'content_hash', 'select_runs', 'is_meant', 'with_needs', 'slurm_options']
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #774812d5
 class JobError(ValueError):
@@ -75,7 +77,8 @@ def _explain(error: ValidationError) -> str:
     if fault["type"] != "extra_forbidden": return f"{where}: {fault['msg']}, got {fault['input']!r}"
     part = {"runs": RunEntry, "slurm": SlurmOptions}.get(fault["loc"][0], JobFile)
     known = (part if len(fault["loc"]) > 1 else JobFile).model_fields
-    return f"{where}: unknown key{did_you_mean(key, known, ', ')} Known: {', '.join(known)}"
+    hint = did_you_mean(key, known, ", ") or "."
+    return f"{where}: unknown key{hint} Known: {', '.join(known)}"
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #361a160e
 def _load_yaml(text: str) -> Any:
@@ -187,7 +190,7 @@ def check_parameters(
     "Raise `JobError` for an unknown parameter or a value of the wrong type."
     for name, value in parameters.items():
         if name not in declared:
-            hint = did_you_mean(name, declared, ", ")
+            hint = did_you_mean(name, declared, ", ") or "."
             raise JobError(f"{where}: unknown parameter {name!r}{hint} "
                            f"Known: {', '.join(declared)}")
         if fault := _no_plain_data(value): raise JobError(f"{where}: {name}: {fault}")
@@ -201,31 +204,44 @@ def check_parameters(
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #f1bb717c
 def inside_project(
-    path: str,    # as written in a job file
-    where: str,   # place named by errors
-) -> Path:        # absolute path
+    path: str,                 # as written in a job file
+    where: str,                # place named by errors
+    root: Path | None = None,  # project; None: the suite's
+) -> Path:                     # absolute path
     "Return the absolute path of `path` below the project root; `JobError` if it leads out of it."
-    root = project_root()
+    root = root or suite_root()
     full = (root / Path(path).expanduser()).resolve()
     if full.is_relative_to(root): return full
     raise JobError(f"{where}: {path!r} leads out of the project folder {root}")
 
-def _check_values(parameters: dict[str, Any], where: str) -> None:
-    "Raise `JobError` for a path that leads out of the project, or for a folder of results."
+def _check_values(parameters: dict[str, Any], where: str, own: bool = False) -> None:
+    "Raise `JobError` for what the runner sets itself, or a path that leads out of the project."
     if "out_dir" in parameters:
         raise JobError(f"{where}: out_dir is set by the runner; move results with AMCL_RUNS_PATH")
-    for name, value in parameters.items():
+    if parameters.get("records", "") != "":
+        raise JobError(f"{where}: records: a job runs and shows no stored records; leave it out")
+    for name, value in () if own else parameters.items():
         if not isinstance(value, str): continue
         if value.startswith(("/", "~")) or ".." in Path(value).parts:
             inside_project(value, f"{where}: {name}")
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #2859f585
 @dataclass(frozen=True)
+class JobPlace:
+    "Where a job and its notebooks lie, and where its runs go."
+    name: str     # of the job: the file's name without ending
+    word: str     # by which it is called: its name, or the path of its file
+    file: Path    # the job file
+    root: Path    # folder that paths in it count from; notebooks run there
+    runs: Path    # folder of the records
+    own: bool     # not one of the suite
+
+@dataclass(frozen=True)
 class PlannedRun:
     "One run of one notebook."
     job: str               # name of the job
     name: str              # readable name, unique within the job up to the hash
-    notebook: str          # path relative to the project root
+    notebook: str          # path below `root`
     parameters: dict       # parameter -> value, without `out_dir`
     minutes: float         # expected
     needs: Needs           # of the machine
@@ -233,11 +249,19 @@ class PlannedRun:
     grid: tuple[str, ...] = field(default=(), repr=False)  # parameters that vary within the entry
     slurm: SlurmOptions = field(default=SlurmOptions(), repr=False)  # for clusters
     fallback: PlannedRun | None = field(default=None, repr=False)  # what runs without its data
+    place: JobPlace = field(default=None, repr=False)  # of its job; None: the suite's
+    sets: tuple[str, ...] = field(default=("out_dir",), repr=False)  # parameters the runner sets
 
     @functools.cached_property
     def hash(self) -> str: return content_hash(self)
     @functools.cached_property
-    def folder(self) -> Path: return runs_dir() / self.job / f"{self.name}-{self.hash[:8]}"
+    def folder(self) -> Path: return self.runs / self.job / f"{self.name}-{self.hash[:8]}"
+    @property
+    def root(self) -> Path: return self.place.root if self.place else suite_root()
+    @property
+    def runs(self) -> Path: return self.place.runs if self.place else runs_dir()
+    @property
+    def word(self) -> str: return self.place.word if self.place else self.job
 
 @dataclass(frozen=True)
 class Job:
@@ -275,9 +299,10 @@ def _minutes(entry: RunEntry, values: dict[str, Any], where: str) -> float:
                    f"or a table with every value of a parameter")
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #4911f6af
-def _expand(job: str, entry: RunEntry, where: str) -> list[PlannedRun]:
+def _expand(place: JobPlace, entry: RunEntry, where: str) -> list[PlannedRun]:
     "Return the runs of one entry, each checked against the notebook."
-    path = inside_project(entry.notebook, where)
+    path = ((place.root / Path(entry.notebook).expanduser()).resolve() if place.own
+            else inside_project(entry.notebook, where, place.root))
     declared = notebook_parameters(path)
     if "out_dir" not in declared:
         raise JobError(f"{where}: {entry.notebook} has no parameter out_dir")
@@ -286,49 +311,92 @@ def _expand(job: str, entry: RunEntry, where: str) -> list[PlannedRun]:
     runs = []
     for combination in itertools.islice(itertools.product(*entry.grid.values()), MAX_RUNS + 1):
         values = entry.parameters | dict(zip(entry.grid, combination))
-        run = _planned(job, entry, path, values, declared, where)
+        run = _planned(place, entry, path, values, declared, where)
         if entry.fallback:
-            instead = _planned(job, entry, path, values | entry.fallback, declared,
+            instead = _planned(place, entry, path, values | entry.fallback, declared,
                                f"{where}: fallback")
             run = replace(run, fallback=replace(instead, data=()))
         runs.append(run)
     return runs
 
-def _planned(job, entry, path, values, declared, where) -> PlannedRun:
+def _planned(place, entry, path, values, declared, where) -> PlannedRun:
     "Return one planned run of an entry; `JobError` for parameters that it can't have."
     check_parameters(values, declared, where)
-    _check_values(values, where)
+    _check_values(values, where, place.own)
     stem = re.sub(r"^\d+\w?_", "", path.stem)
     template = entry.name or "-".join([stem, *(f"{{{k}}}" for k in entry.grid)])
     known = {k: p.default for k, p in declared.items()} | values
     data = tuple(_filled(d, known, f"{where}: data") for d in entry.data)
     name = _filled(template, known, f"{where}: name")
-    notebook = path.relative_to(project_root()).as_posix()
+    notebook = Path(os.path.relpath(path, place.root)).as_posix()
     minutes = _minutes(entry, known, where)
     needs = Needs(**{k: getattr(entry, k) for k in Needs.model_fields})
-    return PlannedRun(job, name, notebook, values, minutes, needs, data, tuple(entry.grid))
+    sets = tuple(k for k in ("out_dir", "records") if k in declared)
+    return PlannedRun(place.name, name, notebook, values, minutes, needs, data, tuple(entry.grid),
+                      place=place, sets=sets)
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #e4e8e716
 def jobs_dir() -> Path:  # absolute folder
-    "Return the folder of the job files."
-    return project_root() / "scripts" / "jobs"
+    "Return the folder of the suite's job files, in the checkout or in the package."
+    return suite_root() / "scripts" / "jobs"
+
+def job_files() -> dict[str, Path]:  # name -> file, sorted
+    "Return the jobs that can be called by name: the suite's, and those that further parts bring."
+    brought = (Path(job) for face in parts().values() for job in face.jobs)
+    return dict(sorted({path.stem: path for path in (
+        *(path for path in brought if path.is_absolute()), *jobs_dir().glob("*.yaml"))}.items()))
 
 def job_names() -> list[str]:  # sorted
-    "Return the names of all job files."
-    return sorted(p.stem for p in jobs_dir().glob("*.yaml"))
+    "Return the names of all jobs that can be called by name."
+    return list(job_files())
+
+def find_job(
+    job: str,      # name of a job, or path of a job file
+) -> JobPlace:     # where it lies, and where its runs go
+    "Return where a job is; `JobError` naming the nearest one if there is none."
+    known, path = job_files(), Path(os.path.abspath(Path(job).expanduser()))
+    if not _is_path(job):
+        if job not in known: raise JobError(_no_such_job(job, known))
+        path = known[job]
+    suite = path.parent.resolve() == jobs_dir().resolve()
+    named = suite or path in known.values()
+    if not path.is_file(): raise JobError(_no_such_file(job, path, known))
+    root, runs = (suite_root() if suite else path.parent), runs_dir(None if named else path.parent)
+    if not named and path.stem in known and runs == runs_dir():
+        raise JobError(f"{job}: {path.stem!r} is a job of the suite, and their runs would go to "
+                       f"one folder; rename the file")
+    return JobPlace(path.stem, path.stem if named else job, path, root, runs, not suite)
+
+# %% ../../nbs/80_reproduce/810_jobs.ipynb #2ec0fd93
+def _is_path(job: str) -> bool:
+    "Tell whether a word is the path of a job file and not the name of a job."
+    return Path(job).name != job or Path(job).suffix in (".yaml", ".yml")
+
+def _no_such_job(job: str, known: Iterable[str]) -> str:
+    "Return why there is no job of this name, and which one may be meant."
+    here = [p.name for p in (Path(f"{job}.yaml"), Path(f"{job}.yml")) if p.is_file()]
+    hint = f", did you mean the file {here[0]}?" if here else did_you_mean(job, known, ", ")
+    return (f"unknown job {job!r}{hint or '.'} Known: {', '.join(known) or 'none'} (files in "
+            f"{jobs_dir()}). A job of one's own is called by its path, such as ./my.yaml")
+
+def _no_such_file(job: str, path: Path, known: Iterable[str]) -> str:
+    "Return why a path is no job file, and which one may be meant."
+    if path.is_dir(): return f"{job}: is a folder; name the job file in it, such as {job}/job.yaml"
+    there = {p.stem: p for p in path.parent.glob("*.y*ml")}
+    hint = f"; did you mean {there[near]}?" if (near := nearest(path.stem, there)) else ""
+    named = did_you_mean(path.stem, known, "; for a job of the suite, ")
+    return f"{job}: there is no such file{hint or named or '; `amcl init FOLDER` makes one'}"
 
 def load_job(
-    name: str,   # file name below `scripts/jobs`, without ending
+    job: str,    # name of a job, or path of a job file
 ) -> Job:        # expanded and checked
     "Read, expand and check a job; `JobError` for anything that can't be run."
-    if name not in job_names():
-        raise JobError(f"unknown job {name!r}{did_you_mean(name, job_names(), ', ')} "
-                       f"Known: {', '.join(job_names()) or 'none'} (files in {jobs_dir()})")
-    file = read_job_file(jobs_dir() / f"{name}.yaml")
-    runs, seen = [], {}
+    place = find_job(str(job))
+    file, runs, seen = read_job_file(place.file), [], {}
+    _filled(place.name, {}, place.file.name)
     for index, entry in enumerate(file.runs):
-        where = f"{name}.yaml: runs.{index}"
-        for run in _expand(name, entry, where):
+        where = f"{place.file.name}: runs.{index}"
+        for run in _expand(place, entry, where):
             key = json.dumps([run.notebook, run.parameters], sort_keys=True, default=str)
             if key in seen:
                 raise JobError(f"{where}: {run.name} repeats {seen[key]}: same notebook, "
@@ -337,7 +405,29 @@ def load_job(
             runs.append(replace(run, slurm=file.slurm))
         if len(runs) > MAX_RUNS:
             raise JobError(f"{where}: more than {MAX_RUNS} runs; is a grid too fine?")
-    return Job(name, file.title, file.description, tuple(runs))
+    return Job(place.name, file.title, file.description, tuple(runs))
+
+# %% ../../nbs/80_reproduce/810_jobs.ipynb #feb73b49
+def home_of(
+    planned: Iterable,   # runs, or places of jobs
+) -> Path:               # folder of all their runs; that of the suite's jobs if there are none
+    "Return the folder that runs share; `JobError` if there are several."
+    homes = {one.runs for one in planned}
+    if len(homes) < 2: return next(iter(homes), None) or runs_dir()
+    raise JobError(f"these jobs keep their runs in different folders "
+                   f"({', '.join(sorted(map(str, homes)))}): call them one after the other, or "
+                   f"set AMCL_RUNS_PATH")
+
+def load_jobs(
+    jobs: Iterable[str],   # names and paths
+) -> list[Job]:            # each once
+    "Load several jobs whose runs go to one folder; `JobError` if that can't be."
+    found = list({place.file: place for place in map(find_job, jobs)}.values())
+    home_of(found)
+    names = [place.name for place in found]
+    if double := next((name for name in names if names.count(name) > 1), None):
+        raise JobError(f"two of these jobs are called {double!r}: call them one after the other")
+    return [load_job(place.word) for place in found]
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #fb3cf7a7
 @functools.cache
@@ -348,17 +438,12 @@ def data_checksum(
     from amcl_suite.core.data import checksum
     return checksum(name)
 
-@functools.cache
-def _root(named: str | None, here: str) -> Path:
-    "Return the project root; a thousand runs shall not read the settings a thousand times."
-    return project_root()
-
 def content_hash(
     run: PlannedRun,   # a planned run
 ) -> str:              # hexadecimal SHA-256
     "Return the hash of all that decides the result: code, parameters, data."
-    path = _root(os.environ.get("AMCL_ROOT"), os.getcwd()) / run.notebook
-    return digest({"code": code_hashes(str(path), path.stat().st_mtime_ns),
+    path, beside = run.root / run.notebook, str(run.root) if run.place and run.place.own else ""
+    return digest({"code": code_hashes(str(path), path.stat().st_mtime_ns, beside),
                    "parameters": run.parameters, "data": {d: data_checksum(d) for d in run.data}})
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #ea4c1058

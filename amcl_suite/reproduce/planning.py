@@ -6,6 +6,7 @@
 from __future__ import annotations
 import contextlib, json
 from dataclasses import dataclass
+from pathlib import Path
 from ..core.locks import run_folders
 from ..core.records import RecordError, RunState, read_record
 from ..core.settings import runs_dir
@@ -55,11 +56,12 @@ def with_fallbacks(
 
 # %% ../../nbs/80_reproduce/820_planning.ipynb #4b0c868a
 def earlier_minutes(
-    job: str,               # name of the job
-) -> dict[str, float]:      # run name -> minutes
+    job: str,                  # name of the job
+    runs: Path | None = None,  # folder of all runs; None: that of the suite's jobs
+) -> dict[str, float]:         # run name -> minutes
     "Return how long finished runs of a job took, all attempts together, by name."
     found = {}
-    for folder in run_folders(runs_dir(), (job,))[0]:
+    for folder in run_folders(runs or runs_dir(), (job,))[0]:
         with contextlib.suppress(RecordError):
             record = read_record(folder)
             if record["state"] == RunState.finished and record.get("seconds_all"):
@@ -70,8 +72,8 @@ def expected_minutes(
     runs: list[PlannedRun],   # planned runs
 ) -> dict[str, float]:        # hash -> min
     "Return the expected time of each run: as it took before, else as its job file says."
-    before = {job: earlier_minutes(job) for job in {r.job for r in runs}}
-    return {r.hash: before[r.job].get(r.name, r.minutes) for r in runs}
+    before = {key: earlier_minutes(*key) for key in {(r.job, r.runs) for r in runs}}
+    return {r.hash: before[r.job, r.runs].get(r.name, r.minutes) for r in runs}
 
 @dataclass(frozen=True)
 class Estimate:

@@ -345,12 +345,14 @@ def write_report(
     out: str | Path | None = None,  # folder; None: the job's folder, or that of all runs
     title: str = "",                # heading; default: the names of the jobs
     only: Sequence[str] = (),       # conditions "KEY=VALUE", as for `select_records`
+    runs: Path | None = None,       # folder of all runs; None: that of the suite's jobs
 ) -> Report:                        # what was written
     "Write `report.html`, `report.md` and `results.parquet`; `ValueError` if there are no records."
-    found, names = collect(jobs, only=only), ", ".join(jobs) or "all jobs"
+    runs, names = runs or runs_dir(), ", ".join(jobs) or "all jobs"
+    found = collect(jobs, runs, only)
     if not found.records and not found.unreadable:
-        raise ValueError(f"no records of {names} in {runs_dir()}; start with `amcl run JOB`")
-    folder = Path(out) if out else runs_dir() / jobs[0] if len(jobs) == 1 else runs_dir()
+        raise ValueError(f"no records of {names} in {runs}; start with `amcl run JOB`")
+    folder = Path(out) if out else runs / jobs[0] if len(jobs) == 1 else runs
     title = title or f"Report: {names}"
     page, text = report_html(found, title), report_markdown(found, title, folder.resolve())
     return Report(write_text_atomic(folder / "report.html", shown(page)),

@@ -13,6 +13,7 @@ from ..core.environment import environment
 from ..core.locks import is_locked, link_on_the_way
 from ..core.records import (SCHEMA_VERSION, RecordError, RunState, read_dict, read_record,
                                      record_faults)
+from ..core.settings import project_root
 
 # %% auto #0
 __all__ = ['MAX_CELL_OUTPUT', 'MAX_LINE', 'Standing', 'standing', 'Task', 'execute', 'temporary_files', 'heartbeat',
@@ -53,12 +54,13 @@ class Task:
     about: dict                           # job, name, notebook, parameters, hash, data, processes
     folder: str                           # folder of the run
     token: str                            # names this attempt
-    root: str                             # project root
+    root: str                             # folder that the notebook's path counts from
     timeout_minutes: float | None = None  # of this attempt; None: no limit
     threads: int = 1                      # of the numerical libraries, in each process
     gpus: tuple[str, ...] | None = None   # for `CUDA_VISIBLE_DEVICES`; None: as the cluster sets it
     force: bool = False                   # start from nothing, even if it is finished
     where: str = "local"                  # "local" or "slurm"
+    sets: tuple[str, ...] = ("out_dir",)  # parameters that the runner sets
 
 def execute(
     task: Task,   # from the engine
@@ -294,8 +296,10 @@ def thread_variables(
 def _prepare_environment(task: Task) -> None:
     "Tell processes started from here their threads, GPUs, processes and the project."
     os.environ |= thread_variables(task.threads)
-    os.environ |= {"AMCL_ROOT": task.root, "JUPYTER_PREFER_ENV_PATH": "1", "PYTHONHASHSEED": "0",
+    os.environ |= {"JUPYTER_PREFER_ENV_PATH": "1", "PYTHONHASHSEED": "0",
                    "AMCL_PROCESSES": str(task.about["processes"])}
+    with contextlib.suppress(FileNotFoundError):           # in a user's own folder there is none
+        os.environ["AMCL_ROOT"] = str(project_root(task.root))
     if task.gpus is not None: os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(task.gpus)
 
 # %% ../../nbs/80_reproduce/812_worker.ipynb #e190d8c5
@@ -324,13 +328,15 @@ def _run_notebook(task: Task, folder: Path) -> tuple[RunState, dict | None]:
 def _papermill_execute(papermill, task: Task, folder: Path) -> None:
     "Let papermill execute the notebook of a task, and keep saying which cell is at work."
     source = Path(task.root) / task.about["notebook"]
+    ours = {"out_dir": str(folder), "records": ""}    # a job runs; it never shows what is stored
     n_cells = len(read_json(source, ours=False)["cells"]) + 1   # the injected one
     def tell(cell, cell_index):
         with contextlib.suppress(OSError):
             write_json_atomic(folder / "cell.json", {"cell": cell_index + 1, "cells": n_cells})
     papermill.execute_notebook(
         source, folder / "executed.ipynb",
-        task.about["parameters"] | {"out_dir": str(folder)}, kernel_name="python3",
+        task.about["parameters"] | {name: ours[name] for name in task.sets},
+        kernel_name="python3",
         language="python", progress_bar=False, cwd=task.root, on_cell_start=tell)
 
 # %% ../../nbs/80_reproduce/812_worker.ipynb #6ab0d628

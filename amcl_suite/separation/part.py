@@ -47,7 +47,7 @@ def data_sets() -> dict[str, Resource]:   # data sets by name
     wsj0 = Resource("wsj0-mix", "WSJ0-mix, 2 to 5 speakers, 8 kHz (licensed)", folder="wsj0-mix",
         layouts=_wsj0_layouts(),
         source="WSJ0 (LDC93S6A)",
-        help="Make it from a licensed copy of WSJ0 with `amcl-separation make-corpus wsj0`")
+        help="Make it from a licensed copy of WSJ0 with `amcl separation make-corpus wsj0`")
     libri = Resource("librimix", "LibriMix, 2 and 3 speakers (430 and 332 GB in full)",
         folder="librimix", layouts=_librimix_layouts(), licence="CC BY 4.0",
         source="github.com/JorisCos/LibriMix",
