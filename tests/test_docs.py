@@ -98,8 +98,12 @@ def test_readme_is_a_function_of_the_index(tmp_path):
     for expected in ("bash scripts/reproduce.sh", "bash scripts/test.sh", "```python"):
         assert expected in text
     assert pictures and all(p.startswith(b"\x89PNG") for p in pictures.values())
-    for target in docs.links([code.Cell("markdown", text)]):
-        assert (ROOT / target.partition("#")[0]).exists(), target
+    # shown anywhere: no path, and what stands behind each address is in the repository
+    assert not docs.links([code.Cell("markdown", text)])
+    host = docs.project_setting(ROOT, "git_url")
+    targets = re.findall(rf"\]\({re.escape(host)}/(blob|raw)/main/([^)#]+)", docs.prose(text))
+    assert len(targets) > 10 and {kind for kind, _ in targets} == {"blob", "raw"}
+    for _, target in targets: assert (ROOT / target).exists(), target
 
 
 def test_command_line_refuses_unknown_options():
