@@ -37,8 +37,8 @@ def parameters(
     stars = {spec.vararg: "*", spec.kwarg: "**"}
     for place, (argument, default) in enumerate(every):
         if argument is None or place == 0 and argument.arg in ("self", "cls"): continue
-        yield (stars.get(argument, "") + argument.arg, _text(argument.annotation, lines), _text(default, lines),
-               comment_after(default or argument, lines))
+        yield (stars.get(argument, "") + argument.arg, _text(argument.annotation, lines),
+               _text(default, lines), comment_after(default or argument, lines))
 
 def _text(node: ast.AST | None, lines: list[str]) -> str:
     "Return the source of an expression; what spans lines is joined."
