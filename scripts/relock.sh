@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Writes requirements.lock anew from pyproject.toml: all extras, every platform, every version with its hashes, no registry addresses.
+# PyTorch stays at the version under [tool.uv] there, with which the stored numbers were made, also with --upgrade.
 # usage: bash scripts/relock.sh [options of `uv pip compile`, such as --upgrade]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

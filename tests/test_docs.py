@@ -66,7 +66,8 @@ def test_what_is_broken_is_found_and_the_other_pages_are_built(tmp_path):
     append(root / "nbs" / settings, "As @nobody1900none says.")
     append(root / "nbs" / records, "$$\\frac{1$$")
     append(root / "nbs" / tables, "See @fig-core-nowhere, [this](724_records.ipynb#nothing-here), "
-           "[that](gone.ipynb). ![](https://x.org/a.png)")
+           "[that](gone.ipynb). ![](https://x.org/a.png)\n\n```python\nclass A(*args, **kwargs)\n```\n\n"
+           "```python\ndef f(\n    a, # [`b`](https://x.org)\n)\n```")
     faults = site.build(root, say=lambda line: None)
     text = "\n".join(f"{page}: {fault}" for page, fault in faults)
     for page, expected in (("settings", "citation nobody1900none not found"),
@@ -74,7 +75,9 @@ def test_what_is_broken_is_found_and_the_other_pages_are_built(tmp_path):
                            ("tables", "unresolved reference @fig-core-nowhere"),
                            ("tables", "no such anchor records.html#nothing-here"),
                            ("tables", "dead link gone.ipynb"), ("tables", "loads from elsewhere"),
-                           ("tables", "1 pictures without alternative text")):
+                           ("tables", "1 pictures without alternative text"),
+                           ("tables", "a signature without its fields: class A"),
+                           ("tables", "a link inside the signature def f")):
         matching = [f for p, f in faults if p == f"70_core/{page}.html" and expected in f]
         assert matching, f"{expected}\n{text}"
     assert "<h1>Tables</h1>" in (root / "_docs/70_core/tables.html").read_text()
@@ -98,8 +101,12 @@ def test_readme_is_a_function_of_the_index(tmp_path):
     for expected in ("bash scripts/reproduce.sh", "bash scripts/test.sh", "```python"):
         assert expected in text
     assert pictures and all(p.startswith(b"\x89PNG") for p in pictures.values())
-    for target in docs.links([code.Cell("markdown", text)]):
-        assert (ROOT / target.partition("#")[0]).exists(), target
+    # shown anywhere: no path, and what stands behind each address is in the repository
+    assert not docs.links([code.Cell("markdown", text)])
+    host = docs.project_setting(ROOT, "git_url")
+    targets = re.findall(rf"\]\({re.escape(host)}/(blob|raw)/main/([^)#]+)", docs.prose(text))
+    assert len(targets) > 10 and {kind for kind, _ in targets} == {"blob", "raw"}
+    for _, target in targets: assert (ROOT / target).exists(), target
 
 
 def test_command_line_refuses_unknown_options():

@@ -77,6 +77,75 @@ def test_no_network_is_named_with_a_remedy(tmp_path):
     assert not (root / ".venv" / "amcl_suite.stamp").exists()
 
 
+# --- the CPU build of PyTorch ---
+
+FAKE_UV = """echo "UV_TORCH_BACKEND=${UV_TORCH_BACKEND:-} $*" >> "$HOME/uv.log"
+for word in "$@"; do [[ -f "$word" && "$word" != -* ]] && cat "$word" > "$HOME/last.txt"; done
+[[ -n "${FAILS:-}" && "$*" == *$FAILS* ]] && exit 1
+exit 0"""
+
+
+@pytest.fixture
+def cpu(tmp_path):
+    "A function that runs setup.sh with a uv that only notes what it is told; its root; the notes."
+    root = small_checkout(tmp_path)
+    env = tools(tmp_path / "bin", uv=FAKE_UV,
+                python3=f'exec {Path(sys.base_prefix) / "bin" / "python3"} "$@"')
+    for name in ("amcl_suite", "torch"): (tmp_path / "bin" / f"{name}.py").write_text("")
+    env["PYTHONPATH"] = str(tmp_path / "bin")
+    log = tmp_path / "bin" / "uv.log"
+    def run(*options, **more):
+        log.write_text("")
+        done = subprocess.run([shutil.which("bash"), root / "scripts/setup.sh", *options],
+                              env=env | more, capture_output=True, text=True)
+        return done, log.read_text().splitlines()
+    return run, root
+
+
+PINNED = "torch==2.11.0 torchvision==0.26.0 torchaudio==2.11.0"
+
+
+@pytest.mark.slow
+def test_cpu_build_is_installed_and_kept(cpu, tmp_path):
+    run, root = cpu
+    done, told = run("--cpu")
+    assert done.returncode == 0, done.stderr
+    assert "3.3 GB less" in done.stdout
+    torch, rest, removed, editable = told
+    assert torch.startswith("UV_TORCH_BACKEND=cpu pip install --no-deps") and torch.endswith(PINNED)
+    assert "--require-hashes" in rest and "--no-deps" in rest
+    assert "uninstall" in removed and "nvidia-cublas" in removed and " triton" in removed
+    assert editable.endswith("--no-build-isolation -e .")
+    assert run()[1] == []                                   # up to date; and the kind is kept
+    (root / "pyproject.toml").write_text((root / "pyproject.toml").read_text() + "# changed\n")
+    assert run()[1][0].endswith(f"--no-deps {PINNED}")      # no reinstallation of what is there
+    done, told = run("--force")                             # back to the locked build
+    assert "--reinstall-package torch " in told[0] and told[0].endswith("-r requirements.lock")
+    assert run("--force")[1][0].endswith("pip install --require-hashes -r requirements.lock")
+
+
+@pytest.mark.slow
+def test_what_is_left_of_the_lock_for_a_cpu(cpu, tmp_path):
+    run, root = cpu
+    run("--cpu", FAILS="--require-hashes")                  # stops there
+    kept = set(re.findall(r"^([\w.-]+)==", (tmp_path / "bin" / "last.txt").read_text(), re.M))
+    gone = set(re.findall(r"^([\w.-]+)==", (root / "requirements.lock").read_text(), re.M)) - kept
+    assert {"torch", "torchvision", "torchaudio", "triton"} <= gone and "numpy" in kept
+    assert all(name.startswith(("torch", "triton", "nvidia-", "cuda-")) for name in gone)
+    assert {"torchmetrics", "torch-optimizer"} <= kept
+    blocks = re.split(r"^(?=[\w.-]+==)", (tmp_path / "bin" / "last.txt").read_text(), flags=re.M)[1:]
+    assert all("--hash=sha256:" in block for block in blocks)
+
+
+@pytest.mark.slow
+def test_an_index_without_cpu_builds_is_named(cpu, tmp_path):
+    run, root = cpu
+    done, told = run("--cpu", FAILS="torch==")
+    assert done.returncode == 1 and "no CPU build of PyTorch" in done.stderr
+    assert "UV_INDEX" in done.stderr and not (root / ".venv" / "amcl_suite.stamp").exists()
+    assert len(told) == 2 and "torch==2.11.0+cpu" in told[1]    # then a package index is asked
+
+
 def test_wrong_argument_is_refused():
     done = subprocess.run(["bash", ROOT / "scripts/setup.sh", "--nonsense"], capture_output=True,
                           text=True)

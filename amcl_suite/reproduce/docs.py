@@ -4,7 +4,7 @@
 
 # %% ../../nbs/80_reproduce/834_docs.ipynb #aa0f7572
 from __future__ import annotations
-import base64, posixpath, re, shutil
+import base64, configparser, posixpath, re, shutil
 from collections.abc import Callable
 from pathlib import Path
 from ..core.files import write_text_atomic
@@ -13,7 +13,7 @@ from .code import Cell, read_cells
 
 # %% auto #0
 __all__ = ['LABEL', 'PICTURES', 'FORMS', 'read_title', 'sidebar', 'outside_code', 'prose', 'labels', 'references', 'citations',
-           'links', 'output_markdown', 'cell_markdown', 'numbered', 'readme', 'write_readme']
+           'links', 'output_markdown', 'cell_markdown', 'project_setting', 'numbered', 'readme', 'write_readme']
 
 # %% ../../nbs/80_reproduce/834_docs.ipynb #d3986d2c
 def read_title(
@@ -147,6 +147,16 @@ def cell_markdown(
                   for o in cell.outputs]
     return "\n\n".join(part for part in parts if part)
 
+# %% ../../nbs/80_reproduce/834_docs.ipynb #5e77a911
+def project_setting(
+    root: str | Path,   # project root
+    key: str,           # such as "git_url"
+) -> str:               # "" where it isn't set
+    "Return a setting of nbdev, as `settings.ini` has it."
+    parser = configparser.ConfigParser()
+    parser.read(Path(root) / "settings.ini", encoding="utf-8")
+    return parser.get("DEFAULT", key, fallback="").rstrip("/")
+
 # %% ../../nbs/80_reproduce/834_docs.ipynb #d7a62899
 _NOTE = "<!-- Made from nbs/index.ipynb by scripts/docs.sh; edit that notebook instead. -->"
 _KINDS = {"fig": "Figure", "tbl": "Table", "eq": "Equation", "sec": "Section"}
@@ -166,28 +176,35 @@ def readme(
     root: str | Path | None = None,          # project root; None: found from the working folder
 ) -> tuple[str, dict[str, bytes]]:           # text of README.md, and its pictures by relative path
     "Return README and pictures made from `nbs/index.ipynb`."
-    cells = read_cells(Path(root or project_root()) / "nbs" / "index.ipynb")
+    root = Path(root or project_root())
+    cells = read_cells(root / "nbs" / "index.ipynb")
     names, pictures = numbered(labels(cells)), {}
+    files, raw = (_address(root, kind) for kind in ("blob", "raw"))
     def picture(content, form, found):
         name = found.get("label", f"picture-{len(pictures) + 1}")
         path, caption = f"README_files/{name}.{PICTURES[form]}", found.get("fig-cap", "")
         pictures[path] = content
         below = f"\n\n*{caption}*" if caption else ""
-        return f"![{found.get('fig-alt', caption)}]({path})" + below
+        return f"![{found.get('fig-alt', caption)}]({raw}{path})" + below
     forms = tuple(form for form in FORMS if form != "text/html")   # code hosts strip most of it
     parts = [cell_markdown(c, picture, forms) for c in cells]
-    parts = [outside_code(part, lambda text: _readme_text(text, names)) for part in parts]
+    parts = [outside_code(part, lambda text: _readme_text(text, names, files)) for part in parts]
     return "\n\n".join([_NOTE, *(p.strip("\n") for p in parts if p.strip())]) + "\n", pictures
 
 # %% ../../nbs/80_reproduce/834_docs.ipynb #4627eb14
-def _readme_text(text: str, names: dict[str, str]) -> str:
-    "Return prose of the index for a reader at the project root."
+def _address(root: Path, kind: str) -> str:
+    "Return where a code host shows the project's files (\"blob\", \"raw\"); \"\" without one."
+    host, branch = project_setting(root, "git_url"), project_setting(root, "branch") or "main"
+    return f"{host}/{kind}/{branch}/" if host else ""
+
+def _readme_text(text: str, names: dict[str, str], files: str) -> str:
+    "Return prose of the index for a reader anywhere; files have their address before them."
     text = re.sub(rf"@({LABEL})", lambda m: names.get(m[1], m[0]), text)
     text = re.sub(rf"\s*\{{#{LABEL}[^}}]*\}}", "", text)
     def moved(match):
         target = match[1]
         if re.match(r"#|README_files/|[a-z][a-z0-9+.-]*:", target): return match[0]
-        return f"]({posixpath.normpath('nbs/' + target)})"
+        return f"]({files}{posixpath.normpath('nbs/' + target)})"
     return re.sub(r"\]\(([^)\s]+)\)", moved, text)
 
 def write_readme(

@@ -25,7 +25,7 @@ _SILENT = ("pre", "code", "math", "style", "script")  # elements whose text is n
 
 # %% ../../nbs/80_reproduce/838_pages.ipynb #a160fdb3
 class PageReader(HTMLParser):
-    "Collects what a page holds: ids, links, what it loads, pictures without text, visible text."
+    "Collects what a page holds: ids, links, what it loads, visible text, blocks of code."
     def __init__(
         self,
         text: str,   # of an HTML file
@@ -33,7 +33,7 @@ class PageReader(HTMLParser):
         super().__init__()
         self.ids, self.links, self.loads, self.text, self.styles = [], [], [], [], []
         self.meta, self.language, self.open, self.counts = {}, "", [], Counter()
-        self.title, self.no_alt = "", 0
+        self.title, self.no_alt, self.blocks = "", 0, []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -41,6 +41,7 @@ class PageReader(HTMLParser):
         found = {key: value or "" for key, value in attrs}
         self.counts[tag] += 1
         if tag in (*_SILENT, "title"): self.open.append(tag)
+        if tag == "pre": self.blocks.append("")
         if found.get("id"): self.ids.append(found["id"])
         if tag == "html": self.language = found.get("lang", "")
         if tag == "meta": self.meta[found.get("name", "")] = found.get("content", "").strip()
@@ -59,6 +60,7 @@ class PageReader(HTMLParser):
     def handle_data(self, data):
         "Note text where it belongs."
         if "style" in self.open: self.styles.append(data)
+        elif "pre" in self.open: self.blocks[-1] += data
         elif "title" in self.open and "svg" not in self.open: self.title += data
         elif not self.open: self.text.append(data)
 
@@ -106,6 +108,9 @@ def media_fault(
 # %% ../../nbs/80_reproduce/838_pages.ipynb #78a9bd73
 _LEFTOVERS = {"unresolved reference @{}": rf"@({LABEL})",
               "mathematics that was not converted: {}": r"(\$\$|\\[a-zA-Z]{2,})"}
+_SIGNATURES = {"a link inside the signature {}": r"((?:def|class) \w+)\b.*\]\(\w+:",
+               "a signature without its fields: {}": r"(class \w+)\(\s*\*args,\s*\*\*kw\w+\s*\)",
+               "a class shown as a function: {}": r"(def [A-Z]\w*)"}
 
 def check_pages(
     folder: str | Path,          # a built site
@@ -138,6 +143,9 @@ def _page_faults(path: Path, page: PageReader, pages: dict) -> Iterator[str]:
     text = "".join(page.text)
     for message, pattern in _LEFTOVERS.items():
         yield from (message.format(found) for found in dict.fromkeys(re.findall(pattern, text)))
+    for message, pattern in _SIGNATURES.items():
+        for block in page.blocks:
+            if found := re.match(pattern, block, re.S): yield message.format(found[1])
 
 # %% ../../nbs/80_reproduce/838_pages.ipynb #4c71cb50
 def _link_fault(target: str, page: Path, pages: dict) -> str:

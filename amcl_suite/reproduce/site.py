@@ -4,7 +4,7 @@
 
 # %% ../../nbs/80_reproduce/840_site.ipynb #0593d573
 from __future__ import annotations
-import base64, configparser, html, itertools, json, os, posixpath
+import base64, html, itertools, json, os, posixpath
 import re, shutil, string, subprocess, sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ from ..core.settings import project_root
 from .api import modules, store_api
 from .code import Cell, read_cells
 from .docs import (LABEL, cell_markdown, labels, numbered, outside_code,
-                                       sidebar, write_readme)
+                                       project_setting, sidebar, write_readme)
 from .pages import check_pages
 
 # %% auto #0
@@ -312,10 +312,7 @@ def write_pages(
 
 def _site(root: Path) -> str:
     "Return the address of the published site, which nbdev writes into links."
-    parser = configparser.ConfigParser()
-    parser.read(root / "settings.ini", encoding="utf-8")
-    get = lambda key: parser.get("DEFAULT", key, fallback="").rstrip("/")
-    return get("doc_host") + get("doc_baseurl")
+    return project_setting(root, "doc_host") + project_setting(root, "doc_baseurl")
 
 # %% ../../nbs/80_reproduce/840_site.ipynb #fad58de7
 _USAGE = """usage: scripts/build_docs [--sources | --check]
