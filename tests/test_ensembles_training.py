@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 torch.set_num_threads(1)
 from amcl_suite.core.trainer import TrainerSettings, train
-from amcl_suite.ensembles.loaders import BatchStream, EpochKeys, KeyBatches
+from amcl_suite.ensembles.loaders import BatchStream, key_batches
 from amcl_suite.ensembles.members import make_ensemble
 from amcl_suite.ensembles.optimiser import OptimiserConfig
 from amcl_suite.ensembles.system import EnsembleSystem
@@ -35,7 +35,7 @@ def run(folder, hook=None):
     system = EnsembleSystem(ensemble, .7, optimiser=rates, beta_schedule="linear", n_epochs=5)
     settings = TrainerSettings(n_epochs=5, monitor=system.monitor, accelerator="cpu",
                                tensorboard=False, gradient_clip=0.)
-    stream = BatchStream(KeyBatches(EpochKeys(44, shuffle=True), 8), n_batches=4)
+    stream = BatchStream(key_batches(44, 8, 0, True, True), n_batches=4)
     val = DataLoader(torch.utils.data.TensorDataset(x[44:], y[44:]), 7)
     trained = train(system, DataLoader(Hooked(hook), batch_sampler=stream), val, settings, folder)
     rows = trained.history.drop(columns="seconds").to_json(double_precision=15)
