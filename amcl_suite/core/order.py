@@ -131,7 +131,7 @@ def start_epoch(
         generators.append(getattr(part, "generator", None))
     seed_epoch(seed, epoch, rank, [g for g in generators if isinstance(g, torch.Generator)])
 
-# %% ../../nbs/70_core/716_order.ipynb #8f6d1ab1
+# %% ../../nbs/70_core/716_order.ipynb #299736fe
 class _Share:
     "The part of a batch sampler's batches that falls to one process."
     def __init__(self, batches, rank: int, n: int, train: bool):
@@ -159,9 +159,9 @@ def share_out(
 ) -> DataLoader:           # yields the batches of this process
     "Return the loader of one process; `ValueError` where the data can't be shared out."
     if n == 1: return loader
-    if getattr(loader, "batch_sampler", None) is None:
-        raise ValueError("loader: several processes need a loader with batches of indices (a data "
-                         "set with a length), got one that streams; use n_devices=1")
+    if loader.batch_sampler is None:
+        raise ValueError("loader: several processes need one that makes batches, got one without "
+                         "batch size; use n_devices=1")
     if train and 0 < (loader.batch_size or n) < n:
         raise ValueError(f"batch_size: it counts all processes together and must be at least "
                          f"{n} (n_devices), got {loader.batch_size}")

@@ -57,15 +57,14 @@ def _import_lightning():
 # %% ../../nbs/70_core/717_system.ipynb #d8e366ba
 _pl = _import_lightning()
 
-# %% ../../nbs/70_core/717_system.ipynb #6e45e0ee
+# %% ../../nbs/70_core/717_system.ipynb #df5d3956
 class System(_pl.LightningModule):
     "A Lightning module that `train` can train; its steps return dictionaries of values."
     unused_parameters = False   # True: some parameters may get no gradient (several devices)
 
     def __init__(self):
         super().__init__()
-        self.notes: list[str] = []                # what a reader of the result should know
-        self._judged, self._means = {}, Means()   # under Lightning's own trainer
+        self.notes: list[str] = []   # what a reader of the result should know
 
     def fingerprint(self) -> dict:   # names -> plain values
         "Return what a resumed training must agree in."
@@ -104,28 +103,25 @@ class System(_pl.LightningModule):
         "Do something after an epoch, before its checkpoint is written: all processes call it."
         return ""
 
-# %% ../../nbs/70_core/717_system.ipynb #0c8ad6c7
-@patch
-def on_validation_epoch_start(self: System) -> None:
-    "Start the means of a validation (Lightning's trainer only, as the next three)."
-    self._means = Means()
+# %% ../../nbs/70_core/717_system.ipynb #c265516d
+class _Stock(_pl.Callback):
+    "What Lightning's own trainer does for a system after validations and epochs."
+    def on_validation_epoch_start(self, trainer, system): self.means = Means()
+    def on_validation_batch_end(self, trainer, system, outputs, *_): self.means.add(outputs)
+    def on_validation_epoch_end(self, trainer, system):
+        found = system.summarise(self.means.means())
+        self.values = {f"val/{name}": float(value) for name, value in found.items()}
+        system.log_dict(self.values)
+
+    def on_train_epoch_end(self, trainer, system):
+        row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
+        if system.epoch_end(row | getattr(self, "values", {}) | system.epoch_values()):
+            trainer.should_stop = True
 
 @patch
-def on_validation_batch_end(self: System, outputs, batch, batch_idx, dataloader_idx=0) -> None:
-    "Add the values of a batch."
-    self._means.add(outputs)
-
-@patch
-def on_validation_epoch_end(self: System) -> None:
-    "Log the means of a validation."
-    self._judged = {f"val/{k}": float(v) for k, v in self.summarise(self._means.means()).items()}
-    self.log_dict(self._judged)
-
-@patch
-def on_train_epoch_end(self: System) -> None:
-    "End the epoch, and the training where the system wants it."
-    row = {"epoch": self.current_epoch + 1, "step": self.global_step} | self._judged
-    if self.epoch_end(row | self.epoch_values()): self.trainer.should_stop = True
+def configure_callbacks(self: System) -> list:   # for Lightning's own trainer
+    "Return what makes means of a validation and ends an epoch there."
+    return [_Stock()]
 
 # %% ../../nbs/70_core/717_system.ipynb #6e17c5f6
 class Diverged(FloatingPointError):

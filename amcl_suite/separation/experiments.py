@@ -273,7 +273,8 @@ def _identity(config: SeparationConfig, corpus: Prepared) -> dict:
     own = {name: value for name, value in plain(config).items()
            if name not in ("training", "n_workers")}
     cools = config.objective.needs_temperature
-    return own | {"corpus": corpus.checksum or corpus.name} | ({} if cools else {"temperature": None})
+    own["corpus"] = corpus.checksum or corpus.name
+    return own if cools else own | {"temperature": None}
 
 # %% ../../nbs/20_separation/244_experiments.ipynb #2fea8af7
 def judge_separator(
@@ -359,10 +360,11 @@ def _one_run(name: str, config: SeparationConfig, corpus: Prepared, folder: Path
 def _judged(config: SeparationConfig, corpus: Prepared, folder: Path, trained: TrainedSeparator):
     "Return the metrics of every test mixture, kept beside the history that they belong to."
     history, mixtures = folder / "history.parquet", folder / "mixtures.parquet"
-    if history.exists() and read_table(history).equals(trained.history): return load_metrics(mixtures)
+    if history.exists() and read_table(history).equals(trained.history):
+        return load_metrics(mixtures)
     judged = judge_separator(trained.checkpoint, corpus, config)
     save_metrics(mixtures, judged)
-    with replacing(history) as temporary: trained.history.to_parquet(temporary)     # last: all is there
+    with replacing(history) as temporary: trained.history.to_parquet(temporary)    # last: complete
     return judged
 
 # %% ../../nbs/20_separation/244_experiments.ipynb #8b93ebd5
