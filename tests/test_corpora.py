@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 from amcl_suite.core.audio import write_audio
 from amcl_suite.core.files import DataError
 from amcl_suite.separation.corpora import Corpus, MixtureRow
-from amcl_suite.separation.datasets import EpochSampler, MixtureDataset, collate, make_loader
+from amcl_suite.core.order import EpochSampler
+from amcl_suite.separation.datasets import MixtureDataset, collate, make_loader
 from amcl_suite.separation.dynamic import DynamicMixing, clips_of
 
 
@@ -67,7 +68,7 @@ def test_an_error_in_a_worker_names_the_row(tmp_path):
 
 RANKS = """
 import sys, torch.distributed as dist
-from amcl_suite.separation.datasets import EpochSampler
+from amcl_suite.core.order import EpochSampler
 sampler = EpochSampler(11, seed=7)                            # before the processes know each other
 fixed = EpochSampler(11, shuffle=False)
 assert len(sampler) == 11

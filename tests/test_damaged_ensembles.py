@@ -110,7 +110,7 @@ def test_c9_tables(finished):
     write_json_atomic(folder / "config.json", {})
 
 
-def test_c9_config_of_a_run(finished):
+def test_c9_checkpoint_of_a_run(finished):
     config, folder = finished
-    (folder / "seed1_beta0" / "config.json").write_text(json.dumps([1]))
-    with pytest.raises(DataError, match="seed1_beta0/config.json"): run_images(config, folder)
+    (folder / "seed1_beta0" / "last.ckpt").write_text(json.dumps([1]))
+    with pytest.raises(DataError, match="1 of 2 runs.*seed1_beta0/last.ckpt"): run_images(config, folder)

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 torch.set_num_threads(1)
 from amcl_suite.core.trainer import TrainerSettings, train
-from amcl_suite.ensembles.loaders import BatchStream, EpochKeys, KeyBatches
+from amcl_suite.ensembles.loaders import BatchStream, key_batches
 from amcl_suite.ensembles.members import make_ensemble
 from amcl_suite.ensembles.optimiser import OptimiserConfig
 from amcl_suite.ensembles.system import EnsembleSystem
@@ -35,7 +35,7 @@ def run(folder, hook=None):
     system = EnsembleSystem(ensemble, .7, optimiser=rates, beta_schedule="linear", n_epochs=5)
     settings = TrainerSettings(n_epochs=5, monitor=system.monitor, accelerator="cpu",
                                tensorboard=False, gradient_clip=0.)
-    stream = BatchStream(KeyBatches(EpochKeys(44, shuffle=True), 8), n_batches=4)
+    stream = BatchStream(key_batches(44, 8, 0, True, True), n_batches=4)
     val = DataLoader(torch.utils.data.TensorDataset(x[44:], y[44:]), 7)
     trained = train(system, DataLoader(Hooked(hook), batch_sampler=stream), val, settings, folder)
     rows = trained.history.drop(columns="seconds").to_json(double_precision=15)
@@ -91,3 +91,35 @@ def test_sigkill_and_resume_give_the_identical_weights(tmp_path):
                           env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[0] == "[true, true]"
+
+
+STOCK = COMMON + """
+import lightning.pytorch as lightning
+ensemble = make_ensemble("MLP", 3, n_classes=4, n_features=2, hidden=(8,), seed=1)
+system = EnsembleSystem(ensemble, .7, optimiser=OptimiserConfig(learning_rate=.3, lr_switch=(2,), gamma=.1),
+                        lowest_rate=.01)
+stock = lightning.Trainer(max_epochs=9, accelerator="cpu", logger=False, enable_progress_bar=False,
+                          enable_model_summary=False, enable_checkpointing=False)
+stream = BatchStream(key_batches(44, 8, 0, True, True), n_batches=4)
+val = DataLoader(torch.utils.data.TensorDataset(x[44:], y[44:]), 7)
+stock.fit(system, DataLoader(Hooked(), batch_sampler=stream), val)
+print(stock.current_epoch, stock.optimizers[0].param_groups[0]["lr"], sorted(stock.callback_metrics))
+system.lowest_rate = .1                                 # below the rate after the second epoch
+stopped = lightning.Trainer(max_epochs=9, accelerator="cpu", logger=False, enable_progress_bar=False,
+                            enable_model_summary=False, enable_checkpointing=False)
+system.rate.load_state(EnsembleSystem(ensemble, .7, optimiser=system.optimiser_config).rate.state())
+stopped.fit(system, DataLoader(Hooked(), batch_sampler=stream), val)
+print(stopped.current_epoch)
+"""
+
+
+@pytest.mark.slow
+def test_the_stock_trainer_takes_the_system(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(STOCK)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = done.stdout.splitlines()
+    assert first.startswith("9 0.03") and "val/ens_loss" in first      # the rate fell once
+    assert second == "2"                                              # and ended a training

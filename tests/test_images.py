@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from amcl_suite.core import trainer
+from amcl_suite.core.order import share_out, start_epoch
 from amcl_suite.ensembles.images import make_stand_in
 from amcl_suite.ensembles.loaders import image_loaders
 
@@ -18,18 +18,15 @@ def stand_in():
 
 @pytest.mark.parametrize("batch_size", [16, 17, 43])       # 129 = 8 * 16 + 1: one left over
 @pytest.mark.parametrize("n", [2, 3])
-def test_processes_share_each_batch(stand_in, monkeypatch, batch_size, n):
-    shares = []
-    for rank in range(n):
-        monkeypatch.setattr(trainer, "_world", lambda rank=rank: (rank, n))
-        loader = trainer.EpochLoader(image_loaders(stand_in, batch_size).train, seed=0)
-        loader.epoch = 2
+def test_processes_share_each_batch(stand_in, batch_size, n):
+    def epoch(rank, n):
+        loader = share_out(image_loaders(stand_in, batch_size).train, rank, n)
+        start_epoch(loader, seed=0, epoch=2, rank=rank)
         batches = list(loader)
         assert len(batches) == len(loader)
-        shares.append(batches)
-    monkeypatch.setattr(trainer, "_world", lambda: (0, 1))
-    alone = trainer.EpochLoader(image_loaders(stand_in, batch_size).train, seed=0)
-    alone.epoch = 2
+        return batches
+
+    shares, alone = [epoch(rank, n) for rank in range(n)], epoch(0, 1)
     for whole, *parts in zip(alone, *shares):              # the same images, dealt out in turn
         sizes = {len(labels) for _, labels in parts}
         assert len(sizes) == 1                             # all processes step equally often

@@ -151,3 +151,49 @@ def test_two_processes_of_a_script_give_the_metrics_of_one(tmp_path):
     stopped = [line for line in done.stdout.splitlines() if "loss is nan" in line]
     assert any(line.startswith("True") for line in stopped), done.stdout
     assert "Warning" not in done.stderr, done.stderr
+
+
+STOCK = COMMON + """
+import lightning.pytorch as lightning
+from amcl_suite.mcl.assignment import annealed
+from amcl_suite.mcl.losses import assigned_loss
+
+def trainer(n_epochs, **options):
+    return lightning.Trainer(max_epochs=n_epochs, accelerator="cpu", logger=False,
+                             enable_progress_bar=False, enable_model_summary=False, **options)
+
+best = lightning.callbacks.ModelCheckpoint(sys.argv[1], monitor="val/pit_si_sdr", mode="max")
+stock, trained = trainer(4, callbacks=[best]), system()
+before = [p.clone() for p in trained.parameters()]
+stock.fit(trained, make_loader(Hooked(), 4, shuffle=True), make_loader(other, 2))
+assert trained.temperature == 0 and stock.global_step == 16
+assert not all(torch.equal(a, b) for a, b in zip(before, trained.parameters()))
+assert float(best.best_model_score) >= float(stock.callback_metrics["val/pit_si_sdr"])
+assert torch.load(best.best_model_path, weights_only=True)["separation"]["annealing"]
+
+ours = run(None, n_epochs=1)                      # the first epoch is the same as with our loop
+first = trainer(1, enable_checkpointing=False)
+first.fit(system(), make_loader(Hooked(), 4, shuffle=True), make_loader(other, 2))
+difference = float(first.callback_metrics["val/pit_si_sdr"]) - ours.history["val/pit_si_sdr"].iloc[0]
+assert abs(difference) < .05, difference           # up to the clipping of gradients, which is ours
+
+class Own(lightning.LightningModule):
+    "A user's module: three guesses at targets that are -1, 0 or 1."
+    def __init__(self):
+        super().__init__()
+        self.guesses = torch.nn.Parameter(torch.tensor([.1, .2, .3]))
+    def training_step(self, batch, i):
+        costs = (self.guesses - batch[0]).square()
+        return assigned_loss(costs, annealed(costs, max(0., 1 - self.current_epoch / 20)))
+    def configure_optimizers(self): return torch.optim.SGD(self.parameters(), lr=.2)
+
+own = Own()
+targets = torch.utils.data.TensorDataset(torch.tensor([-1., 0., 1.]).repeat(20)[:, None])
+trainer(40, enable_checkpointing=False).fit(own, torch.utils.data.DataLoader(targets, batch_size=12))
+assert torch.allclose(own.guesses.detach().sort().values, torch.tensor([-1., 0., 1.]), atol=.01)
+"""
+
+
+@pytest.mark.slow
+def test_the_stock_trainer_takes_the_system_and_the_annealed_loss(tmp_path):
+    python(STOCK, tmp_path, tmp_path / "best")

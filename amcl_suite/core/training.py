@@ -153,6 +153,7 @@ def _record(fit: Fit, values: dict[str, Tensor], select: dict[str, str], paramet
 def load_checked(
     path: str | Path,    # file written by `write_weights`
     agree: dict,         # what its entry "agree" must say
+    fix: str = "delete it or use another folder",   # the remedy where it says something else
 ) -> dict | None:        # its content, or None where there is no file
     "Read a checkpoint; `DataError` if it is damaged, `ValueError` naming what differs."
     if not Path(path).exists(): return None
@@ -160,7 +161,6 @@ def load_checked(
     except DataError as error:
         raise DataError(f"the checkpoint can't be read: {error}, to start again") from None
     then = isinstance(content, dict) and content.get("agree")
-    fix = "delete it or use another folder"
     if not isinstance(then, dict):
         raise ValueError(f"checkpoint {path} doesn't say which training it belongs to; {fix}")
     check_same(then, agree, path, fix=fix)

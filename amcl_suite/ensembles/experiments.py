@@ -15,8 +15,8 @@ from ..core.configuration import pick_device
 from ..core.expect import integer
 from ..core.files import (DataError, read_json, replacing, write_json_atomic,
                                    write_text_atomic)
-from ..core.identity import check_same, plain
-from ..core.trainer import load_weights, read_checkpoint, train
+from ..core.identity import plain
+from ..core.trainer import load_weights, train
 from ..core.training import with_gradients
 from .image_config import ImageConfig
 from .images import Split, read_images
@@ -95,14 +95,6 @@ def _mark(config: ImageConfig, seed: int, beta: float) -> dict:
     values = {k: v for k, v in plain(config).items() if k not in _FREE}
     return values | dict(seed=seed, beta=beta)
 
-def _known_run(folder: Path, mark: dict) -> dict | None:
-    "Return the record of a finished run, or None; `ValueError` if the folder is of another run."
-    if (folder / "config.json").exists():
-        check_same(read_json(folder / "config.json"), mark, folder,
-                   fix="use another folder, or resume=False to start again")
-    done = folder / "run.json"
-    return _record(done) if done.exists() else None
-
 def _record(path: Path) -> dict:
     "Return the record of a run; `DataError` if it is damaged."
     record = read_json(path)
@@ -131,9 +123,10 @@ def _train_one(config: ImageConfig, sets, seed: int, beta: float, folder: Path, 
                             n_epochs=n_blocks, lowest_rate=config.lowest_rate)
     settings = replace(config.training, n_epochs=n_blocks, seed=seed, accelerator=dict(
         cpu="cpu", cuda="gpu")[pick_device(config.device)])
-    trained = train(system, blocks, loaders.val, settings, folder, progress, resume)
+    trained = train(system, blocks, loaders.val, settings, folder, progress, resume,
+                    identity=_mark(config, seed, beta))
+    switches = system.rate.state()["switches"]
     load_weights(system, trained.best_path)
-    switches = read_checkpoint(trained.last_path)["learning_rate"]["switches"]
     return system, trained, switches
 
 # %% ../../nbs/30_ensembles/346_experiments.ipynb #49d83c26
@@ -154,21 +147,18 @@ def _run_name(seed: int, beta: float) -> str: return f"seed{seed}_beta{beta:g}"
 
 def _one_run(config: ImageConfig, sets, seed: int, beta: float, folder: Path, progress: Callable,
              resume: bool) -> dict:
-    "Train and judge one ensemble, or read what was done; return its record."
-    own, mark = folder / _run_name(seed, beta), _mark(config, seed, beta)
-    own.mkdir(parents=True, exist_ok=True)
-    for name in () if resume else ("config.json", "run.json", "last.ckpt"):
-        (own / name).unlink(missing_ok=True)
-    if (record := _known_run(own, mark)) is not None: return record
-    write_json_atomic(own / "config.json", mark)
+    "Train and judge one ensemble; return its record, as it is if it belongs to this training."
+    own = folder / _run_name(seed, beta)
+    if not resume: (own / "run.json").unlink(missing_ok=True)
     system, trained, switches = _train_one(config, sets, seed, beta, own, progress, resume)
     history = json.loads(trained.history.drop(columns="seconds").to_json(orient="records"))
+    if (own / "run.json").exists() and (found := _record(own / "run.json"))["history"] == history:
+        return found
     record = dict(seed=seed, beta=beta, best_epoch=trained.best_epoch, stopped=trained.stopped,
                   lr_switch=switches, history=history,
                   final=_judge(config, sets, system, seed, beta, folder))
-    save_ensemble(own / "ensemble.pt", system.ensemble, **mark)
+    save_ensemble(own / "ensemble.pt", system.ensemble, **_mark(config, seed, beta))
     write_json_atomic(own / "run.json", record)
-    for path in own.glob("*.ckpt"): path.unlink()          # `ensemble.pt` holds the weights
     return record
 
 # %% ../../nbs/30_ensembles/346_experiments.ipynb #360e4355
@@ -225,8 +215,9 @@ def _long_rows(record: dict) -> list[dict]:
     return rows + [base | final | row for row in record["final"]]
 
 def _write_files(config: ImageConfig, records: list[dict], folder: Path) -> None:
-    "Write the tables of all runs so far."
+    "Write the configuration and the tables of all runs so far."
     import pandas
+    write_json_atomic(folder / "config.json", plain(config))
     if config.experiment == "sweep":
         write_text_atomic(folder / "results.csv", _results_csv(records))
     else:
@@ -290,30 +281,21 @@ def run_images(
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()) if folder is None
                      else folder).resolve()
-        sets, records = _sets(config), []
+        sets, records, damaged = _sets(config), [], []
         plan = list(itertools.product(config.seeds, config.betas))
-        damaged = _refuse_others(config, plan, place) if resume else {}
-        place.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(place / "config.json", plain(config))
         for i, (seed, beta) in enumerate(plan):
             def report(done, total, **values):
                 if progress: progress(i * total + done, len(plan) * total,
                                       label=f"seed {seed}, beta {beta:g}", **values)
-            if (seed, beta) in damaged: continue
-            records.append(_one_run(config, sets, seed, beta, place, report, resume))
-            _write_files(config, records, place)
+            try: records.append(_one_run(config, sets, seed, beta, place, report, resume))
+            except DataError as error:                       # of a file of the run, or of the data
+                if str(place / _run_name(seed, beta)) not in str(error): raise
+                damaged.append(str(error))
+            else: _write_files(config, records, place)
         if damaged:
             raise DataError(f"{len(damaged)} of {len(plan)} runs can't be read, the others are "
-                            f"done: {'; '.join(damaged.values())}")
+                            f"done: {'; '.join(damaged)}")
         table = pandas.DataFrame([row for r in records for row in _long_rows(r)])
     switches = {(record["seed"], record["beta"]): record["lr_switch"] for record in records}
     notes = tuple(filter(None, [getattr(sets, "note", "")]))      # ImageNet has none
     return ImageResults(config, table, None if folder is None else place, notes, switches)
-
-def _refuse_others(config: ImageConfig, plan: list, place: Path) -> dict[tuple, str]:
-    "Refuse a folder of another configuration before anything is written; return damaged runs."
-    damaged = {}
-    for seed, beta in plan:
-        try: _known_run(place / _run_name(seed, beta), _mark(config, seed, beta))
-        except DataError as error: damaged[seed, beta] = str(error)
-    return damaged

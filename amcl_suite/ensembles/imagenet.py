@@ -20,7 +20,7 @@ from ..core.expect import integer, one_of
 from ..core.identity import digest
 from .augmentation import epoch_generator, normalise
 from .images import PRESETS, stratified_order
-from .loaders import EpochKeys, ImageLoaders, KeyBatches
+from .loaders import ImageLoaders, key_batches
 
 # %% auto #0
 __all__ = ['TRAIN_FOLDER', 'VAL_FOLDER', 'CLASS_FILE', 'VAL_FILE', 'IMAGENET_MEAN', 'IMAGENET_STD', 'ImageNetIndex',
@@ -301,7 +301,7 @@ def _collate(examples: list) -> tuple[Tensor, Tensor]:
 
 def _loader(data: ImageNetFolder, batch_size: int, n_workers: int, seed: int) -> DataLoader:
     "Return a loader over a data set; shuffled if it is for training."
-    batches = KeyBatches(EpochKeys(len(data), data.train, seed), batch_size, data.train)
+    batches = key_batches(len(data), batch_size, seed, data.train, data.train)
     workers = dict(persistent_workers=True, prefetch_factor=4) if n_workers else {}
     return DataLoader(data, batch_sampler=batches, collate_fn=_collate, num_workers=n_workers,
                       pin_memory=torch.cuda.is_available(), generator=torch.Generator(), **workers)

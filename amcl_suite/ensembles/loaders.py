@@ -4,61 +4,40 @@
 
 # %% ../../nbs/30_ensembles/323_loaders.ipynb #8f219d9b
 from __future__ import annotations
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 from ..core.configuration import pick_device
 from ..core.expect import integer
+from ..core.order import EpochSampler, JoinedBatches, in_order
 from .augmentation import (Augmentation, epoch_generator, normalise,
                                                warp_images)
 from .images import ImageSet, Split
 
 # %% auto #0
-__all__ = ['EpochKeys', 'KeyBatches', 'ImageBatches', 'ImageLoaders', 'image_loaders', 'BatchStream']
+__all__ = ['epoch_order', 'key_batches', 'ImageBatches', 'ImageLoaders', 'image_loaders', 'BatchStream']
 
 # %% ../../nbs/30_ensembles/323_loaders.ipynb #f6394fcc
-class EpochKeys(Sampler):
-    "Keys (epoch, index) in an order that depends on seed and epoch alone."
-    def __init__(self,
-        n: int,                  # examples, >= 1
-        shuffle: bool = False,   # False: in order
-        seed: int = 0,           # of the order
-    ):
-        integer("n", n, 1)
-        self.n, self.shuffle, self.seed, self.epoch = n, shuffle, seed, 0
+def epoch_order(
+    n: int,          # examples
+    seed: int,       # of the training
+    epoch: int,      # >= 0
+) -> list[int]:      # the numbers 0..n-1
+    "Return the order of an epoch, drawn like its warps."
+    return torch.randperm(n, generator=epoch_generator(seed, epoch, "order")).tolist()
 
-    def set_epoch(self,
-        epoch: int,   # >= 0
-    ) -> None:
-        "Choose the epoch whose keys come next."
-        self.epoch = int(epoch)
-
-    def __len__(self) -> int: return self.n
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = (torch.randperm(self.n, generator=epoch_generator(self.seed, self.epoch, "order"))
-                 if self.shuffle else torch.arange(self.n))
-        yield from zip(itertools.repeat(self.epoch), order.tolist())
-
-# %% ../../nbs/30_ensembles/323_loaders.ipynb #126266ce
-class KeyBatches(BatchSampler):
-    "Batches of keys; the last one may be smaller, but never a single example beside others."
-    def __init__(self,
-        keys: EpochKeys,           # keys to group
-        batch_size: int,           # >= 1
-        join_single: bool = True,  # a single example left over joins the batch before it
-    ):
-        integer("batch_size", batch_size, 1)
-        self.joined = join_single and 1 < batch_size < len(keys) and len(keys) % batch_size == 1
-        super().__init__(keys, batch_size, drop_last=self.joined)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        keys = list(self.sampler)
-        starts = list(range(0, len(keys), self.batch_size))[:len(self)]
-        for start, end in zip(starts, starts[1:] + [len(keys)]): yield keys[start:end]
+def key_batches(
+    n: int,             # examples
+    batch_size: int,    # examples of a batch
+    seed: int,          # of the order
+    shuffle: bool,      # False: in order
+    training: bool,     # True: never a batch of a single example
+) -> JoinedBatches:     # of keys (epoch, index)
+    "Return the batches of a split; `core.trainer` shares them out to its processes."
+    order = epoch_order if shuffle else in_order
+    return JoinedBatches(EpochSampler(n, seed, True, 1, 0, order), batch_size, training)
 
 # %% ../../nbs/30_ensembles/323_loaders.ipynb #548fea25
 class _OnDevice(Dataset):
@@ -105,7 +84,7 @@ class ImageBatches(DataLoader):
         training: bool = False,                        # True: never a batch of a single example
     ):
         source = _OnDevice(_moved(split, device), mean, std, augmentation, seed)
-        batches = KeyBatches(EpochKeys(len(source), shuffle, seed), batch_size, training)
+        batches = key_batches(len(source), batch_size, seed, shuffle, training)
         super().__init__(source, batch_sampler=batches, collate_fn=_as_it_is,
                          generator=torch.Generator())    # else it would draw from the global one
 
@@ -145,7 +124,7 @@ def image_loaders(
 class BatchStream:
     "Batches, pass after pass, cut into blocks of equal number: a `batch_sampler` for a DataLoader."
     def __init__(self,
-        batches,             # a `KeyBatches`, or another whose `sampler.set_epoch` chooses the pass
+        batches,             # as of `key_batches`: its `sampler.set_epoch` chooses the pass
         n_batches: int,      # of a block
     ):
         self._batches, self.n_batches, self.epoch = batches, integer("n_batches", n_batches, 1), 0

@@ -11,7 +11,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.expect import between, one_of
 from ..core.identity import plain
-from ..core.trainer import Diverged, System
+from ..core.system import Diverged, System
 from . import family
 from .objectives import (AGGREGATIONS, augmented_loss, decompose,
                                              pooled_log_probabilities)
@@ -157,9 +157,9 @@ def epoch_values(
 def epoch_end(
     self: EnsembleSystem,
     row: dict,              # the new line of the history
-) -> None:
+) -> str:                   # why to stop; "": go on
     "Set the next learning rate; end the training where it is too low, or the loss no number."
-    if "val/ens_loss" not in row and self.optimiser_config.meaning == "validations": return
+    if "val/ens_loss" not in row and self.optimiser_config.meaning == "validations": return ""
     loss = row.get("val/ens_loss", math.inf)
     if loss != loss:
         raise Diverged("the validation's ensemble loss is not a number: the weights are lost, and "
@@ -169,11 +169,8 @@ def epoch_end(
     value = self.rate.after(loss)
     row["waited"] = self.rate.count - 1
     for group in self.trainer.optimizers[0].param_groups: group["lr"] = value
-    if value >= self.lowest_rate: return
-    self.trainer.should_stop = True                  # after this epoch; a later resume knows why
-    for callback in self.trainer.callbacks:
-        if getattr(callback, "stopped", None) == "": callback.stopped = (
-            f"the learning rate {value:.1g} is below {self.lowest_rate:.1g}")
+    return (f"the learning rate {value:.1g} is below {self.lowest_rate:.1g}"
+            if value < self.lowest_rate else "")
 
 # %% ../../nbs/30_ensembles/342_system.ipynb #e44001d0
 @patch

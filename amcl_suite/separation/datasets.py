@@ -16,12 +16,13 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from ..core.audio import AudioError, pcm16, read_audio
 from ..core.expect import between, integer, one_of
 from ..core.files import DataError
+from ..core.order import EpochSampler
 from .corpora import Corpus, MixtureRow
 from .distances import active_targets
 
 # %% auto #0
 __all__ = ['MixtureBatch', 'Example', 'collate', 'example_generator', 'epoch_and_index', 'Samples', 'MixtureDataset',
-           'heard_sources', 'EpochSampler', 'LengthBatches', 'make_loader']
+           'heard_sources', 'LengthBatches', 'make_loader']
 
 # %% ../../nbs/20_separation/226_datasets.ipynb #4c7ebc1f
 class MixtureBatch(NamedTuple):
@@ -226,50 +227,6 @@ def heard_sources(
     active = power - mean**2 > 0.01 * power + 4 * silence**2
     close = ~active & (power > silence**2 / 4)
     return active_targets(sources[None], silence)[0] if close.any() else torch.from_numpy(active)
-
-# %% ../../nbs/20_separation/226_datasets.ipynb #21dbcd1a
-class EpochSampler(Sampler):
-    "Keys (epoch, index) in an order that depends on seed and epoch alone."
-    def __init__(self,
-        n: int,                          # number of examples
-        seed: int = 0,                   # >= 0, of the order
-        shuffle: bool = True,            # False: in order, and always epoch 0 (fixed crops)
-        n_replicas: int | None = None,   # processes that share them; None: torch.distributed
-        rank: int | None = None,         # this process, 0..n_replicas - 1; None: torch.distributed
-    ):
-        integer("n", n, 1)
-        if (n_replicas is None) != (rank is None):
-            raise ValueError(f"rank: give n_replicas and rank or neither, got {n_replicas}, {rank}")
-        if rank is not None: integer("rank", rank, 0, n_replicas - 1)
-        self.n, self.seed, self.shuffle, self.epoch = n, seed, shuffle, 0
-        self.given = None if rank is None else (n_replicas, rank)
-
-    def set_epoch(self,
-        epoch: int,    # >= 0; the trainer calls this before each epoch
-    ) -> None:
-        "Choose the epoch whose keys come next; without effect on a fixed order."
-        self.epoch = int(epoch) if self.shuffle else 0
-
-    def __len__(self) -> int:
-        n_replicas, rank = self._replica()
-        return self.n // n_replicas if self.shuffle else len(range(rank, self.n, n_replicas))
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        n_replicas, rank = self._replica()
-        if not len(self):
-            raise ValueError(f"n: {self.n} examples are too few for {n_replicas} processes")
-        order = np.arange(self.n)
-        if self.shuffle: np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        for index in order[rank::n_replicas][:len(self)]: yield self.epoch, int(index)
-
-# %% ../../nbs/20_separation/226_datasets.ipynb #271e54ec
-@patch
-def _replica(self: EpochSampler) -> tuple[int, int]:
-    "Return the number of processes and the rank of this one."
-    if self.given is not None: return self.given
-    import torch.distributed as dist
-    if not (dist.is_available() and dist.is_initialized()): return 1, 0
-    return dist.get_world_size(), dist.get_rank()
 
 # %% ../../nbs/20_separation/226_datasets.ipynb #de15cb31
 class LengthBatches(Sampler):

@@ -14,8 +14,8 @@ from ..core.audio import SOUND_SUFFIXES
 from ..core.configuration import changed, pick_device, placed, scale_of, several
 from ..core.data import checksum, locate, sha256_of
 from ..core.expect import counts, integer, one_of, ranges
-from ..core.files import read_json, replacing, write_json_atomic
-from ..core.identity import claim, plain
+from ..core.files import replacing
+from ..core.identity import plain
 from ..core.statistics import summarise
 from ..core.trainer import TrainerSettings, train
 from ..mcl.rules import rule
@@ -257,20 +257,24 @@ def train_separator(
     "Train one separator, or go on with it; clear errors before the first step."
     folder, loaders = Path(folder), make_loaders(config, corpus)
     cools, cooling = config.objective.needs_temperature, config.temperature
-    now = plain(config) | {"corpus": corpus.checksum or corpus.name}
-    claim(folder / "run.json", now if cools else now | {"temperature": None}, _FREE)
     annealing = _annealing(config, loaders[0], folder)
     system = SeparationSystem(config.model, config.objective, annealing, config.optimiser,
                               config.watch, config.training.seed, config.head_start)
     first = math.ceil(cooling.end) if cools and cooling.every == "epoch" else 0
     trained = train(system, *loaders, replace(config.training, patience_from=first), folder,
-                    progress=progress)
+                    progress=progress, identity=_identity(config, corpus))
     path = system.export(trained.best_path, folder / "separator.pt", corpus=corpus.name,
                          configuration=plain(config))
     return TrainedSeparator(path, trained.history, annealing.unit if annealing else 0.,
                             trained.stopped)
 
-_FREE = ("n_epochs", "n_workers", "n_devices", "accelerator", "keep_best", "patience")
+def _identity(config: SeparationConfig, corpus: Prepared) -> dict:
+    "Return what else than its system and its training decides a run: segments, batches, corpus."
+    own = {name: value for name, value in plain(config).items()
+           if name not in ("training", "n_workers")}
+    cools = config.objective.needs_temperature
+    own["corpus"] = corpus.checksum or corpus.name
+    return own if cools else own | {"temperature": None}
 
 # %% ../../nbs/20_separation/244_experiments.ipynb #2fea8af7
 def judge_separator(
@@ -340,26 +344,28 @@ def _plan(methods, n_seeds: int, seed: int, size: str, changes: dict) -> dict:
     return plan
 
 def _one_run(name: str, config: SeparationConfig, corpus: Prepared, folder: Path, report) -> tuple:
-    "Return the tables of one run and its checkpoint; a run that was judged before is only read."
+    "Train and judge; return the tables of one run and its checkpoint."
     import pandas
-    names = [folder / name for name in ("summary.json", "history.parquet", "mixtures.parquet")]
-    if names[0].exists():
-        summary, history, judged = (read(path) for read, path in
-                                    zip((read_json, read_table, load_metrics), names))
-    else:
-        trained = train_separator(config, corpus, folder, report)
-        judged, history = judge_separator(trained.checkpoint, corpus, config), trained.history
-        summary = run_summary(judged) | dict(unit_db=trained.unit, stopped=trained.stopped,
-                                             n_epochs=len(history))
-        save_metrics(names[2], judged)
-        with replacing(names[1]) as temporary: history.to_parquet(temporary)
-        write_json_atomic(names[0], summary)                     # last: all is there
+    trained = train_separator(config, corpus, folder, report)
+    judged = _judged(config, corpus, folder, trained)
     used, cooling = config.objective.rule, config.temperature
     labels = dict(configuration=name, rule=used.name, method=used.style.label,
                   seed=config.training.seed)
-    summary = summary | dict(schedule=cooling.schedule, temperature=cooling.initial)
-    tables = (pandas.DataFrame([summary]), history, judged)
-    return (*(table.assign(**labels) for table in tables), folder / "separator.pt")
+    summary = run_summary(judged) | dict(
+        unit_db=trained.unit, stopped=trained.stopped, n_epochs=len(trained.history),
+        schedule=cooling.schedule, temperature=cooling.initial)
+    tables = (pandas.DataFrame([summary]), trained.history, judged)
+    return (*(table.assign(**labels) for table in tables), trained.checkpoint)
+
+def _judged(config: SeparationConfig, corpus: Prepared, folder: Path, trained: TrainedSeparator):
+    "Return the metrics of every test mixture, kept beside the history that they belong to."
+    history, mixtures = folder / "history.parquet", folder / "mixtures.parquet"
+    if history.exists() and read_table(history).equals(trained.history):
+        return load_metrics(mixtures)
+    judged = judge_separator(trained.checkpoint, corpus, config)
+    save_metrics(mixtures, judged)
+    with replacing(history) as temporary: trained.history.to_parquet(temporary)    # last: complete
+    return judged
 
 # %% ../../nbs/20_separation/244_experiments.ipynb #8b93ebd5
 def common_speakers(

@@ -12,7 +12,8 @@ from fastcore.basics import patch
 from torch import Tensor
 from ..core.configuration import leaves
 from ..core.expect import counts, integer, ranges
-from ..core.trainer import System, read_checkpoint
+from ..core.system import System
+from ..core.trainer import read_checkpoint
 from .checkpoints import save_model
 from .datasets import MixtureBatch
 from .models import ModelConfig, Separation, build_model
@@ -225,9 +226,9 @@ def suspect(
 def epoch_end(
     self: SeparationSystem,
     row: dict,              # the new line of the history
-) -> None:
+) -> str:                   # why to stop: never
     "Count dead outputs, rescue them, write audio."
-    if "val/dead" not in row: return
+    if "val/dead" not in row: return ""
     epoch, n = self.current_epoch, self.config.n_hyps
     self.dead_for = [self.dead_for[i] + 1 if i in self.dead else 0 for i in range(n)]
     late = [i for i, epochs in enumerate(self.dead_for) if epochs >= self.watch.patience]
@@ -246,6 +247,7 @@ def epoch_end(
     every = self.watch.audio_every
     if self.logger and every and epoch % every == 0 and self.trainer.is_global_zero:
         write_sounds(self.logger.experiment, self.heard, epoch + 1, self.config.sample_rate)
+    return ""
 
 # %% ../../nbs/20_separation/240_system.ipynb #77564c1c
 @patch
