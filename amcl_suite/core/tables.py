@@ -190,13 +190,14 @@ def paper_vs_ours(
     keys = [k for k in fields if k in always or any(row.get(k) for row in rows)]
     names = [k for k in keys if k != "scale"]
     last = ("scale",) if "scale" in keys else ()
-    columns = (*names, "paper", f"ours ± {spread}", "n", *last)
+    paper = any(not _missing(row["paper"]) for row in rows)
+    columns = (*names, *(["paper"] if paper else []), f"ours ± {spread}", "n", *last)
     body = tuple((*(_metric(row) if k == "metric" else str(row.get(k, "")) for k in names),
-                  published(row["paper"], row["paper_spread"]),
+                  *([published(row["paper"], row["paper_spread"])] if paper else []),
                   format_value(row["value"], row[spread]),
                   "–" if _missing(row["n"]) else str(int(row["n"])),
                   *(row[k] for k in last)) for row in rows)
-    return Table(columns, body, caption, _notes(rows, spread), n_keys=len(names))
+    return Table(columns, body, caption, _notes(rows, spread, paper), n_keys=len(names))
 
 # %% ../../nbs/70_core/730_tables.ipynb #bef369fc
 _SPREADS = {"std": "standard deviation", "stderr": "standard error"}
