@@ -61,8 +61,8 @@ def _rule(table: Table) -> list[str]:
     "Return the line under the heads: sides, and in a wide table, by dashes, the columns' widths."
     lengths = [max(map(len, column)) for column in zip(table.columns, *table.rows)]
     wide = sum(lengths) + 3 * len(lengths) > 72        # as pandoc decides it
-    def dashes(n): return "-" * (min(max(n, 3), 32) if wide else 3)
-    return [f":{dashes(n)}" if j < table.n_keys or n > 32 else f"{dashes(n)}:"
+    def dashes(n): return "-" * (min(max(n, 3), 40) if wide else 3)
+    return [f":{dashes(n)}" if j < table.n_keys or n > 28 else f"{dashes(n)}:"
             for j, n in enumerate(lengths)]
 
 
