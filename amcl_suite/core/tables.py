@@ -51,11 +51,20 @@ def to_markdown(
     def mark(i, j, text):
         text = plain_markdown(text)
         return f"**{text}**" if (i, j) in self.bold and text else text
-    rule = [":---" if j < self.n_keys else "---:" for j in range(len(self.columns))]
     rows = [line([mark(i, j, text) for j, text in enumerate(r)]) for i, r in enumerate(self.rows)]
     parts = [f"**{plain_markdown(self.caption)}**"] if caption and self.caption else []
-    parts.append("\n".join([line([plain_markdown(c) for c in self.columns]), line(rule), *rows]))
+    parts.append("\n".join([line([plain_markdown(c) for c in self.columns]), line(_rule(self)),
+                            *rows]))
     return "\n\n".join([*parts, *(plain_markdown(note) for note in self.notes)])
+
+def _rule(table: Table) -> list[str]:
+    "Return the line under the heads: sides, and in a wide table, by dashes, the columns' widths."
+    lengths = [max(map(len, column)) for column in zip(table.columns, *table.rows)]
+    wide = sum(lengths) + 3 * len(lengths) > 72        # as pandoc decides it
+    def dashes(n): return "-" * (min(max(n, 3), 40) if wide else 3)
+    return [f":{dashes(n)}" if j < table.n_keys or n > 28 else f"{dashes(n)}:"
+            for j, n in enumerate(lengths)]
+
 
 # %% ../../nbs/70_core/730_tables.ipynb #393b737f
 @patch
@@ -190,13 +199,14 @@ def paper_vs_ours(
     keys = [k for k in fields if k in always or any(row.get(k) for row in rows)]
     names = [k for k in keys if k != "scale"]
     last = ("scale",) if "scale" in keys else ()
-    columns = (*names, "paper", f"ours ± {spread}", "n", *last)
+    paper = any(not _missing(row["paper"]) for row in rows)
+    columns = (*names, *(["paper"] if paper else []), f"ours ± {spread}", "n", *last)
     body = tuple((*(_metric(row) if k == "metric" else str(row.get(k, "")) for k in names),
-                  published(row["paper"], row["paper_spread"]),
+                  *([published(row["paper"], row["paper_spread"])] if paper else []),
                   format_value(row["value"], row[spread]),
                   "–" if _missing(row["n"]) else str(int(row["n"])),
                   *(row[k] for k in last)) for row in rows)
-    return Table(columns, body, caption, _notes(rows, spread), n_keys=len(names))
+    return Table(columns, body, caption, _notes(rows, spread, paper), n_keys=len(names))
 
 # %% ../../nbs/70_core/730_tables.ipynb #bef369fc
 _SPREADS = {"std": "standard deviation", "stderr": "standard error"}

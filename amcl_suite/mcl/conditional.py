@@ -205,7 +205,7 @@ def train_synthetic(
 def summarise_synthetic(
     results,               # data frame of a `SyntheticRun`
     against: str = "wta",  # method to compare with, in pairs by seed
-):                         # data frame; `low`, `high`: 95 % interval of the difference
+):       # data frame; `per_seed`: values; `low`, `high`: 95 % interval of the difference
     "Summarise judgements per method: distortion over all inputs, other metrics over the probes."
     import pandas as pd
     from amcl_suite.core.statistics import mean_interval, summarise
@@ -218,5 +218,6 @@ def summarise_synthetic(
         for name in table:
             gap = mean_interval(table[name] - table[against])
             rows.append(dict(method=name, metric=metric, **summarise(table[name]),
-                             difference=gap["mean"], low=gap["low"], high=gap["high"]))
+                             per_seed=table[name].tolist(), difference=gap["mean"],
+                             low=gap["low"], high=gap["high"]))
     return pd.DataFrame(rows)
