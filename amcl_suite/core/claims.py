@@ -25,7 +25,7 @@ __all__ = ['EXPECT', 'TESTS', 'HOLDS', 'FAILS', 'UNDECIDED', 'NOT_RUN', 'Claim',
            'traps', 'trap_table']
 
 # %% ../../nbs/70_core/734_claims.ipynb #8b09e792
-EXPECT = ("lower", "higher", "level")
+EXPECT = ("lower", "higher", "level", "not lower", "not higher")
 
 @dataclass(frozen=True)
 class Claim:
@@ -36,7 +36,7 @@ class Claim:
     quantity: str                # what is compared, with its unit
     words: str = ""              # the paper's own sentence
     says: str = ""               # or what it says in our words
-    expect: str = "lower"        # ours minus theirs: "lower", "higher" or "level"
+    expect: str = "lower"        # ours minus theirs: one of `EXPECT`
     margin: float = 0.           # >= 0, in the unit of the quantity
     test: str = "paired"         # key of `TESTS`
     ours: Mapping = field(default_factory=dict)     # fields of the rows that it is about
@@ -104,6 +104,13 @@ def _means(claim: Claim, ours: dict, theirs: dict | None) -> Measured:
     return Measured(ours["value"] - other, math.sqrt(sum(spread)), freedom,
                     min(row["n"] for row in one))
 
+def _spreads(claim: Claim, ours: dict, theirs: dict | None) -> Measured:
+    def distances(row):
+        values = np.asarray(row[claim.values], float)
+        found = summarise(np.abs(values - np.median(values)))
+        return row | dict(value=found["mean"], std=found["std"], n=found["n"])
+    return _means(claim, distances(ours), theirs and distances(theirs))
+
 def _counts(claim: Claim, ours: dict, theirs: dict | None) -> Measured:
     counts = (int(ours["value"]), ours["n"], int(theirs["value"]), theirs["n"])
     return Measured(counts[0] / counts[1] - counts[2] / counts[3], math.nan, 1,
@@ -114,8 +121,8 @@ def _exact(claim: Claim, ours: dict, theirs: dict | None) -> Measured:
     return Measured(ours["value"] - other, 0., 1, math.inf)
 
 # %% ../../nbs/70_core/734_claims.ipynb #85cb1682
-TESTS = {"paired": _paired, "interval": _interval, "means": _means, "counts": _counts,
-         "exact": _exact}
+TESTS = {"paired": _paired, "interval": _interval, "means": _means, "spreads": _spreads,
+         "counts": _counts, "exact": _exact}
 
 # %% ../../nbs/70_core/734_claims.ipynb #a6d2d3f8
 def measure(
@@ -148,12 +155,14 @@ def _other(claim: Claim, ours: dict, shown: Evidence) -> dict | None:
 
 # %% ../../nbs/70_core/734_claims.ipynb #688066c3
 HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided", "not run"
-_EDGES = {"lower": (-1,), "higher": (1,), "level": (-1, 1)}        # times the margin
+_EDGES = {"lower": (-1,), "higher": (1,), "level": (-1, 1),        # times the margin
+          "not lower": (-1,), "not higher": (1,)}
 
 def _inside(claim: Claim, value: float) -> bool:
     "Tell whether a difference is what the claim says."
     if claim.expect == "level": return abs(value) <= claim.margin
-    return value < -claim.margin if claim.expect == "lower" else value > claim.margin
+    edge = _EDGES[claim.expect][0] * claim.margin
+    return value < edge if claim.expect in ("lower", "not higher") else value > edge
 
 def decide(
     claim: Claim,                       # says which side, and by how much

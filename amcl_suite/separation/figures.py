@@ -10,7 +10,7 @@ from .evaluation import (confusion, per_speaker, matched_by_score,
                                               summarise_by, winner_shares)
 
 # %% auto #0
-__all__ = ['plot_input_levels', 'plot_confusion', 'plot_reliability', 'plot_winners']
+__all__ = ['plot_input_levels', 'plot_confusion', 'plot_reliability', 'plot_winners', 'plot_collapse']
 
 # %% ../../nbs/20_separation/282_figures.ipynb #a662e1fb
 def plot_input_levels(
@@ -62,7 +62,7 @@ def plot_reliability(
     style, table = method_style(method), matched_by_score(frame, n_bins)
     if not ax.lines: ax.plot([0, 1], [0, 1], color="#888888", lw=1, ls="--")
     ax.plot(table[:, 0], table[:, 1], color=style.colour, label=style.label)
-    ax.scatter(table[:, 0], table[:, 1], 8 + 300 * table[:, 2] / table[:, 2].sum(),
+    ax.scatter(table[:, 0], table[:, 1], 8 + 120 * table[:, 2] / table[:, 2].sum(),
                color=style.colour, marker=style.marker)
     ax.set(xlabel="score", ylabel="share matched to a speaker", xlim=(-.03, 1.03),
            ylim=(-.03, 1.03), aspect="equal")
@@ -80,4 +80,24 @@ def plot_winners(
     ax.axhline(1 / len(share), color="#555555", lw=1, ls="--")
     ax.set(xlabel="output", ylabel="share of speakers won", xticks=range(1, len(share) + 1),
            ylim=(0, 1))
+    return ax
+
+# %% ../../nbs/20_separation/282_figures.ipynb #5dd706fc
+def plot_collapse(
+    ax,            # matplotlib axis to draw on
+    rows,          # of a run record: metrics "pit_si_sdri" and "shared_winner", with `per_seed`
+):                 # the axis
+    "Draw every run by its SI-SDR and by how often speakers share an output; hollow: head start."
+    found = {(r["method"], r["dataset"], r["metric"]): r["per_seed"] for r in rows
+             if r.get("per_seed")}
+    for method, dataset, metric in found:
+        if metric != "shared_winner": continue
+        style, late = method_style(method), dataset.endswith("head start")
+        level, shared = (found[method, dataset, key] for key in ("pit_si_sdri", metric))
+        ax.plot(level, shared, style.marker, color=style.colour, mfc="none" if late else None,
+                ms=7, label=f"{style.label}{', head start' * late} (n = {len(level)})")
+    ax.axhspan(.5, 1.05, color="#888888", alpha=.12, lw=0)
+    ax.set(xlabel="one-to-one SI-SDR improvement (dB)", ylabel="share of shared winners",
+           ylim=(-.05, 1.05))
+    ax.legend(loc="upper center")
     return ax
