@@ -45,12 +45,12 @@ class Claim:
     values: str = "per_seed"     # field of a row that holds its repetitions
     overlap: float = 0.          # test rows over training rows where splits overlap; 0: they don't
     over: str = ""               # field with one test for each of its values; "": one test
-    need: str = "all"            # of these: "all" or "most"
+    need: str = "all"            # of these: "all", "most" or "any"
     paper: str = ""              # published value, as it is printed; "": none
     decides: str = ""            # what would decide it, where ours is too small to
 
     def __post_init__(self):
-        for name, known in (("expect", EXPECT), ("test", tuple(TESTS)), ("need", ("all", "most"))):
+        for name, known in (("expect", EXPECT), ("test", tuple(TESTS)), ("need", ("all", "most", "any"))):
             one_of(f"{self.id}: {name}", getattr(self, name), known)
         between(f"{self.id}: margin", self.margin, 0, ends="[)")
         if bool(self.words) == bool(self.says):
@@ -205,6 +205,8 @@ def _word(claim: Claim, words: Mapping[str, str]) -> str:
     if claim.need == "most":
         return (HOLDS if 2 * held > len(words) else FAILS if 2 * failed >= len(words)
                 else UNDECIDED)
+    if claim.need == "any":
+        return HOLDS if held else FAILS if failed == len(words) else UNDECIDED
     return HOLDS if held == len(words) else FAILS if failed else UNDECIDED
 
 # %% ../../nbs/70_core/734_claims.ipynb #191d0382
@@ -288,7 +290,8 @@ def _page(content: Mapping, page: Mapping) -> PageClaims:
                    for claim in page.get("claims") or ())
     name = Path(notebook).stem.partition("_")[2]
     return make(PageClaims, dict(
-        name=name, notebook=notebook, paper=content["paper"], claims=claims,
+        name=name, notebook=notebook, claims=claims,
+        paper=page.get("paper", content["paper"]),
         experiment=page["experiment"], jobs=tuple(page["jobs"])))
 
 # %% ../../nbs/70_core/734_claims.ipynb #f3e0083f

@@ -239,7 +239,7 @@ def plot_decomposition_bars(
         ax.bar(at, ens["mean"], width * .94, color=colours, zorder=2)
         ax.bar(at, div["mean"], width * .94, bottom=ens["mean"], facecolor="white", zorder=2,
                edgecolor=colours, hatch="////", lw=.8)
-        for x, top in zip(at, total):
+        for x, top in zip(at, total) if len(splits) > 1 else ():
             ax.annotate(split, (x, top), (0, 2), textcoords="offset points", ha="center",
                         fontsize=7, rotation=90 if len(ens) > 4 else 0)
     ax.set(xticks=range(len(ens)), xticklabels=[f"{b:g}" for b in ens["beta"]], ylabel=label,

@@ -16,7 +16,8 @@ from .family import averaged_as
 from .metrics import evaluate_ensemble
 
 # %% auto #0
-__all__ = ['BANDS', 'SweepResult', 'paired_differences', 'generalisation_gaps', 'metric_rows', 'ensemble_rows', 'beta_summary']
+__all__ = ['BANDS', 'SweepResult', 'paired_differences', 'generalisation_gaps', 'metric_rows', 'ensemble_rows', 'beta_summary',
+           'seed_frame', 'kept_arrays', 'kept_frame']
 
 # %% ../../nbs/30_ensembles/337_frames.ipynb #313e3e62
 @dataclass(frozen=True)
@@ -170,3 +171,38 @@ def beta_summary(
     table = values.agg(mean="mean", n="count").reset_index()
     table["spread"] = (2 * values.sem(ddof=1) if band == "sem" else values.std(ddof=0)).to_numpy()
     return table.fillna({"spread": 0.})
+
+# %% ../../nbs/30_ensembles/337_frames.ipynb #8a1c88ac
+def seed_frame(
+    rows: Sequence[dict],        # of a run; each lists its repetitions, one per seed
+    values: str = "per_seed",    # the field with the list
+):                               # tidy table with the other fields, seed 0, 1, ... and value
+    "Return rows that list their repetitions as a tidy table, one line for each seed."
+    import pandas as pd
+    return pd.DataFrame([{"split": "test", "learner": -1, **row, "seed": seed, "value": value}
+                         for row in rows for seed, value in enumerate(row[values])])
+
+# %% ../../nbs/30_ensembles/337_frames.ipynb #a7028746
+def kept_arrays(
+    frame,              # tidy table
+    name: str,          # of the arrays
+    keys: Sequence,     # columns that tell its rows apart, one axis each
+) -> dict:              # name -> the values, name_key -> what stands along an axis
+    "Return the ensembles' rows of a table as one array with its axes; NaN where it has no row."
+    import pandas as pd
+    values = ensemble_rows(frame, keys).set_index(list(keys))["value"]
+    axes = {key: np.array(values.index.unique(key).tolist()) for key in keys}
+    whole = values.reindex(pd.MultiIndex.from_product(axes.values(), names=keys)).to_numpy()
+    return {name: whole.reshape([len(axis) for axis in axes.values()])} | {
+        f"{name}_{key}": axis for key, axis in axes.items()}
+
+def kept_frame(
+    arrays: dict,       # of a run
+    name: str,          # as it was given to `kept_arrays`
+    keys: Sequence,     # likewise
+):                      # tidy table of the ensembles
+    "Return the table that `kept_arrays` made arrays of."
+    import pandas as pd
+    at = pd.MultiIndex.from_product([arrays[f"{name}_{key}"] for key in keys], names=keys)
+    table = pd.DataFrame({"value": arrays[name].ravel()}, index=at).dropna()
+    return table.reset_index().assign(learner=-1)
