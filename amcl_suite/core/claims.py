@@ -14,7 +14,7 @@ from .evidence import Evidence, evidence
 from .expect import between, make, one_of
 from .files import DataError
 from .parts import parts
-from .settings import project_root
+from .settings import suite_file
 from .statistics import (MIN_REPETITIONS, corrected_stderr, fisher_exact, holm,
                                         summarise)
 from .tables import Table, format_value
@@ -50,7 +50,8 @@ class Claim:
     decides: str = ""            # what would decide it, where ours is too small to
 
     def __post_init__(self):
-        for name, known in (("expect", EXPECT), ("test", tuple(TESTS)), ("need", ("all", "most", "any"))):
+        for name, known in (("expect", EXPECT), ("test", tuple(TESTS)),
+                            ("need", ("all", "most", "any"))):
             one_of(f"{self.id}: {name}", getattr(self, name), known)
         between(f"{self.id}: margin", self.margin, 0, ends="[)")
         if bool(self.words) == bool(self.says):
@@ -295,12 +296,15 @@ def _page(content: Mapping, page: Mapping) -> PageClaims:
         experiment=page["experiment"], jobs=tuple(page["jobs"])))
 
 # %% ../../nbs/70_core/734_claims.ipynb #f3e0083f
+def _ledger(name: str) -> Path:
+    "Return the file of a ledger: below `nbs`, or, of a further package, a full path."
+    return Path(name) if Path(name).is_absolute() else suite_file(f"nbs/{name}")
+
 @functools.cache
 def ledgers() -> dict[str, PageClaims]:    # name of the page -> its claims, in the order of parts
     "Return the pages of all ledgers; `DataError` for an id or a page that comes twice."
-    nbs = project_root() / "nbs"
     pages = [page for face in parts().values() if face.claims
-             for page in read_ledger(nbs / face.claims)]
+             for page in read_ledger(_ledger(face.claims))]
     for what, names in (("page", [p.name for p in pages]),
                         ("id", [c.id for p in pages for c in p.claims])):
         if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -337,8 +341,7 @@ def read_traps(
 # %% ../../nbs/70_core/734_claims.ipynb #11baf6cd
 def traps() -> dict[str, tuple[Trap, ...]]:   # part -> its traps
     "Return the traps of all parts that have a ledger of them."
-    nbs = project_root() / "nbs"
-    return {face.name: read_traps(nbs / face.traps) for face in parts().values() if face.traps}
+    return {face.name: read_traps(_ledger(face.traps)) for face in parts().values() if face.traps}
 
 def trap_table(
     traps: Iterable[Trap],       # of one paper

@@ -11,7 +11,7 @@ from pathlib import Path
 from .expect import listed
 from .locks import run_folders
 from .records import RecordError, Run, read_arrays, read_record
-from .settings import project_root
+from .settings import suite_file
 
 # %% auto #0
 __all__ = ['ShownRun', 'Evidence', 'at_hand', 'published_dir', 'evidence', 'source']
@@ -76,7 +76,7 @@ def at_hand(
 # %% ../../nbs/70_core/726_evidence.ipynb #03b7a364
 def published_dir() -> Path:    # absolute; one folder per job, in it one per run
     "Return the folder of published records."
-    return project_root() / "nbs" / "90_results" / "records"
+    return suite_file("nbs/90_results/records")
 
 def evidence(
     records: str | Path,         # "stored", a folder of runs, or "" for none

@@ -10,14 +10,16 @@ from pathlib import Path
 from unittest import mock
 from ..core.expect import only
 from ..core.settings import project_root
-from .code import exported_module, line_comments
+from ..core.claims import read_ledger, read_traps
+from .code import Cell, exported_module, line_comments, notebooks
+from .docs import PICTURES
 from .jobs import JobError, job_names, load_job, notebook_parameters
 from .rules import CHECKS, FLAGS, Finding, as_check, code_cells, pages
 
 # %% auto #0
-__all__ = ['WIDTH', 'check_imports', 'check_modules', 'check_names', 'check_order', 'check_documentation', 'check_width',
-           'check_readers', 'check_experiments', 'check_jobs', 'check_export', 'check_clean', 'check_versions',
-           'run_checks']
+__all__ = ['WIDTH', 'NOWHERE', 'check_imports', 'check_modules', 'check_names', 'check_order', 'check_documentation',
+           'check_width', 'check_readers', 'check_experiments', 'check_jobs', 'check_evidence', 'check_ledgers',
+           'check_nowhere', 'check_export', 'check_clean', 'check_versions', 'run_checks']
 
 # %% ../../nbs/80_reproduce/844_checks.ipynb #c67d1727
 @as_check
@@ -203,6 +205,58 @@ def check_jobs(root: Path):   # project root
         for name in job_names():
             try: load_job(name)
             except JobError as error: yield f"scripts/jobs/{name}.yaml", str(error)
+
+# %% ../../nbs/80_reproduce/844_checks.ipynb #5e15730c
+@as_check
+def check_evidence(root: Path):   # project root
+    "Check that an experiment page shows claims, a picture and verdicts before any code."
+    for name, cells in pages(root):
+        if not any("parameters" in cell.tags for cell in cells): continue
+        if not (name.startswith("nbs/00_") or re.match(r"nbs/\d0_\w+/\d[567]\d_", name)): continue
+        first = next((i for i, cell in enumerate(cells) if _is_shown(cell)), len(cells))
+        data = [output.get("data", {}) for cell in cells[:first] for output in cell.outputs]
+        texts = ["".join(one.get("text/markdown", "")) for one in data]
+        shown = {"claim": any(text.startswith("> ") for text in texts),
+                 "verdict": any("| verdict |" in text for text in texts),
+                 "picture": any(form in PICTURES or form == "text/html" for one in data
+                                for form in one)}
+        for what in (what for what in shown if not shown[what]):
+            yield name, f"no {what} before the first code that a reader sees"
+
+def _is_shown(cell: Cell) -> bool:
+    "Tell whether the site shows the code of a cell, unfolded."
+    found = cell.directives
+    hidden = (found.keys() & {"hide", "default_exp", "exporti"} or found.get("echo") == "false"
+              or found.get("code-fold") == "true")
+    return cell.kind == "code" and bool(cell.body) and not hidden
+
+# %% ../../nbs/80_reproduce/844_checks.ipynb #6d3972f3
+@as_check
+def check_ledgers(root: Path):   # project root
+    "Check that the pages and the jobs which ledgers of claims and traps name exist."
+    present = {path.relative_to(root / "nbs").as_posix() for path in notebooks(root)}
+    jobs = {path.stem for path in (root / "scripts" / "jobs").glob("*.yaml")}
+    for path in sorted((root / "nbs").glob("*/claims.yaml")):
+        name = path.relative_to(root).as_posix()
+        for page in read_ledger(path):
+            if page.notebook not in present: yield name, f"there is no page {page.notebook}"
+            for job in sorted({*page.jobs} - jobs): yield name, f"{page.name}: no job {job}"
+    for path in sorted((root / "nbs").glob("*/traps.yaml")):
+        for trap in read_traps(path):
+            if trap.page and trap.page.partition("#")[0] not in present:
+                yield path.relative_to(root).as_posix(), f"{trap.id}: there is no page {trap.page}"
+
+# %% ../../nbs/80_reproduce/844_checks.ipynb #588560a8
+NOWHERE = r"\btraps? [A-Z]?\d|\bspecification\b|\bacceptance propert|\bpropert(?:y|ies) \d"
+
+@as_check
+def check_nowhere(root: Path):   # project root
+    "Check that no text points to a list that readers don't have."
+    for name, cells in pages(root):
+        for cell in cells:
+            text = cell.source if cell.kind == "markdown" else cell.directives.get("fig-cap", "")
+            if found := re.search(NOWHERE, text, re.I):
+                yield name, f"{found[0]!r} points nowhere; write the fact, or link the appendix"
 
 # %% ../../nbs/80_reproduce/844_checks.ipynb #845a907f
 def _differences(command: str, root: Path, folder: str, pattern: str, remedy: str):
