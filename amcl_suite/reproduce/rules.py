@@ -193,9 +193,9 @@ def _shows(tree: ast.Module) -> bool:
 
 @as_check
 def check_size(root: Path):   # project root
-    "Check that no notebook is larger than `BUDGET` bytes."
+    "Check that no notebook is larger than `BUDGET` bytes, the list of all names apart."
     for path in notebooks(root):
-        if (size := path.stat().st_size) > BUDGET:
+        if (size := path.stat().st_size) > BUDGET and path.name != "api.ipynb":
             yield path.relative_to(root).as_posix(), f"{size} bytes, budget {BUDGET}"
 
 # %% ../../nbs/80_reproduce/842_rules.ipynb #f54d67f2
