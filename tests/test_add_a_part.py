@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from amcl_suite.reproduce import jobs
+from amcl_suite.core.claims import read_ledger
 from amcl_suite.reproduce.code import read_cells
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,10 +54,6 @@ class Toy:
     def python(self, code: str) -> str: return self.bash(f"{sys.executable} - <<'PY'\n{code}\nPY")
 
 
-# awaits the merge: `amcl init`, jobs that parts bring, and `amcl PART COMMAND` come with the one command
-ONE_COMMAND = hasattr(jobs, "job_files")
-
-
 @pytest.mark.slow
 def test_the_page_followed_to_the_letter(tmp_path):
     toy, (*before, (_, last)) = Toy(tmp_path), steps()
@@ -65,13 +61,12 @@ def test_the_page_followed_to_the_letter(tmp_path):
         if name:
             (toy.folder / name).parent.mkdir(parents=True, exist_ok=True)
             (toy.folder / name).write_text(text + "\n")
-        elif "amcl init" not in text or ONE_COMMAND: toy.bash(text)
+        else: toy.bash(text)
     install, test, *look = last.splitlines()
     toy.bash(install)
     toy.bash(test)
     styles_data_and_help(toy)
     claims_are_read(toy)
-    if not ONE_COMMAND: pytest.skip("followed up to the commands, which await the one command")
     said = {command.partition("#")[0].strip(): toy.bash(command) for command in look}
     assert re.search(r"\btoy\b", said["amcl list"]) and "toy-throws" in said["amcl data list"]
     assert said["amcl toy throw"].split() and set(said["amcl toy throw"].split()) <= {"heads", "tails"}
@@ -98,10 +93,8 @@ def styles_data_and_help(toy):
 
 
 def claims_are_read(toy):
-    "Check that the ledger is one; where ledgers are read yet."
-    try: from amcl_suite.core import claims
-    except ImportError: return              # awaits the merge of the ledgers
-    assert not claims.read_ledger(toy.folder / "amcl_toy/claims.yaml")
+    "Check that the ledger is one, empty so far."
+    assert not read_ledger(toy.folder / "amcl_toy/claims.yaml")
 
 
 def test_core_and_reproduce_know_nothing_of_it():
