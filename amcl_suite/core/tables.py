@@ -62,9 +62,8 @@ def _rule(table: Table) -> list[str]:
     lengths = [max(map(len, column)) for column in zip(table.columns, *table.rows)]
     wide = sum(lengths) + 3 * len(lengths) > 72        # as pandoc decides it
     def dashes(n): return "-" * (min(max(n, 3), 40) if wide else 3)
-    return [f":{dashes(n)}" if j < table.n_keys or n > 28 else f"{dashes(n)}:"
-            for j, n in enumerate(lengths)]
-
+    def left(j): return j < table.n_keys or any(len(row[j]) > 28 for row in table.rows)
+    return [f":{dashes(n)}" if left(j) else f"{dashes(n)}:" for j, n in enumerate(lengths)]
 
 # %% ../../nbs/70_core/730_tables.ipynb #393b737f
 @patch
