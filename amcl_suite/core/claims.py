@@ -141,7 +141,10 @@ def measure(
     for name, ours in found.items():
         theirs = _other(claim, ours, shown)
         if theirs is None and claim.theirs is not None: continue
-        done = TESTS[claim.test](claim, ours, theirs)
+        try: done = TESTS[claim.test](claim, ours, theirs)
+        except KeyError as error:
+            raise ValueError(f"{claim.id}: its rows have no field {error}; run the job again, or "
+                             "correct the ledger") from None
         scales = {row["scale"] for row in (ours, theirs) if row}
         measured[name] = Measured(**{**vars(done), "scale": min(scales, key="small full".index)})
     return measured
