@@ -50,7 +50,8 @@ class Claim:
     decides: str = ""            # what would decide it, where ours is too small to
 
     def __post_init__(self):
-        for name, known in (("expect", EXPECT), ("test", tuple(TESTS)), ("need", ("all", "most", "any"))):
+        for name, known in (("expect", EXPECT), ("test", tuple(TESTS)),
+                            ("need", ("all", "most", "any"))):
             one_of(f"{self.id}: {name}", getattr(self, name), known)
         between(f"{self.id}: margin", self.margin, 0, ends="[)")
         if bool(self.words) == bool(self.says):
