@@ -4,7 +4,7 @@
 
 # %% ../../nbs/70_core/718_trainer.ipynb #e2a5b16d
 from __future__ import annotations
-import contextlib, logging, math, os, random, shutil, sys, tempfile, time, warnings, weakref
+import contextlib, importlib.util, logging, math, os, random, shutil, sys, tempfile, time, warnings, weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -82,7 +82,7 @@ class TrainerSettings:
     accelerator: str = "auto"      # "auto", "cpu" or "gpu"
     n_devices: int = 0             # processes, one device each; 0: as many as AMCL_PROCESSES says
     seed: int = 0                  # >= 0, order of the data and all noise while training
-    tensorboard: bool = True       # write curves (and what the system adds) for TensorBoard
+    tensorboard: bool = True       # write curves for TensorBoard, where it is installed
 
     def __post_init__(self):
         counts(self, "n_epochs")
@@ -314,9 +314,10 @@ def _fabric(job: _Job) -> Fabric:
                                find_unused_parameters=job.system.unused_parameters)
     how = (dict(plugins=_Bfloat16("bf16-mixed", device)) if settings.precision == "bf16"
            else dict(precision=f"{settings.precision}-true"))
+    curves = settings.tensorboard and importlib.util.find_spec("tensorboard")     # an extra: `run`
     board = [TensorBoardLogger(job.folder, "tensorboard", "", default_hp_metric=False)]
     return Fabric(accelerator=device, devices=n, strategy=strategy, **how,
-                  loggers=board * settings.tensorboard)
+                  loggers=board * bool(curves))
 
 def _n_devices(settings: TrainerSettings) -> int:
     "Return the number of processes."
@@ -335,6 +336,7 @@ class Trained:
     stopped: str = ""             # why before the last epoch; "": it wasn't
     notes: tuple = ()             # what the system found worth telling
     is_main: bool = True          # False in the further processes of a script
+    forgotten: bool = False       # its weights were removed, see `forget`
 
     @property
     def last_path(self) -> Path:
@@ -346,6 +348,13 @@ class Trained:
         "Return the checkpoint with the best weights; the last one if none was kept."
         path = self.folder / _BEST.format(self.best_epoch)
         return path if path.exists() else self.last_path
+
+    def forget(self) -> None:
+        "Remove the weights, for who keeps them elsewhere; the training still counts as done."
+        content = read_checkpoint(self.last_path) | {"state_dict": {}, "optimiser": {}}
+        write_weights(self.last_path, content)
+        _clean(self.folder)
+        self.forgotten = True
 
     def __repr__(self):
         return (f"Trained({len(self.history)} epochs, best {self.best_value:.4g} in epoch "
@@ -378,13 +387,18 @@ def train(
         if is_main(): _clean(folder, (state or {}).get("best", []), _STOP,
                              *[] if state else [_LAST, "history.csv"])
         state = state or dict(agree=agree, rows=[], best=[], stopped="", spent=0., notes=[])
-        if not state["stopped"] and len(state["rows"]) < settings.n_epochs:
+        done = state["stopped"] or len(state["rows"]) >= settings.n_epochs
+        forgotten = not state.get("state_dict", True)
+        if forgotten and not done:
+            raise ValueError(f"n_epochs: the training in {folder} ended after {len(state['rows'])} "
+                             "epochs and its weights were removed; resume=False starts it again")
+        if not done:
             _launch(_Job(system, train_loader, val_loader, settings, folder, progress, state))
             state = read_checkpoint(folder / _LAST)
-        load_weights(system, state)
+        if not forgotten: load_weights(system, state)
     best = state["best"][0] if state["best"] else [math.nan, 0, ""]
     trained = Trained(folder, _history(state["rows"]), best[1], best[0], state["stopped"],
-                      tuple(state["notes"]), is_main())
+                      tuple(state["notes"]), is_main(), forgotten)
     if temporary: weakref.finalize(trained, shutil.rmtree, folder, ignore_errors=True)
     return trained
 

@@ -110,7 +110,7 @@ def _record(path: Path) -> dict:
 # %% ../../nbs/30_ensembles/346_experiments.ipynb #80876add
 def _train_one(config: ImageConfig, sets, seed: int, beta: float, folder: Path, progress,
                resume: bool):
-    "Train one ensemble; return the system with its best weights, and how it went."
+    "Train one ensemble; return the system, how it went, and when the rate fell."
     loaders, n_blocks = _loaders(config, sets, seed), config.training.n_epochs
     if config.validate_batches:
         n_blocks = math.ceil(n_blocks * len(loaders.train) / config.validate_batches)
@@ -125,9 +125,7 @@ def _train_one(config: ImageConfig, sets, seed: int, beta: float, folder: Path, 
         cpu="cpu", cuda="gpu")[pick_device(config.device)])
     trained = train(system, blocks, loaders.val, settings, folder, progress, resume,
                     identity=_mark(config, seed, beta))
-    switches = system.rate.state()["switches"]
-    load_weights(system, trained.best_path)
-    return system, trained, switches
+    return system, trained, system.rate.state()["switches"]
 
 # %% ../../nbs/30_ensembles/346_experiments.ipynb #49d83c26
 def _judge(config: ImageConfig, sets, system, seed: int, beta: float, folder: Path) -> list[dict]:
@@ -154,11 +152,14 @@ def _one_run(config: ImageConfig, sets, seed: int, beta: float, folder: Path, pr
     history = json.loads(trained.history.drop(columns="seconds").to_json(orient="records"))
     if (own / "run.json").exists() and (found := _record(own / "run.json"))["history"] == history:
         return found
+    if trained.forgotten: return _one_run(config, sets, seed, beta, folder, progress, False)
+    load_weights(system, trained.best_path)
     record = dict(seed=seed, beta=beta, best_epoch=trained.best_epoch, stopped=trained.stopped,
                   lr_switch=switches, history=history,
                   final=_judge(config, sets, system, seed, beta, folder))
     save_ensemble(own / "ensemble.pt", system.ensemble, **_mark(config, seed, beta))
     write_json_atomic(own / "run.json", record)
+    trained.forget()                                       # `ensemble.pt` has the weights
     return record
 
 # %% ../../nbs/30_ensembles/346_experiments.ipynb #360e4355
