@@ -4,7 +4,8 @@
 
 # %% ../../nbs/70_core/718_trainer.ipynb #e2a5b16d
 from __future__ import annotations
-import contextlib, importlib.util, logging, math, os, random, shutil, sys, tempfile, time, warnings, weakref
+import contextlib, importlib.util, logging, math, os, random, shutil
+import sys, tempfile, time, warnings, weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
