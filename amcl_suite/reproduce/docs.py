@@ -141,7 +141,8 @@ def cell_markdown(
     if found.get("echo") != "false" and cell.body:
         parts = [_fenced(cell.body, "python")]
         if found.get("code-fold") == "true":
-            parts = ["<details><summary>Code</summary>", *parts, "</details>"]
+            summary = found.get("code-summary") or "Code"
+            parts = [f"<details><summary>{summary}</summary>", *parts, "</details>"]
     if found.get("output") != "false":
         parts += [output_markdown(o, lambda content, form: picture(content, form, found), forms)
                   for o in cell.outputs]
