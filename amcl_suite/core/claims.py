@@ -220,6 +220,7 @@ def _told(claim: Claim, measured: Mapping[str, Measured], words: Mapping[str, st
         one, = measured.values()
         if one.counts: return "{} of {} against {} of {}".format(*one.counts)
         low, high = one.interval()
+        if math.isnan(one.value): return "–"
         if one.stderr == 0 or math.isnan(low): return f"{one.value:+.3g}"
         return f"{one.value:+.3g} [{low:+.3g}, {high:+.3g}]"
     inside = sum(_inside(claim, one.value) for one in measured.values())
