@@ -212,7 +212,7 @@ def check_evidence(root: Path):   # project root
     "Check that an experiment page shows claims, a picture and verdicts before any code."
     for name, cells in pages(root):
         if not any("parameters" in cell.tags for cell in cells): continue
-        if not (name.startswith("nbs/00_") or re.match(r"nbs/[1-6]0_\w+/\d[567]\d_", name)): continue
+        if not re.match(r"nbs/(00_|[1-6]0_\w+/\d[567]\d_)", name): continue
         first = next((i for i, cell in enumerate(cells) if _is_shown(cell)), len(cells))
         data = [output.get("data", {}) for cell in cells[:first] for output in cell.outputs]
         texts = ["".join(one.get("text/markdown", "")) for one in data]
