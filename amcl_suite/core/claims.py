@@ -269,12 +269,15 @@ def verdict_table(
              "verdict")
     rows = [(one.claim.name, one.claim.quantity, *([one.claim.paper or "–"] if published else []),
              one.told, one.n, one.scale, one.word) for one in verdicts]
-    open_ones = [f"{one.claim.name}: {one.claim.decides}" for one in verdicts
-                 if one.word in (UNDECIDED, NOT_RUN) and one.claim.decides]
-    notes = [f"What would decide it. {'; '.join(open_ones)}."] if open_ones else []
+    still_open = {}                        # what would decide it -> the claims that wait
+    for one in verdicts:
+        if one.word in (UNDECIDED, NOT_RUN) and one.claim.decides:
+            still_open.setdefault(one.claim.decides, []).append(one.claim.name)
+    notes = ["What would decide what is open. " + " ".join(
+        f"“{'”, “'.join(names)}”: {decides}." for decides, names in still_open.items())]
     bold = frozenset((i, len(heads) - 1) for i in range(len(rows)))
-    return Table(heads, tuple(rows), "Ours minus theirs, with its 95 % interval.", tuple(notes),
-                 n_keys=2, bold=bold)
+    return Table(heads, tuple(rows), "Ours minus theirs, with its 95 % interval.",
+                 tuple(notes) if still_open else (), n_keys=2, bold=bold)
 
 # %% ../../nbs/70_core/734_claims.ipynb #1f0474fe
 def read_ledger(
@@ -350,7 +353,7 @@ def traps() -> dict[str, tuple[Trap, ...]]:   # part -> its traps
 def trap_table(
     traps: Iterable[Trap],       # of one paper
 ):                               # Markdown, for the end of a cell
-    "Return traps as a table; each has its id as an anchor."
+    "Return traps as a table: id, what the released code does, what this suite does instead."
     from IPython.display import Markdown
     def line(trap):
         link = f" ([page](../{trap.page}))" if trap.page else ""
