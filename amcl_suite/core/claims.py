@@ -85,10 +85,20 @@ class Measured:
 
 # %% ../../nbs/70_core/734_claims.ipynb #e5446d61
 def _paired(claim: Claim, ours: dict, theirs: dict | None) -> Measured:
-    values = np.asarray(ours[claim.values], float)
-    values = values - (claim.against if theirs is None else np.asarray(theirs[claim.values], float))
-    stderr = corrected_stderr(values, claim.overlap) if len(values) > 1 else math.nan
-    return Measured(float(values.mean()), stderr, max(1, len(values) - 1), len(values))
+    values = _by_seed(claim, ours)
+    if theirs is not None:
+        others = _by_seed(claim, theirs)
+        values = {seed: values[seed] - others[seed] for seed in values if seed in others}
+    differences = np.array([*values.values()]) - (claim.against or 0.)
+    stderr = corrected_stderr(differences, claim.overlap) if len(differences) > 1 else math.nan
+    mean = float(differences.mean()) if len(differences) else math.nan
+    return Measured(mean, stderr, max(1, len(differences) - 1), len(differences))
+
+def _by_seed(claim: Claim, row: dict) -> dict[int, float]:
+    "Return the repetitions of a row by their seeds, or splits."
+    values = row[claim.values]
+    seeds = row.get("seeds") or range(row["first_seed"], row["first_seed"] + len(values))
+    return dict(zip(seeds, map(float, values)))
 
 def _interval(claim: Claim, ours: dict, theirs: dict | None) -> Measured:
     from scipy.stats import t
@@ -132,13 +142,12 @@ def measure(
 ) -> dict[str, Measured]:        # group -> what is measured; one group "" without `over`
     "Measure what a claim speaks of; empty where the runs don't have its rows."
     if shown is None: return {}
-    found = {}
-    for ours in shown.select(**claim.ours):
-        name = str(ours.get(claim.over, "")) if claim.over else ""
-        if name in found: raise ValueError(f"{claim.id}: ours fits several rows; name more fields")
-        found[name] = ours
+    groups = {}
+    for row in shown.select(**claim.ours):
+        groups.setdefault(str(row.get(claim.over, "")) if claim.over else "", []).append(row)
     measured = {}
-    for name, ours in found.items():
+    for name, rows in groups.items():
+        ours = _pooled(claim, rows)
         theirs = _other(claim, ours, shown)
         if theirs is None and claim.theirs is not None: continue
         try: done = TESTS[claim.test](claim, ours, theirs)
@@ -154,8 +163,22 @@ def _other(claim: Claim, ours: dict, shown: Evidence) -> dict | None:
     if claim.theirs is None: return None
     same = {claim.over: ours[claim.over]} if claim.over else {}
     rows = shown.select(**{**claim.ours, **claim.theirs, **same})
-    if len(rows) > 1: raise ValueError(f"{claim.id}: theirs fits several rows; name more fields")
-    return rows[0] if rows else None
+    return _pooled(claim, rows) if rows else None
+
+# %% ../../nbs/70_core/734_claims.ipynb #07d23479
+def _pooled(claim: Claim, rows: list[dict]) -> dict:
+    "Return rows of several runs as one; `ValueError` if they are not repetitions of one thing."
+    if len(rows) == 1: return rows[0]
+    if claim.test == "counts" and len({row["run"] for row in rows}) == len(rows):
+        return rows[0] | {key: sum(row[key] for row in rows) for key in ("value", "n")}
+    by_seed = [(row["first_seed"] + i, value) for row in rows
+               for i, value in enumerate(row.get(claim.values) or ())]
+    if not by_seed or len(dict(by_seed)) < len(by_seed):
+        raise ValueError(f"{claim.id}: fits several rows; name more fields")
+    values = [value for _, value in sorted(by_seed)]
+    found = summarise(values)
+    return rows[0] | {"value": found["mean"], "std": found["std"], "n": found["n"],
+                      claim.values: values, "seeds": sorted(dict(by_seed))}
 
 # %% ../../nbs/70_core/734_claims.ipynb #688066c3
 HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided", "not run"

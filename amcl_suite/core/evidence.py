@@ -43,7 +43,8 @@ class Evidence:
 
     @functools.cached_property
     def rows(self) -> list[dict]:
-        return [{**row, "run": run.name} for run in self.runs for row in run.rows]
+        return [{**row, "run": run.name, "first_seed": run.parameters.get("seed", 0)}
+                for run in self.runs for row in run.rows]
 
     def select(self,
         **wanted,        # field -> value, or a list of them
