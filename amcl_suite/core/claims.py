@@ -17,7 +17,7 @@ from .parts import parts
 from .settings import suite_file
 from .statistics import (MIN_REPETITIONS, corrected_stderr, fisher_exact, holm,
                                         summarise)
-from .tables import Table, format_value
+from .tables import Table
 
 # %% auto #0
 __all__ = ['EXPECT', 'TESTS', 'HOLDS', 'FAILS', 'UNDECIDED', 'NOT_RUN', 'Claim', 'Measured', 'measure', 'decide', 'Verdict',
