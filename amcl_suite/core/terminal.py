@@ -142,7 +142,8 @@ def run_app(
         if hasattr(error, "format_message"):     # the parser's own errors
             asked = getattr(getattr(error, "ctx", None), "command_path", name)
             text = error.format_message().rstrip(". ")
-            code = complain(f"{text}{' See' if text.endswith('?') else '; see'} `{asked} --help`", 2)
+            see = " See" if text.endswith("?") else "; see"
+            code = complain(f"{text}{see} `{asked} --help`", 2)
         elif type(error).__name__ == "Abort": code = complain("stopped", 130)
         elif isinstance(error, (ValueError, OSError, ImportError, KeyError, FloatingPointError)):
             code = complain(error.args[0] if isinstance(error, KeyError) else str(error), 2)
