@@ -5,7 +5,7 @@
 # %% ../../nbs/70_core/734_claims.ipynb #722a27f7
 from __future__ import annotations
 import functools, math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
@@ -307,12 +307,17 @@ def read_ledger(
     path: str | Path,            # a file `claims.yaml`
 ) -> tuple[PageClaims, ...]:           # in its order
     "Read the claims of a paper; `DataError` names what is wrong with the file."
+    return _read(path, "claims", lambda content: [_page(content, page)
+                                                   for page in content["pages"]])
+
+def _read(path: str | Path, what: str, use: Callable) -> tuple:
+    "Read a ledger and use its content; `DataError` names what is wrong with it."
     try: content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise DataError(f"{path}: the ledger can't be read: {error}") from None
-    try: return tuple(_page(content, page) for page in content["pages"])
+    try: return tuple(use(content))
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: not a ledger of claims: {error}") from None
+        raise DataError(f"{path}: not a ledger of {what}: {error}") from None
 
 def _page(content: Mapping, page: Mapping) -> PageClaims:
     "Return one page of a ledger, its claims with the paper's prefix."
@@ -360,13 +365,9 @@ def read_traps(
     path: str | Path,            # a file `traps.yaml`
 ) -> tuple[Trap, ...]:           # in its order
     "Read the traps of a part's released code; `DataError` names what is wrong with the file."
-    try: content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: the ledger can't be read: {error}") from None
-    try: return tuple(make(Trap, {**trap, "id": f"{content['prefix']}-{trap['id']}"})
-                      for trap in content["traps"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: not a ledger of traps: {error}") from None
+    return _read(path, "traps", lambda content: [
+        make(Trap, {**trap, "id": f"{content['prefix']}-{trap['id']}"})
+        for trap in content["traps"]])
 
 # %% ../../nbs/70_core/734_claims.ipynb #11baf6cd
 def traps() -> dict[str, tuple[Trap, ...]]:   # part -> its traps
