@@ -193,7 +193,7 @@ def test_the_command_greets_and_helps_without_an_error(amcl):
 @pytest.mark.parametrize("words, said", [
     (("separation", "train"), "Missing option '--out'; see `amcl separation train --help`"),
     (("separation", "trian"), "Did you mean 'train'? See `amcl separation --help`"),
-    (("versoin",), "No such command 'versoin'; see `amcl --help`"), (("data", "lst"), "see `amcl data --help`"),
+    (("versoin",), "No such command 'versoin'; see `amcl --help`"), (("data", "lst"), "`amcl data --help`"),
     (("data", "check", "zzz"), "unknown data set 'zzz'. Known:"), (("run", "zzz"), "unknown job 'zzz'. Known: toy (files")])
 def test_messages_have_one_stop_and_name_the_right_help(amcl, words, said):
     status, _, err = amcl(*words)

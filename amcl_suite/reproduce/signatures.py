@@ -33,18 +33,18 @@ def _head(node: ast.FunctionDef | ast.ClassDef, lines: list[str]) -> str:
     return "\n".join([*lines[node.lineno - 1:first.lineno - 1], last]).rstrip()
 
 # %% ../../nbs/80_reproduce/837_signatures.ipynb #47ad24c4
-@functools.cache
-def _definitions(path: Path) -> tuple[dict[str, ast.AST], list[str]]:
-    "Return the definitions of a module by name, methods as `Class.method`, and its lines."
+@functools.cache       # of texts: syntax trees would stay, and slow every collection of garbage
+def _signatures(path: Path) -> dict[str, str]:
+    "Return the signatures of a module by name, methods as `Class.method`."
     source = path.read_text(encoding="utf-8")
-    found = {}
+    found, lines = {}, source.splitlines()
     for node in ast.parse(source).body:
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)): continue
         owner = node.args.args[0].annotation if _is_patch(node) else None
         found[f"{ast.unparse(owner)}.{node.name}" if owner else node.name] = node
         for item in node.body if isinstance(node, ast.ClassDef) else ():
             if isinstance(item, ast.FunctionDef): found[f"{node.name}.{item.name}"] = item
-    return found, source.splitlines()
+    return {name: textwrap.dedent(signature_of(node, lines)) for name, node in found.items()}
 
 def _is_patch(node: ast.FunctionDef | ast.ClassDef) -> bool:
     "Tell whether a function is added to a class by `@patch`."
@@ -58,8 +58,8 @@ def signature(
     root = Path(amcl_suite.__file__).parents[1]
     for module, symbols in index["syms"].items():
         if f"{module}.{name}" not in symbols: continue
-        definitions, lines = _definitions(root / symbols[f"{module}.{name}"][1])
-        if name in definitions: return textwrap.dedent(signature_of(definitions[name], lines))
+        found = _signatures(root / symbols[f"{module}.{name}"][1])
+        if name in found: return found[name]
     return ""
 
 # %% ../../nbs/80_reproduce/837_signatures.ipynb #f4eebd63

@@ -54,12 +54,13 @@ def read_page(
 
 # %% ../../nbs/80_reproduce/840_site.ipynb #50751408
 def process(
-    root: Path,              # project root
-    n_workers: int = 2,      # processes
-) -> Path:                   # folder of processed notebooks
+    root: Path,   # project root
+) -> Path:        # folder of processed notebooks
     "Run nbdev's processing (no Quarto needed); `DocsError` with its last lines if it fails."
-    code = ("from nbdev.serve import proc_nbs\n"
-            f"if __name__ == '__main__': proc_nbs(n_workers={n_workers}, force=True)")
+    # In one process: each notebook's shell collects garbage at its end, and a heap full of modules
+    # makes that cost more than all else; where nbdev starts its own processes it can't be left out.
+    code = ("import gc; gc.collect = lambda *_: 0\n"
+            "from nbdev.serve import proc_nbs; proc_nbs(n_workers=0, force=True)")
     environment = os.environ | {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment,
                           capture_output=True, text=True)
@@ -263,12 +264,12 @@ def _accessible(body: str) -> str:
 def build(
     root: str | Path | None = None,          # project root; None: found from the working folder
     say: Callable[[str], None] = print,      # receives lines of progress
-    n_workers: int = 2,                      # processes and threads
+    n_workers: int = 2,                      # pages at a time
 ) -> list[tuple[str, str]]:                  # (page, fault); empty if all is well
     "Process all notebooks, write the site into `_docs` and return what doesn't resolve."
     root = Path(root or project_root())
     say("processing notebooks (nbdev)")
-    proc = process(root, n_workers)
+    proc = process(root)
     pages = [read_page(path, proc) for path in sorted(proc.rglob("*.ipynb"))]
     new = root / "_docs.new"
     shutil.rmtree(new, ignore_errors=True)
