@@ -115,6 +115,7 @@ def _set_up(fabric: Fabric, job: _Job) -> tuple:
             config["scheduler"].load_state_dict(saved)
     return model, optimiser, schedules
 
+# %% ../../nbs/70_core/718_trainer.ipynb #82172a74
 def _optimiser(found) -> tuple[torch.optim.Optimizer, list[dict]]:
     "Return the optimiser and the schedules that `configure_optimizers` gave in some form."
     found = list(found) if isinstance(found, (list, tuple)) else [found]
@@ -128,6 +129,7 @@ def _optimiser(found) -> tuple[torch.optim.Optimizer, list[dict]]:
     return optimiser, [usual | (s if isinstance(s, dict) else {"scheduler": s})
                        for s in schedules if s]
 
+# %% ../../nbs/70_core/718_trainer.ipynb #575e5b4e
 def _step_schedules(schedules: list[dict], interval: str, done: int, row: dict = {},
                     monitor: str = "") -> None:
     "Step the learning-rate schedules; a plateau is judged by its own monitored value."
@@ -145,6 +147,7 @@ def _moved(fabric: Fabric, batch):
     "Return a batch on the device, in the precision of the weights."
     return fabric.to_device(fabric.strategy.precision.convert_input(batch))
 
+# %% ../../nbs/70_core/718_trainer.ipynb #8e2c82de
 class _Steps:
     "The values of an epoch's steps: added up, and each looked at."
     def __init__(self, job: _Job):
@@ -185,6 +188,7 @@ class _Steps:
         while self.waiting: self._look()
         return {f"train/{name}": value for name, value in self._means(self.sums).items()}
 
+# %% ../../nbs/70_core/718_trainer.ipynb #fefe8bd6
 def _give_up(job: _Job, reason: str, step: int, examples: list[str]) -> None:
     "Raise `Diverged` in all processes, and leave it in a file for one that waits for them."
     (rank, n), folder, best = world(), job.folder, job.state["best"]
@@ -422,6 +426,7 @@ class _Job:
         self.told = time.monotonic()
         self.progress(done, self.settings.n_epochs, **values)
 
+# %% ../../nbs/70_core/718_trainer.ipynb #ba945d56
 def _check(system, train_loader, val_loader, settings: TrainerSettings) -> None:
     "Raise `ValueError` for what can't be trained."
     if not isinstance(system, System):
@@ -432,6 +437,7 @@ def _check(system, train_loader, val_loader, settings: TrainerSettings) -> None:
     if settings.patience and val_loader is None and settings.monitor.startswith("val/"):
         raise ValueError(f"val_loader: patience waits for {settings.monitor}, which needs one")
 
+# %% ../../nbs/70_core/718_trainer.ipynb #e4e93b43
 def is_main() -> bool:
     "Tell whether this isn't a further process that was started for a training."
     return os.environ.get("LOCAL_RANK", "0") == "0"
@@ -448,6 +454,7 @@ def _launch(job: _Job) -> None:
         job.system.cpu()
         if world()[1] > 1: torch.distributed.destroy_process_group()   # each is alone again
 
+# %% ../../nbs/70_core/718_trainer.ipynb #59ed48fe
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     "Hold the folder's lock; `ValueError` if another training has it."
@@ -460,6 +467,7 @@ def _alone(folder: Path) -> Iterator[None]:
     try: yield
     finally: lock.release()
 
+# %% ../../nbs/70_core/718_trainer.ipynb #b4673b33
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     "Keep Lightning's messages away, and put all generators back afterwards."

@@ -218,8 +218,7 @@ def check_evidence(root: Path):   # project root
         texts = ["".join(one.get("text/markdown", "")) for one in data]
         shown = {"claim": any(text.startswith("> ") for text in texts),
                  "verdict": any("| verdict |" in text for text in texts),
-                 "picture": any(form in PICTURES or form == "text/html" for one in data
-                                for form in one)}
+                 "picture": any(form in PICTURES for one in data for form in one)}
         for what in (what for what in shown if not shown[what]):
             yield name, f"no {what} before the first code that a reader sees"
 
