@@ -70,7 +70,8 @@ class Encoder(nn.Module):
         layers = [(3, width), *3 * [(width, width)]]
         self.convolutions = nn.Sequential(*(
             part for n_in, n_out in layers for part in (nn.Conv2d(n_in, n_out, 5, padding=2),
-                                                        nn.ReLU())))
+                                                        nn.ReLU(inplace=True))))
+        self.convolutions.to(memory_format=torch.channels_last)
         self.positions = PositionCode(width, positions)
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(),
                                   nn.Linear(width, width))
