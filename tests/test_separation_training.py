@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 COMMON = """
-import os, signal, sys, time, warnings
+import gc, os, signal, sys, time, warnings
 from pathlib import Path
 import torch
 from torch.utils.data import Dataset
@@ -138,7 +138,9 @@ class Wrong(SeparationSystem):
 settings = TrainerSettings(2, monitor="val/pit_si_sdr", mode="max", n_devices=2, accelerator="cpu",
                            tensorboard=False)
 try: train(Wrong(network), make_loader(Hooked(), 4, shuffle=True), None, settings, folder / "wrong")
-except FloatingPointError as error: os.write(1, f"{two.is_main} {error}\\n".encode())    # in one piece
+except FloatingPointError as error:
+    kept = sum(type(o).__name__ == "DistributedDataParallel" for o in gc.get_objects())
+    os.write(1, f"{two.is_main} {error} (kept: {kept})\\n".encode())                  # in one piece
 """
 
 
@@ -150,6 +152,7 @@ def test_two_processes_of_a_script_give_the_metrics_of_one(tmp_path):
     assert one["val/pit_si_sdr"].iloc[-1] > one["val/pit_si_sdr"].iloc[0]
     stopped = [line for line in done.stdout.splitlines() if "loss is nan" in line]
     assert any(line.startswith("True") for line in stopped), done.stdout
+    assert all(line.endswith("(kept: 0)") for line in stopped), done.stdout     # else it may hang
     assert "Warning" not in done.stderr, done.stderr
 
 

@@ -5,7 +5,7 @@
 # %% ../../nbs/70_core/718_trainer.ipynb #e2a5b16d
 from __future__ import annotations
 import contextlib, importlib.util, logging, math, os, random, shutil
-import sys, tempfile, time, warnings, weakref
+import sys, tempfile, time, traceback, warnings, weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -445,9 +445,9 @@ def is_main() -> bool:
 def _launch(job: _Job) -> None:
     "Run the loop in its processes; turn what a forked one died of into `Diverged`."
     try: _fabric(job).launch(_epochs, job)
-    except Diverged: raise
-    except Exception:
-        if not (job.folder / _STOP).exists(): raise
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)    # a model kept there may lock up at exit
+        if isinstance(error, Diverged) or not (job.folder / _STOP).exists(): raise
         raise Diverged(**read_json(job.folder / _STOP)) from None
     finally:
         job.system.fabric = None
