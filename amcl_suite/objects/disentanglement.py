@@ -5,6 +5,7 @@
 # %% ../../nbs/40_objects/436_disentanglement.ipynb #2854b503
 from __future__ import annotations
 import math, warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 import numpy as np
 from ..core.expect import between, finite, integer, like, one_of, shaped
@@ -14,7 +15,7 @@ from .metrics import hard_labels
 
 # %% auto #0
 __all__ = ['PROBES', 'CLEVR_FACTORS', 'disentanglement_per_code', 'completeness_per_factor', 'dci_scores', 'estimator', 'Reading',
-           'read_factors', 'DCI', 'evaluate_dci', 'codes_and_factors', 'binned', 'mutual_information',
+           'read_factors', 'usable_factors', 'DCI', 'evaluate_dci', 'codes_and_factors', 'binned', 'mutual_information',
            'mutual_information_gap']
 
 # %% ../../nbs/40_objects/436_disentanglement.ipynb #76ce5688
@@ -141,6 +142,19 @@ def read_factors(
             scores[name] = float(model.score(test, test_factors[:, i]))
         if kind == "trees": importance.append(np.abs(model.feature_importances_))
     return Reading(scores, discrete, np.stack(importance, 1) if importance else None)
+
+# %% ../../nbs/40_objects/436_disentanglement.ipynb #eaef9218
+def usable_factors(
+    factors,                  # `(n_pairs, n_columns)`
+    names: Sequence[str],     # of the columns
+) -> tuple[np.ndarray, dict[str, bool]]:    # columns that vary; their names -> True for classes
+    "Leave out the visibility and constant columns; whole numbers of few values are classes."
+    factors = shaped("factors", np.asarray(factors), "n_pairs+", len(names))
+    values = {name: np.unique(column) for name, column in zip(names, factors.T)}
+    kept = [name for name in names if name != "visibility" and len(values[name]) > 1]
+    if not kept: raise ValueError(f"factors: expected a column that varies among {list(names)}")
+    kinds = {name: len(values[name]) <= 20 and not (values[name] % 1).any() for name in kept}
+    return factors[:, [name in kept for name in names]], kinds
 
 # %% ../../nbs/40_objects/436_disentanglement.ipynb #25bec8a3
 CLEVR_FACTORS = dict(x=False, y=False, z=False, rotation=False,
