@@ -97,7 +97,8 @@ PUBLISHED = {                                                  # Tables of the p
 
 # %% ../../nbs/40_objects/440_config.ipynb #bd59110e
 _RECIPE = dict(                                # departures from the published model
-    positions="waves", initial="framework", dark_start=3., sure_start=3., temperature=.1, sigma=.1)
+    positions="waves", token_norm=True, initial="framework", dark_start=3., sure_start=3.,
+    temperature=.1, sigma=.1)
 
 def _micro() -> ObjectsConfig:
     model = ModelConfig(height=14, width=14, n_slots=3, dim=16, n_layers=2, encoder_width=32,
