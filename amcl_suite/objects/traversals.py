@@ -5,6 +5,7 @@
 # %% ../../nbs/40_objects/437_traversals.ipynb #65e54c33
 from __future__ import annotations
 from collections.abc import Callable, Sequence
+import numpy as np
 import torch
 from torch import Tensor
 from ..core.expect import between, finite, integer, like, shaped
@@ -41,9 +42,9 @@ def latent_range(
 ) -> Tensor:             # `(dim, 2)`: low, high
     "Return the range of each latent dimension over all slots of all images."
     shaped("means", means, "n+", "n_slots+", "dim+", kind="float")
-    rows = finite("means", means.detach()).flatten(0, 1).double()
-    ends = rows.new_tensor([between("tails", tails, 0, .5, "[)"), 1 - tails])
-    return torch.quantile(rows, ends, dim=0).T.to(means.dtype)
+    rows = finite("means", means.detach()).flatten(0, 1).double().cpu().numpy()
+    ends = np.quantile(rows, [between("tails", tails, 0, .5, "[)"), 1 - tails], axis=0)
+    return torch.from_numpy(ends.T).to(means)
 
 def range_values(
     limits: Tensor,     # `(dim, 2)`: low, high
