@@ -15,13 +15,14 @@ from .model import ModelConfig
 from .schedules import LOSS_WEIGHTS, refinement_steps
 
 # %% auto #0
-__all__ = ['PUBLISHED', 'PRESETS', 'DataConfig', 'OptimiserConfig', 'ObjectsConfig', 'preset']
+__all__ = ['PUBLISHED', 'PUBLISHED_DATA', 'PRESETS', 'DataConfig', 'OptimiserConfig', 'ObjectsConfig', 'preset']
 
 # %% ../../nbs/40_objects/440_config.ipynb #89a39501
 @dataclass(frozen=True)
 class DataConfig:
     "Which scenes."
     name: str = "tetrominoes"     # as `scene_set` takes it: a family, a published set, or a path
+    path: str = ""                # folder of a published set; "": looked for
     n_train: int = 60_000         # scenes
     n_val: int = 320              # watched while training
     n_test: int = 320             # judged at the end
@@ -80,7 +81,7 @@ def _published(size: int, n_slots: int, dim: int, decoder: str, likelihood: str,
     model = ModelConfig(height=size, width=size, n_slots=n_slots, dim=dim, decoder=decoder,
                         likelihood=likelihood, sigma=sigma)
     target = None if geco is None else GecoConfig(geco[0], acceleration=geco[1])
-    return ObjectsConfig(model, DataConfig(name), geco=target, curriculum=curriculum,
+    return ObjectsConfig(model, DataConfig(PUBLISHED_DATA[name]), geco=target, curriculum=curriculum,
                          n_steps=n_steps, test_steps=test_steps)
 
 PUBLISHED = {                                                  # Tables of the paper's appendix
@@ -94,6 +95,9 @@ PUBLISHED = {                                                  # Tables of the p
                 300_000, 2, (-2.1, 5.)),
     "clevrtex": (128, 11, 64, "iodine", "mixture", .1, ((-1, 3), (100_000, 2), (200_000, 2)),
                  300_000, 2, (-1.5, 5.))}
+
+PUBLISHED_DATA = {name: "clevrtex_full" if name == "clevrtex" else f"{name}_h5"
+                  for name in PUBLISHED}                       # as `scene_set` calls them
 
 # %% ../../nbs/40_objects/440_config.ipynb #bd59110e
 _RECIPE = dict(                                # departures from the published model

@@ -13,7 +13,7 @@ from ..core.configuration import changed, scale_of
 from ..core.expect import integer
 from ..core.files import replacing
 from ..core.system import Diverged
-from .config import PUBLISHED, ObjectsConfig, preset
+from .config import PUBLISHED_DATA, ObjectsConfig, preset
 from .datasets import scene_set
 from .evaluation import evaluate_model
 from .metrics import IMAGE_METRICS
@@ -67,8 +67,9 @@ def run_objects(
 
 def _scale(plans: Mapping) -> str:
     "Return \"full\" where every run has the size of a published training on its data."
-    full = all(plan.data.name in PUBLISHED
-               and scale_of(plan, preset(plan.data.name, plan.model.kind)) == "full"
+    presets = {data: name for name, data in PUBLISHED_DATA.items()}
+    full = all(plan.data.name in presets
+               and scale_of(plan, preset(presets[plan.data.name], plan.model.kind)) == "full"
                for plan in plans.values())
     return "full" if full else "small"
 
@@ -80,7 +81,8 @@ def _one_run(config: ObjectsConfig, folder: Path, report: Callable) -> tuple:
     weigh, path, kept = system.weigh(), folder / "model.pt", folder / "images.parquet"
     save_model(path, system.model, data=config.data.name, seed=config.training.seed,
                steps=int(trained.history["step"].iloc[-1]))
-    test = scene_set(config.data.name, "test", config.data.n_test, config.data.seed)
+    d = config.data
+    test = scene_set(d.name, "test", d.n_test, d.seed, data_path=d.path)
     images = evaluate_model(system.model, test, config.test_steps, weigh=weigh)
     with replacing(kept) as temporary: images.to_parquet(temporary)
     mean = {name: float(images[name].mean()) for name in IMAGE_METRICS if name in images}
