@@ -15,7 +15,7 @@ from .model import ModelConfig
 from .schedules import LOSS_WEIGHTS, refinement_steps
 
 # %% auto #0
-__all__ = ['PUBLISHED', 'PRESETS', 'DataConfig', 'OptimiserConfig', 'ObjectsConfig', 'preset']
+__all__ = ['PUBLISHED', 'PUBLISHED_DATA', 'PRESETS', 'DataConfig', 'OptimiserConfig', 'ObjectsConfig', 'preset', 'sized']
 
 # %% ../../nbs/40_objects/440_config.ipynb #89a39501
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class DataConfig:
     batch_size: int = 32          # images per step, of all processes together
     seed: int = 0                 # of generated scenes
     n_workers: int = 0            # processes that read
+    path: str = ""                # folder of a published set; "": looked for
 
     def __post_init__(self):
         counts(self, "n_train", "n_val", "n_test", "batch_size")
@@ -39,10 +40,12 @@ class OptimiserConfig:
     learning_rate: float = 4e-4   # > 0, the peak
     warm_up: int = 10_000         # >= 0, steps of linear rise
     half_life: float = 100_000.   # > 0, steps until it has halved
+    beta2: float = .999           # in [0, 1), memory of Adam's second moment
 
     def __post_init__(self):
         counts(self, "warm_up", low=0)
-        ranges(self, learning_rate=(0, math.inf, "()"), half_life=(0, math.inf, "(]"))
+        ranges(self, learning_rate=(0, math.inf, "()"), half_life=(0, math.inf, "(]"),
+               beta2=(0, 1, "[)"))
 
 # %% ../../nbs/40_objects/440_config.ipynb #a2ad6829
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def _published(size: int, n_slots: int, dim: int, decoder: str, likelihood: str,
     model = ModelConfig(height=size, width=size, n_slots=n_slots, dim=dim, decoder=decoder,
                         likelihood=likelihood, sigma=sigma)
     target = None if geco is None else GecoConfig(geco[0], acceleration=geco[1])
-    return ObjectsConfig(model, DataConfig(name), geco=target, curriculum=curriculum,
+    return ObjectsConfig(model, DataConfig(PUBLISHED_DATA[name]), geco=target, curriculum=curriculum,
                          n_steps=n_steps, test_steps=test_steps)
 
 PUBLISHED = {                                                  # Tables of the paper's appendix
@@ -95,16 +98,20 @@ PUBLISHED = {                                                  # Tables of the p
     "clevrtex": (128, 11, 64, "iodine", "mixture", .1, ((-1, 3), (100_000, 2), (200_000, 2)),
                  300_000, 2, (-1.5, 5.))}
 
+PUBLISHED_DATA = {name: "clevrtex_full" if name == "clevrtex" else f"{name}_h5"
+                  for name in PUBLISHED}                       # as `scene_set` calls them
+
 # %% ../../nbs/40_objects/440_config.ipynb #bd59110e
 _RECIPE = dict(                                # departures from the published model
-    positions="waves", initial="framework", dark_start=3., sure_start=3., temperature=.1, sigma=.1)
+    positions="waves", token_norm=True, initial="framework", dark_start=3., sure_start=3.,
+    temperature=.1, sigma=.1)
 
 def _micro() -> ObjectsConfig:
     model = ModelConfig(height=14, width=14, n_slots=3, dim=16, n_layers=2, encoder_width=32,
                         decoder_width=16, **_RECIPE)
     return ObjectsConfig(
         model, DataConfig("tetrominoes-micro", 20_000, 64, 320, 16),
-        OptimiserConfig(1e-3, 200, 100_000.), curriculum=((-1, 1),), beta_ramp=2_000,
+        OptimiserConfig(1e-3, 200, 100_000., .95), curriculum=((-1, 1),), beta_ramp=5_000,
         n_steps=5_000, every=250, test_steps=1)
 
 def _half() -> ObjectsConfig:
@@ -136,3 +143,24 @@ def _baseline(config: ObjectsConfig, name: str, kind: str) -> ObjectsConfig:
         return replace(config, model=replace(model, temperature=.2), geco=None)
     return replace(config, model=model, data=replace(config.data, batch_size=64), geco=None,
                    n_steps=500_000, training=replace(config.training, gradient_clip=0.))
+
+# %% ../../nbs/40_objects/440_config.ipynb #3ba78df4
+def sized(
+    config: ObjectsConfig,     # of a preset
+    n_steps: int = 0,          # of the optimiser; 0: as it is, likewise below
+    every: int = 0,            # steps between validations
+    n_train: int = 0,          # scenes
+    n_test: int = 0,           # scenes to judge, and at most as many to watch
+    batch_size: int = 0,       # images per step
+    precision: str = "",       # "32" or "bf16"
+    device: str = "auto",      # "auto", "cpu" or "cuda"
+) -> ObjectsConfig:
+    "Return a configuration of another size, as experiment pages ask for it."
+    accelerator = one_of("device", device, ("auto", "cpu", "cuda")).replace("cuda", "gpu")
+    steps = dict(n_steps=n_steps or config.n_steps)
+    steps["every"] = every or min(config.every, steps["n_steps"])
+    data = dict(n_train=n_train, n_test=n_test, batch_size=batch_size,
+                n_val=n_test and min(n_test, config.data.n_val))
+    training = dict(accelerator=accelerator, tensorboard=False)
+    if precision: training["precision"] = precision
+    return changed(config, **steps, data={k: v for k, v in data.items() if v}, training=training)

@@ -29,7 +29,7 @@ def stretched(
         shape[axis] = length - 2 * padding
         middle = middle.expand(shape)
         values = torch.cat([first, middle, last], axis) if padding else middle
-    return values
+    return values.contiguous(memory_format=torch.channels_last)
 
 # %% ../../nbs/40_objects/424_decoders.ipynb #206d025c
 def broadcast_convolution(
@@ -47,19 +47,19 @@ def broadcast_convolution(
 # %% ../../nbs/40_objects/424_decoders.ipynb #4d72b8fb
 def _small(dim: int, width: int) -> list[nn.Module]:
     sizes = [(dim, width), (width, width), (width, width)]
-    layers = [part for a, b in sizes for part in (nn.Conv2d(a, b, 5, padding=1), nn.ReLU())]
+    layers = [part for a, b in sizes for part in (nn.Conv2d(a, b, 5, padding=1), nn.ReLU(True))]
     return [*layers, nn.Conv2d(width, 4, 3, padding=1)]
 
 def _iodine(dim: int, width: int) -> list[nn.Module]:
     sizes = [(dim, width), *3 * [(width, width)]]
-    return [part for a, b in sizes for part in (nn.Conv2d(a, b, 3), nn.ELU())] + [
+    return [part for a, b in sizes for part in (nn.Conv2d(a, b, 3), nn.ELU(inplace=True))] + [
         nn.Conv2d(width, 4, 3)]
 
 def _big(dim: int, width: int) -> list[nn.Module]:
     sizes = [(dim, width), *3 * [(width, width)]]
-    layers = [part for a, b in sizes
-              for part in (nn.ConvTranspose2d(a, b, 5, 2, 2, output_padding=1), nn.ReLU())]
-    return [*layers, nn.ConvTranspose2d(width, width, 5, 1, 2), nn.ReLU(),
+    layers = [part for a, b in sizes for part in (
+        nn.ConvTranspose2d(a, b, 5, 2, 2, output_padding=1), nn.ReLU(True))]
+    return [*layers, nn.ConvTranspose2d(width, width, 5, 1, 2), nn.ReLU(True),
             nn.ConvTranspose2d(width, 4, 3, 1, 1)]
 
 def _six_more(size: int) -> int: return size + 6
@@ -85,6 +85,7 @@ class Decoder(nn.Module):
         self.positions = PositionCode(dim, positions)
         self.layers = nn.Sequential(*layers(dim, width or published))
         self.factorised = factorised and isinstance(self.layers[0], nn.Conv2d)
+        self.to(memory_format=torch.channels_last)
 
 def _check_size(kind: str, height: int, width: int) -> None:
     "Raise `ValueError` for an image that a decoder can't make."

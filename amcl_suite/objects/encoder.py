@@ -65,15 +65,18 @@ class Encoder(nn.Module):
     def __init__(self,
         width: int = 64,             # channels of the convolutions, and of a token
         positions: str = "linear",   # key of `GRIDS`
+        normalised: bool = False,    # a layer norm over each token at the end
     ):
         super().__init__()
         layers = [(3, width), *3 * [(width, width)]]
         self.convolutions = nn.Sequential(*(
             part for n_in, n_out in layers for part in (nn.Conv2d(n_in, n_out, 5, padding=2),
-                                                        nn.ReLU())))
+                                                        nn.ReLU(inplace=True))))
+        self.convolutions.to(memory_format=torch.channels_last)
         self.positions = PositionCode(width, positions)
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(),
                                   nn.Linear(width, width))
+        if normalised: self.head.append(nn.LayerNorm(width, elementwise_affine=False))
 
     def forward(self,
         images: Tensor,   # `(batch, 3, height, width)` in [0, 1]

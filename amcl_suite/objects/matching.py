@@ -142,11 +142,12 @@ def update(self: ClevrTexEvaluator,
 ) -> ClevrTexEvaluator:                        # itself
     "Add a batch."
     scores, pairs = _scores(images, reconstructions, true_labels, masks)
-    if scenes is not None: integer("scenes: descriptions", len(scenes), len(images), len(images))
+    if scenes is not None:
+        integer("scenes: descriptions", len(scenes), len(images), len(images))
+        like("true_labels", true_labels, (len(images), *images.shape[2:]), "images")
     for name, values in scores.items(): self._add((name,), values)
     self.n_images += len(images)
     if scenes is None: return self
-    like("true_labels", true_labels, (len(images), *images.shape[2:]), "images")
     errors = _errors_by_entity(images, reconstructions, true_labels, pairs["true"].shape[1])
     for image, scene in enumerate(scenes):
         if "ground_material" in scene:

@@ -187,7 +187,8 @@ def boundary_f(
 IMAGE_METRICS = {
     "ari_fg": ("", "higher"), "ari_all": ("", "higher"), "mse": ("", "lower"),
     "miou": ("", "higher"), "covering": ("", "higher"), "boundary_f": ("", "higher"),
-    "nll": ("nats", "lower"), "kl": ("nats", ""), "kl_top": ("nats", ""), "kl_layers": ("nats", "")}
+    "nll": ("nats", "lower"), "kl_top": ("nats", ""), "kl_layers": ("nats", "")}
+_GIVEN = {"nll": "nll", "kl_top": "kl", "kl_layers": "kl_layers"}      # metric -> field of a level
 
 def image_metrics(
     decomposition,            # has `images` and `levels`, as inference returns them
@@ -204,9 +205,9 @@ def image_metrics(
                  mse=mean_squared_error(decomposition.images, chosen.reconstruction.detach()),
                  miou=mean_iou(true, labels), covering=segmentation_covering(true, labels),
                  boundary_f=boundary_f(true, labels, tolerance))
-    for name in ("nll", "kl", "kl_top", "kl_layers"):
-        if (value := getattr(chosen, name, None)) is not None:
-            found[name] = shaped(name, value, len(true)).detach()
+    for name, field in _GIVEN.items():
+        if (value := getattr(chosen, field, None)) is not None:
+            found[name] = shaped(field, value, len(true)).detach()
     return {name: value.double().cpu().numpy() for name, value in found.items()}
 
 # %% ../../nbs/40_objects/434_metrics.ipynb #930e1c01

@@ -44,6 +44,7 @@ class ModelConfig:
     decoder_width: int = 0           # channels; 0: the published number
     temperature: float = 1.          # >= 0, of the competition for pixels
     positions: str = "linear"        # "linear" (published) or "waves"
+    token_norm: bool = False         # True: tokens are normalised before the slots read them
     initial: str = "published"       # "published" or "framework" (PyTorch's own)
     dark_start: float = 0.           # >= 0: the first pictures are darker than 0.5 (logits lowered)
     sure_start: float = 0.           # >= 0: the first posteriors are narrower (raw value lowered)
@@ -98,7 +99,7 @@ class EfficientMORL(nn.Module):
         super().__init__()
         c = self.config = config
         self.temperature, self.likelihood = c.temperature, LIKELIHOODS[c.likelihood]
-        self.encoder = Encoder(c.encoder_width, c.positions)
+        self.encoder = Encoder(c.encoder_width, c.positions, c.token_norm)
         self.bottom_up = BottomUp(c.dim, c.encoder_width, c.dual_gru)
         self.prior = Prior(c.dim, c.prior)
         self.decoder = Decoder(c.decoder, c.dim, c.decoder_width, c.positions)

@@ -28,7 +28,7 @@ class SlotAttentionAutoencoder(nn.Module):
         super().__init__()
         c = self.config = config
         self.temperature = c.temperature
-        self.encoder = Encoder(c.encoder_width, c.positions)
+        self.encoder = Encoder(c.encoder_width, c.positions, c.token_norm)
         self.mean, self.raw = nn.Parameter(torch.zeros(c.dim)), nn.Parameter(torch.ones(c.dim))
         self.attention = SlotAttention(c.dim, c.encoder_width)
         self.cell = nn.GRUCell(c.dim, c.dim)

@@ -93,7 +93,7 @@ def training_step(self: ObjectsSystem,
 def configure_optimizers(self: ObjectsSystem) -> tuple:     # Adam and its schedule, step by step
     "Return the optimiser and its schedule."
     o = self.config.optimiser
-    adam = torch.optim.Adam(self.model.parameters(), o.learning_rate)
+    adam = torch.optim.Adam(self.model.parameters(), o.learning_rate, (.9, o.beta2))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         adam, lambda step: learning_rate(step, 1., o.warm_up, o.half_life))
     return [adam], [{"scheduler": schedule, "interval": "step"}]
@@ -230,8 +230,8 @@ def train_objects(
 ) -> tuple[ObjectsSystem, Trained]:     # the system with its last weights, and how it went
     "Train a model of slots, or go on with it."
     d = config.data
-    data = data or scene_set(d.name, "train", d.n_train, d.seed)
-    val_data = val_data or scene_set(d.name, "val", d.n_val, d.seed)
+    data = data or scene_set(d.name, "train", d.n_train, d.seed, data_path=d.path)
+    val_data = val_data or scene_set(d.name, "val", d.n_val, d.seed, data_path=d.path)
     for name, given in (("train", data), ("val", val_data)):
         if given.image_size != (config.model.height, config.model.width):
             raise ValueError(f"data.name: scenes of {d.name!r} ({name}) have {given.image_size} pixels, "
