@@ -211,7 +211,7 @@ def decompose(self: EfficientMORL,
     noise: Callable = torch.randn_like,         # see `posteriors.noise_from`
     weigh: Callable = elbo,                     # as in training: it shapes the gradient
     sampled: bool = True,                       # False: means of posteriors are decoded
-) -> Decomposition:
+) -> Decomposition:                             # levels in order, the result last
     "Return what the slots hold; `ValueError` for a wrong shape or number."
     shaped("images", images, "batch+", 3, "height", "width", kind="float")
     integer("n_steps", n_steps, 0)

@@ -99,7 +99,7 @@ def decompose(self: SlotAttentionAutoencoder,
     noise: Callable = torch.randn_like,   # see `posteriors.noise_from`
     weigh: Callable | None = None,        # without effect
     sampled: bool = True,                 # without effect: slots are vectors
-) -> Decomposition:
+) -> Decomposition:                       # levels in order, the result last
     "Return what the slots hold, after the last round or after each."
     shaped("images", images, "batch+", 3, "height", "width", kind="float")
     rounds, size, levels = self.rounds(images, n_slots, noise), images.shape[-2:], []
