@@ -135,7 +135,7 @@ def _pieces(name: str, length: int, config: ModelConfig) -> list[tuple[str, int]
 # %% ../../nbs/40_objects/433_weights.ipynb #13bd7d93
 def _expressible(config: ModelConfig) -> None:
     "Raise `ValueError` for a model that the released code can't hold."
-    fixed = dict(positions="linear", encoder_width=64, temperature=1.)
+    fixed = dict(positions="linear", encoder_width=64, temperature=1., token_norm=False)
     if config.decoder_width: fixed["decoder_width"] = 32 if config.decoder == "small" else 64
     for name, value in fixed.items():
         if (got := getattr(config, name)) != value:
