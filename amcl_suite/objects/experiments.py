@@ -99,12 +99,12 @@ def _one_run(config: ObjectsConfig, folder: Path, report: Callable) -> tuple:
 def rows_of(
     results: ObjectsResults,              # from `run_objects`
     scores=("ari_fg", "ari_all", "mse", "miou", "kl_top", "kl_layers"),   # columns of `runs`
-) -> list[dict]:                          # for `run.row`: variant, metric, value, std, n, per_seed
+) -> list[dict]:                          # for `run.row`: method, metric, value, std, n, per_seed
     "Return mean and standard deviation over seeds, and the count of seeds that found the objects."
     rows = []
     for variant, part in results.runs.groupby("variant", sort=False):
         values = part.sort_values("seed")
-        common = dict(variant=variant, seeds=values["seed"].tolist(), n=len(part), scale=results.scale)
+        common = dict(method=variant, seeds=values["seed"].tolist(), n=len(part), scale=results.scale)
         for score in scores:
             unit, better = IMAGE_METRICS[score]
             numbers = values[score].tolist()

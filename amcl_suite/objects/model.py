@@ -189,17 +189,19 @@ def _reconstruct(model: EfficientMORL, images: Tensor, latents: Tensor, segments
 
 # %% ../../nbs/40_objects/430_model.ipynb #8d832cf2
 def _level(model: EfficientMORL, name: str, images: Tensor, layers: list, mean: Tensor,
-           raw: Tensor, latents: Tensor, noise: Callable) -> tuple[Level, Tensor, Tensor]:
-    "Return a level, and its cost per image with its graph."
+           raw: Tensor, latents: Tensor, noise: Callable, first: tuple = ()) -> tuple:
+    "Return a level, its cost per image with its graph, and the prior of the first stage."
     height, width = images.shape[-2:]
     colours, logits = model.decoder(latents, height, width)
     nll = model.likelihood(images, colours, logits, model.config.sigma)
     kl_layers, prior = model.prior([*layers[:-1], Layer(mean, raw, None)], noise)
-    kl = kl_layers if name.startswith("layer") else refined_price(mean, raw, prior)
+    prior = first[0] if first else prior              # refined: what the first stage predicted
+    kl = refined_price(mean, raw, prior) if first else kl_layers
     attention = layers[-1].shares.unflatten(-1, (height, width))
     found = (colours, torch.softmax(logits[:, :, 0], 1), attention, mean, raw, nll,
              refined_price(mean, raw, prior), kl_layers)
-    return Level(name, *(v.detach() for v in found)), nll, kl
+    kept = None if prior is None else tuple(v.detach() for v in prior)
+    return Level(name, *(v.detach() for v in found)), nll, kl, (kept,)
 
 # %% ../../nbs/40_objects/430_model.ipynb #7b37ad3c
 @patch
@@ -217,7 +219,7 @@ def decompose(self: EfficientMORL,
     integer("n_steps", n_steps, 0)
     drawn = noise if sampled else torch.zeros_like
     with torch.no_grad(): layers = self.layers(images, n_slots, noise)
-    levels, memory = [], None
+    levels, memory, first = [], None, ()
     for l in range(len(layers) - 1 if every_level else 0):
         with torch.no_grad():
             z = sample(layers[l].mean, layers[l].raw, drawn)
@@ -229,7 +231,8 @@ def decompose(self: EfficientMORL,
             mean, raw = (v.detach().requires_grad_(i < n_steps) for v in (mean, raw))
             name = f"step {i}" if i else f"layer {len(layers)}"
             z = sample(mean, raw, drawn)
-            level, nll, kl = _level(self, name, images, layers, mean, raw, z, noise)
+            level, nll, kl, found = _level(self, name, images, layers, mean, raw, z, noise, first)
+            first = first or found
             if every_level or i == n_steps: levels.append(level)
             if i == n_steps: break
             gradients = torch.autograd.grad(weigh(nll.sum(), kl.sum()), (mean, raw))
