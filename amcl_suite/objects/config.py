@@ -110,7 +110,7 @@ def _micro() -> ObjectsConfig:
     model = ModelConfig(height=14, width=14, n_slots=3, dim=16, n_layers=2, encoder_width=32,
                         decoder_width=16, **_RECIPE)
     return ObjectsConfig(
-        model, DataConfig("tetrominoes-micro", 20_000, 64, 320, 16),
+        model, DataConfig("tetrominoes-micro", 20_000, 64, 320, 32),
         OptimiserConfig(1e-3, 200, 100_000., .95), curriculum=((-1, 1),), beta_ramp=5_000,
         n_steps=5_000, every=250, test_steps=1)
 
