@@ -57,8 +57,13 @@ def run_objects(
     plans = {(name, s): changed(config, training=dict(seed=s))
              for name, config in configs.items() for s in range(seed, seed + n_seeds)}
     folder = Path(folder or tempfile.mkdtemp(prefix="amcl-objects-"))
-    parts, done, total = {}, 0, sum(plan.training.n_epochs for plan in plans.values())
+    parts, first, done = {}, {}, 0
+    total = sum(plan.training.n_epochs for plan in set(plans.values()))
     for (name, s), plan in plans.items():
+        if plan in first:                       # the same configuration under another name
+            parts[name, s] = parts[first[plan]]
+            continue
+        first[plan] = name, s
         def report(epoch, n_epochs, **values):
             if progress: progress(done + epoch, total, label=f"{name}, seed {s}", **values)
         parts[name, s] = _one_run(plan, folder / f"{name.replace(' ', '-')}-seed{s}", report)
