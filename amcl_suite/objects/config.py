@@ -51,9 +51,9 @@ class OptimiserConfig:
 @dataclass(frozen=True)
 class ObjectsConfig:
     "A whole training; validated on creation."
-    model: ModelConfig = ModelConfig()
-    data: DataConfig = DataConfig()
-    optimiser: OptimiserConfig = OptimiserConfig()
+    model: ModelConfig = ModelConfig()            # what is trained
+    data: DataConfig = DataConfig()               # on what
+    optimiser: OptimiserConfig = OptimiserConfig()   # how the weights move
     geco: GecoConfig | None = None                # None: the plain evidence bound
     curriculum: tuple = ((-1, 3),)                # (from step, refinement steps), in order
     weights: str = "code"                         # what each refinement counts, see `loss_weights`
@@ -72,7 +72,8 @@ class ObjectsConfig:
         object.__setattr__(self, "curriculum", tuple(map(tuple, self.curriculum)))
         refinement_steps(0, self.curriculum)
         if self.n_steps % self.every:
-            raise ValueError(f"every: expected a divisor of n_steps = {self.n_steps}, got {self.every}")
+            raise ValueError(f"every: expected a divisor of n_steps = {self.n_steps}, got "
+                             f"{self.every}")
         epochs = replace(self.training, n_epochs=self.n_steps // self.every)
         object.__setattr__(self, "training", epochs)
 
@@ -83,8 +84,8 @@ def _published(size: int, n_slots: int, dim: int, decoder: str, likelihood: str,
     model = ModelConfig(height=size, width=size, n_slots=n_slots, dim=dim, decoder=decoder,
                         likelihood=likelihood, sigma=sigma)
     target = None if geco is None else GecoConfig(geco[0], acceleration=geco[1])
-    return ObjectsConfig(model, DataConfig(PUBLISHED_DATA[name]), geco=target, curriculum=curriculum,
-                         n_steps=n_steps, test_steps=test_steps)
+    return ObjectsConfig(model, DataConfig(PUBLISHED_DATA[name]), geco=target,
+                         curriculum=curriculum, n_steps=n_steps, test_steps=test_steps)
 
 PUBLISHED = {                                                  # Tables of the paper's appendix
     "tetrominoes": (35, 4, 32, "small", "gaussian", .3, ((-1, 3), (200_000, 3)), 200_000, 3,
@@ -154,7 +155,7 @@ def sized(
     batch_size: int = 0,       # images per step
     precision: str = "",       # "32" or "bf16"
     device: str = "auto",      # "auto", "cpu" or "cuda"
-) -> ObjectsConfig:
+) -> ObjectsConfig:           # validated
     "Return a configuration of another size, as experiment pages ask for it."
     accelerator = one_of("device", device, ("auto", "cpu", "cuda")).replace("cuda", "gpu")
     steps = dict(n_steps=n_steps or config.n_steps)

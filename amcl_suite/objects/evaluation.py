@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 from torch import nn
-from ..core.configuration import pick_device
 from ..core.expect import integer
-from .datasets import SceneSet, scene_loader, scene_set
+from .datasets import SceneSet, scene_loader
 from .geco import elbo
 from .metrics import image_metrics
 from .model import Decomposition
-from .posteriors import noise_from
 
 # %% auto #0
 __all__ = ['decompose_set', 'evaluate_model', 'test_curve', 'level_scores', 'paired_interval']
@@ -43,8 +41,8 @@ def decompose_set(
 
 def _noise_of_images(seed: int, index: list[int]) -> Callable:
     "Return noise whose rows belong to scenes, one generator for each."
-    generators = [torch.Generator().manual_seed(int(np.random.SeedSequence((seed, i)).generate_state(1)[0]))
-                  for i in index]
+    seeds = [int(np.random.SeedSequence((seed, i)).generate_state(1)[0]) for i in index]
+    generators = [torch.Generator().manual_seed(own) for own in seeds]
     return lambda like: torch.stack([torch.randn(like.shape[1:], generator=g, dtype=like.dtype)
                                      for g in generators]).to(like.device)
 
@@ -61,9 +59,10 @@ def evaluate_model(
     "Return the scores of every image; columns as in `metrics.IMAGE_METRICS`, and slots in use."
     import pandas
     integer("n_steps", n_steps, 0)
-    parts = []
-    for found, labels, index in decompose_set(model, data, n_steps, n_slots, batch_size, seed, weigh):
-        used = torch.nn.functional.one_hot(found.labels(), found.final.masks.shape[1]).float().mean((1, 2))
+    options, parts = (n_steps, n_slots, batch_size, seed, weigh), []
+    for found, labels, index in decompose_set(model, data, *options):
+        owners, n = found.labels(), found.final.masks.shape[1]
+        used = torch.nn.functional.one_hot(owners, n).float().mean((1, 2))
         parts.append({"image": index.numpy(), **image_metrics(found, labels),
                       "slots_used": (used > .01).sum(1).cpu().numpy()})
     return pandas.concat([pandas.DataFrame(part) for part in parts], ignore_index=True)
@@ -96,7 +95,8 @@ def level_scores(
     for found, labels, index in decompose_set(model, data, n_steps, every_level=True, **options):
         for i, level in enumerate(found.levels):
             scores = image_metrics(Decomposition(found.images, (level,)), labels)
-            parts.append(pandas.DataFrame(scores).assign(level=i, name=level.name, image=index.numpy()))
+            names = dict(level=i, name=level.name, image=index.numpy())
+            parts.append(pandas.DataFrame(scores).assign(**names))
     return pandas.concat(parts, ignore_index=True)
 
 # %% ../../nbs/40_objects/444_evaluation.ipynb #16733ef0
@@ -106,11 +106,12 @@ def paired_interval(
     score: str = "ari_fg",    # column to compare
     seed: int = 0,            # of the bootstrap
 ) -> dict:                    # mean difference, low, high, n
-    "Return the paired bootstrap interval over images; it speaks of these two models, not of methods."
+    "Return the paired bootstrap interval over images: of these two models, not of methods."
     from amcl_suite.core.statistics import bootstrap_interval
     joined = ours.merge(theirs, on="image", suffixes=("", "_other"), validate="one_to_one")
     if len(joined) != len(ours):
-        raise ValueError(f"theirs: expected the {len(ours)} images of ours, {len(joined)} are in both")
+        raise ValueError(f"theirs: expected the {len(ours)} images of ours, {len(joined)} are in "
+                         "both")
     gaps = (joined[score] - joined[score + "_other"]).dropna()
     low, high = bootstrap_interval(gaps, seed=seed)
     return dict(mean=float(gaps.mean()), low=low, high=high, n=len(gaps))

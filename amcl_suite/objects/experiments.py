@@ -96,7 +96,8 @@ def _one_run(config: ObjectsConfig, folder: Path, report: Callable) -> tuple:
     with replacing(kept) as temporary: images.to_parquet(temporary)
     mean = {name: float(images[name].mean()) for name in IMAGE_METRICS if name in images}
     run = pandas.DataFrame([mean | dict(
-        steps=int(trained.history["step"].iloc[-1]), seconds=float(trained.history["seconds"].iloc[-1]),
+        steps=int(trained.history["step"].iloc[-1]),
+        seconds=float(trained.history["seconds"].iloc[-1]),
         slots_used=float(images["slots_used"].mean()), notes="; ".join(trained.notes))])
     return run, trained.history, images, path
 
@@ -109,7 +110,8 @@ def rows_of(
     rows = []
     for variant, part in results.runs.groupby("variant", sort=False):
         values = part.sort_values("seed")
-        common = dict(method=variant, seeds=values["seed"].tolist(), n=len(part), scale=results.scale)
+        common = dict(method=variant, seeds=values["seed"].tolist(), n=len(part),
+                      scale=results.scale)
         for score in scores:
             unit, better = IMAGE_METRICS[score]
             numbers = values[score].tolist()
@@ -126,7 +128,7 @@ CURVES = ("ari", "mse", "kl_layers", "loss")
 
 def curves_of(
     results: ObjectsResults,     # from `run_objects`
-) -> dict:                       # arrays: curve_step `(points,)`, curve_ari `(variants, seeds, points)`, ...
+) -> dict:                       # curve_step `(points,)`; others `(variants, seeds, points)`
     "Return the validation curves as arrays; NaN after the end of a shorter run."
     table = results.histories
     order = list(dict.fromkeys(table["variant"]))

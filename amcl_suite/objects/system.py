@@ -19,7 +19,7 @@ from ..core.trainer import Trained, train
 from .config import ObjectsConfig
 from .datasets import SceneSet, scene_loader, scene_set
 from .geco import Geco, elbo, reachable
-from .metrics import adjusted_rand_index
+from .metrics import adjusted_rand_index, hard_labels
 from .model import Decomposition
 from .posteriors import noise_from
 from .schedules import learning_rate, ramp, refinement_steps
@@ -41,18 +41,24 @@ class ObjectsSystem(System):
             self.model = make_model(c.model)
         n_values = 3 * c.model.height * c.model.width
         self.geco = Geco(c.geco, n_values) if c.geco else None
-        if c.geco and (problem := reachable(c.geco.target, c.model.sigma)): self.notes.append(problem)
+        if c.geco and (problem := reachable(c.geco.target, c.model.sigma)):
+            self.notes.append(problem)
         fewest = min(n for _, n in c.curriculum)
         self.unused_parameters = c.model.n_layers < 2 or fewest == 0
         self.shown = None              # the first validation picture, for TensorBoard
 
-    def fingerprint(self) -> dict:
+    def fingerprint(self) -> dict:   # names -> plain values
+        "Return what a resumed training must agree in: all but lengths and devices."
         kept = {k: v for k, v in plain(asdict(self.config)).items()
                 if k not in ("training", "n_steps", "test_steps")}
         kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("n_workers", "n_test")}
         return super().fingerprint() | {"configuration": kept}
 
-    def describe(self, batch) -> list[str]: return [f"scene {i}" for i in batch["index"].tolist()]
+    def describe(self,
+        batch,           # as the loader gives it
+    ) -> list[str]:      # such as "scene 17"
+        "Name the scenes of a batch."
+        return [f"scene {i}" for i in batch["index"].tolist()]
 
 # %% ../../nbs/40_objects/442_system.ipynb #8b7a7d35
 @patch
@@ -124,7 +130,8 @@ def validation_step(self: ObjectsSystem,
     with torch.inference_mode(False):
         images, labels = batch["image"].clone().float() / 255, batch["labels"].clone()
         noise = noise_from(torch.Generator().manual_seed(batch_idx))
-        found = self.model.decompose(images, self.config.test_steps, noise=noise, weigh=self.weigh())
+        found = self.model.decompose(images, self.config.test_steps, noise=noise,
+                                     weigh=self.weigh())
         scores = scores_of(found, labels) | shares_of_slots(found, labels)
         if batch_idx == 0: self.shown = found
     return scores
@@ -135,25 +142,27 @@ def scores_of(
     labels: Tensor,           # `(batch, height, width)`, 0 is the background
 ) -> dict[str, Tensor]:       # each `(batch,)`; ARI of the foreground only where there is one
     "Return what a decomposition is worth."
-    from amcl_suite.objects.metrics import hard_labels
-    final, predicted = found.final, hard_labels(found.final.masks, labels.shape[-2:])
-    ari = adjusted_rand_index(labels.long(), predicted)
-    return {"ari": ari[~ari.isnan()], "ari_all": adjusted_rand_index(labels.long(), predicted, False),
+    final, labels = found.final, labels.long()
+    predicted = hard_labels(final.masks, labels.shape[-2:])
+    ari = adjusted_rand_index(labels, predicted)
+    return {"ari": ari[~ari.isnan()], "ari_all": adjusted_rand_index(labels, predicted, False),
             "mse": (final.reconstruction - found.images).square().mean((1, 2, 3)),
             "nll": final.nll, "kl": final.kl, "kl_layers": final.kl_layers,
             "loss": final.nll + final.kl}
 
 # %% ../../nbs/40_objects/442_system.ipynb #a86b76a3
 FAILURES = {
-    "one slot takes all": "one slot owns {largest_share:.0%} of the objects' pixels: the slots don't "
-        "compete; lower the temperature, or start with narrower posteriors (sure_start)",
+    "one slot takes all": "one slot owns {largest_share:.0%} of the objects' pixels: the slots "
+        "don't compete; lower the temperature, or start with narrower posteriors (sure_start)",
     "all slots alike": "the masks are undecided ({indecision:.2f} nats of {most:.2f}): all slots "
         "paint the same; train longer, lower the temperature, or draw larger initial weights",
     "nothing painted": "the squared error {mse:.4f} is that of an empty picture: start darker "
         "(dark_start), lower sigma, or raise the learning rate"}
 
 @patch
-def epoch_end(self: ObjectsSystem, row: dict) -> str:
+def epoch_end(self: ObjectsSystem,
+    row: dict,     # the new line of the history
+) -> str:          # "": never a reason to stop
     "Note how slots fail, once per kind, and show a picture in TensorBoard."
     self._show()
     if "val/mse" not in row or row["step"] < 1_000: return ""
@@ -234,9 +243,9 @@ def train_objects(
     val_data = val_data or scene_set(d.name, "val", d.n_val, d.seed, data_path=d.path)
     for name, given in (("train", data), ("val", val_data)):
         if given.image_size != (config.model.height, config.model.width):
-            raise ValueError(f"data.name: scenes of {d.name!r} ({name}) have {given.image_size} pixels, "
-                             f"the model {(config.model.height, config.model.width)}; change "
-                             "model.height and model.width, or the data")
+            raise ValueError(f"data.name: scenes of {d.name!r} ({name}) have {given.image_size} "
+                             f"pixels, the model {(config.model.height, config.model.width)}; "
+                             "change model.height and model.width, or the data")
     system = ObjectsSystem(config)
     loaders = training_loader(data, config), scene_loader(val_data, min(64, len(val_data)))
     return system, train(system, *loaders, config.training, folder, progress)
