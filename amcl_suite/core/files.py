@@ -355,18 +355,26 @@ def write_weights(
             raise OSError(errno.ENOSPC, "no space left") from error
     return Path(path)
 
-def read_weights(
-    path: str | Path,       # written by `torch.save`
-    device: str = "cpu",    # where the tensors go
-):                          # what was saved
-    "Read tensors and plain values; `DataError` if the file is missing, damaged or holds more."
-    import torch
+_BEFORE_ZIP = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."   # how files of torch < 1.6 begin
+
+def _check_members(path: str | Path) -> None:
+    "Raise `DataError` unless a zip archive is one of `torch.save` and its check sums are right."
     with _archive(path) as archive:
         if any(info.compress_type for info in archive.infolist()):
             raise DataError(f"{path}: a zip archive, but not one of torch.save; name another file")
         if bad := archive.testzip():
             raise DataError(f"{path}: damaged (the check sum of {bad} is wrong); copy it again, or "
                             "delete it")
+
+def read_weights(
+    path: str | Path,       # written by `torch.save`
+    device: str = "cpu",    # where the tensors go
+):                          # what was saved
+    "Read tensors and plain values; `DataError` if the file is missing, damaged or holds more."
+    import torch
+    _size(Path(path))
+    with open(path, "rb") as file: old = file.read(len(_BEFORE_ZIP)) == _BEFORE_ZIP
+    if not old: _check_members(path)       # an old file has no check sums
     try: return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:             # torch has no common class for what it refuses
         raise DataError(f"{path}: can't be loaded ({type(error).__name__}): it is damaged, or "

@@ -56,7 +56,7 @@ class SlotAttention(nn.Module):
         keys: Tensor,              # `(batch, n_tokens, dim)`
         values: Tensor,            # `(batch, n_tokens, dim)`
         temperature: float = 1.,   # >= 0, of the competition
-    ) -> tuple[Tensor, Tensor]:    # updates `(batch, n_slots, dim)`, shares `(.., n_slots, n_tokens)`
+    ) -> tuple[Tensor, Tensor]:    # updates `(batch, n_slots, dim)`, shares `(.., n_tokens)`
         "Let the slots compete once."
         queries = self.query(self.norm(slots)) / math.sqrt(slots.shape[-1])
         shares = slot_shares(wide(queries @ keys.mT), temperature)

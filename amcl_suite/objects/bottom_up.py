@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.expect import integer
 from ..mcl.assignment import wide
@@ -33,6 +34,7 @@ class DualGRU(nn.Module):
         "Update both, each by its own cell (paper, Sec. 3.1)."
         return self.mean(update, mean), self.raw(update, raw)
 
+# %% ../../nbs/40_objects/423_bottom_up.ipynb #17159383
 class SingleGRU(nn.Module):
     "One cell of twice the width, for the ablation."
     def __init__(self,
@@ -74,33 +76,36 @@ class BottomUp(nn.Module):
         self.cell = (DualGRU if dual_gru else SingleGRU)(dim)
         self.mean_residual, self.raw_residual = _residual(dim), _residual(dim)
 
-    def start(self,
-        batch: int,             # images
-        n_slots: int,           # >= 1
-        n_tokens: int,          # of an image
-    ) -> Layer:                 # mean and raw variance of all slots; shares alike
-        "Return the learned posterior that all slots start from."
-        integer("n_slots", n_slots, 1)
-        shape = batch, n_slots, len(self.mean)
-        shares = self.mean.new_full((batch, n_slots, n_tokens), 1 / n_slots)
-        return Layer(self.mean.expand(shape), self.raw.expand(shape), shares)
+@patch
+def start(self: BottomUp,
+    batch: int,             # images
+    n_slots: int,           # >= 1
+    n_tokens: int,          # of an image
+) -> Layer:                 # mean and raw variance of all slots; shares alike
+    "Return the learned posterior that all slots start from."
+    integer("n_slots", n_slots, 1)
+    shape = batch, n_slots, len(self.mean)
+    shares = self.mean.new_full((batch, n_slots, n_tokens), 1 / n_slots)
+    return Layer(self.mean.expand(shape), self.raw.expand(shape), shares)
 
-    def forward(self,
-        tokens: Tensor,                       # `(batch, n_tokens, token_dim)`
-        n_slots: int,                         # >= 1
-        n_layers: int,                        # >= 0
-        temperature: float = 1.,              # of the competition
-        noise: Callable = torch.randn_like,   # see `posteriors.noise_from`
-    ) -> list[Layer]:                         # one per layer, the start without layers
-        "Infer the slots' posteriors (paper, Alg. 1)."
-        keys, values = self.attention.read(tokens)
-        state, layers = self.start(len(tokens), n_slots, tokens.shape[1]), []
-        for _ in range(integer("n_layers", n_layers, 0)):
-            slots = sample(state.mean, state.raw, noise)
-            update, shares = self.attention(slots, keys, values, temperature)
-            rows = [v.flatten(0, 1) for v in (update, state.mean, state.raw)]
-            mean, raw = self.cell(*rows)
-            mean, raw = mean + self.mean_residual(mean), raw + self.raw_residual(raw)
-            state = Layer(*(wide(v).view_as(update) for v in (mean, raw)), shares)
-            layers.append(state)
-        return layers or [state]
+# %% ../../nbs/40_objects/423_bottom_up.ipynb #2d61f915
+@patch
+def forward(self: BottomUp,
+    tokens: Tensor,                       # `(batch, n_tokens, token_dim)`
+    n_slots: int,                         # >= 1
+    n_layers: int,                        # >= 0
+    temperature: float = 1.,              # of the competition
+    noise: Callable = torch.randn_like,   # see `posteriors.noise_from`
+) -> list[Layer]:                         # one per layer, the start without layers
+    "Infer the slots' posteriors (paper, Alg. 1)."
+    keys, values = self.attention.read(tokens)
+    state, layers = self.start(len(tokens), n_slots, tokens.shape[1]), []
+    for _ in range(integer("n_layers", n_layers, 0)):
+        slots = sample(state.mean, state.raw, noise)
+        update, shares = self.attention(slots, keys, values, temperature)
+        rows = [v.flatten(0, 1) for v in (update, state.mean, state.raw)]
+        mean, raw = self.cell(*rows)
+        mean, raw = mean + self.mean_residual(mean), raw + self.raw_residual(raw)
+        state = Layer(*(wide(v).view_as(update) for v in (mean, raw)), shares)
+        layers.append(state)
+    return layers or [state]

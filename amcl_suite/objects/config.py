@@ -15,20 +15,20 @@ from .model import ModelConfig
 from .schedules import LOSS_WEIGHTS, refinement_steps
 
 # %% auto #0
-__all__ = ['PUBLISHED', 'PUBLISHED_DATA', 'PRESETS', 'DataConfig', 'OptimiserConfig', 'ObjectsConfig', 'preset']
+__all__ = ['PUBLISHED', 'PUBLISHED_DATA', 'PRESETS', 'DataConfig', 'OptimiserConfig', 'ObjectsConfig', 'preset', 'sized']
 
 # %% ../../nbs/40_objects/440_config.ipynb #89a39501
 @dataclass(frozen=True)
 class DataConfig:
     "Which scenes."
     name: str = "tetrominoes"     # as `scene_set` takes it: a family, a published set, or a path
-    path: str = ""                # folder of a published set; "": looked for
     n_train: int = 60_000         # scenes
     n_val: int = 320              # watched while training
     n_test: int = 320             # judged at the end
     batch_size: int = 32          # images per step, of all processes together
     seed: int = 0                 # of generated scenes
     n_workers: int = 0            # processes that read
+    path: str = ""                # folder of a published set; "": looked for
 
     def __post_init__(self):
         counts(self, "n_train", "n_val", "n_test", "batch_size")
@@ -40,10 +40,12 @@ class OptimiserConfig:
     learning_rate: float = 4e-4   # > 0, the peak
     warm_up: int = 10_000         # >= 0, steps of linear rise
     half_life: float = 100_000.   # > 0, steps until it has halved
+    beta2: float = .999           # in [0, 1), memory of Adam's second moment
 
     def __post_init__(self):
         counts(self, "warm_up", low=0)
-        ranges(self, learning_rate=(0, math.inf, "()"), half_life=(0, math.inf, "(]"))
+        ranges(self, learning_rate=(0, math.inf, "()"), half_life=(0, math.inf, "(]"),
+               beta2=(0, 1, "[)"))
 
 # %% ../../nbs/40_objects/440_config.ipynb #a2ad6829
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def _micro() -> ObjectsConfig:
                         decoder_width=16, **_RECIPE)
     return ObjectsConfig(
         model, DataConfig("tetrominoes-micro", 20_000, 64, 320, 16),
-        OptimiserConfig(1e-3, 200, 100_000.), curriculum=((-1, 1),), beta_ramp=2_000,
+        OptimiserConfig(1e-3, 200, 100_000., .95), curriculum=((-1, 1),), beta_ramp=5_000,
         n_steps=5_000, every=250, test_steps=1)
 
 def _half() -> ObjectsConfig:
@@ -141,3 +143,24 @@ def _baseline(config: ObjectsConfig, name: str, kind: str) -> ObjectsConfig:
         return replace(config, model=replace(model, temperature=.2), geco=None)
     return replace(config, model=model, data=replace(config.data, batch_size=64), geco=None,
                    n_steps=500_000, training=replace(config.training, gradient_clip=0.))
+
+# %% ../../nbs/40_objects/440_config.ipynb #3ba78df4
+def sized(
+    config: ObjectsConfig,     # of a preset
+    n_steps: int = 0,          # of the optimiser; 0: as it is, likewise below
+    every: int = 0,            # steps between validations
+    n_train: int = 0,          # scenes
+    n_test: int = 0,           # scenes to judge, and at most as many to watch
+    batch_size: int = 0,       # images per step
+    precision: str = "",       # "32" or "bf16"
+    device: str = "auto",      # "auto", "cpu" or "cuda"
+) -> ObjectsConfig:
+    "Return a configuration of another size, as experiment pages ask for it."
+    accelerator = one_of("device", device, ("auto", "cpu", "cuda")).replace("cuda", "gpu")
+    steps = dict(n_steps=n_steps or config.n_steps)
+    steps["every"] = every or min(config.every, steps["n_steps"])
+    data = dict(n_train=n_train, n_test=n_test, batch_size=batch_size,
+                n_val=n_test and min(n_test, config.data.n_val))
+    training = dict(accelerator=accelerator, tensorboard=False)
+    if precision: training["precision"] = precision
+    return changed(config, **steps, data={k: v for k, v in data.items() if v}, training=training)

@@ -5,9 +5,10 @@
 # %% ../../nbs/40_objects/424_decoders.ipynb #8e6b9c75
 from __future__ import annotations
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
-from ..core.expect import integer, one_of
+from ..core.expect import one_of
 from ..mcl.assignment import wide
 from .encoder import PositionCode
 
@@ -30,6 +31,7 @@ def stretched(
         values = torch.cat([first, middle, last], axis) if padding else middle
     return values.contiguous(memory_format=torch.channels_last)
 
+# %% ../../nbs/40_objects/424_decoders.ipynb #206d025c
 def broadcast_convolution(
     layer: nn.Conv2d,    # without stride
     latents: Tensor,     # `(batch, channels)`, each spread over the grid
@@ -45,7 +47,7 @@ def broadcast_convolution(
 # %% ../../nbs/40_objects/424_decoders.ipynb #4d72b8fb
 def _small(dim: int, width: int) -> list[nn.Module]:
     sizes = [(dim, width), (width, width), (width, width)]
-    layers = [part for a, b in sizes for part in (nn.Conv2d(a, b, 5, padding=1), nn.ReLU(inplace=True))]
+    layers = [part for a, b in sizes for part in (nn.Conv2d(a, b, 5, padding=1), nn.ReLU(True))]
     return [*layers, nn.Conv2d(width, 4, 3, padding=1)]
 
 def _iodine(dim: int, width: int) -> list[nn.Module]:
@@ -55,14 +57,17 @@ def _iodine(dim: int, width: int) -> list[nn.Module]:
 
 def _big(dim: int, width: int) -> list[nn.Module]:
     sizes = [(dim, width), *3 * [(width, width)]]
-    layers = [part for a, b in sizes
-              for part in (nn.ConvTranspose2d(a, b, 5, 2, 2, output_padding=1), nn.ReLU(inplace=True))]
-    return [*layers, nn.ConvTranspose2d(width, width, 5, 1, 2), nn.ReLU(inplace=True),
+    layers = [part for a, b in sizes for part in (
+        nn.ConvTranspose2d(a, b, 5, 2, 2, output_padding=1), nn.ReLU(True))]
+    return [*layers, nn.ConvTranspose2d(width, width, 5, 1, 2), nn.ReLU(True),
             nn.ConvTranspose2d(width, 4, 3, 1, 1)]
 
-DECODERS = {"small": (_small, 32, lambda size: size + 6),           # layers, width, grid
-            "iodine": (_iodine, 64, lambda size: size + 10),
-            "big": (_big, 64, lambda size: size // 16)}
+def _six_more(size: int) -> int: return size + 6
+def _ten_more(size: int) -> int: return size + 10
+def _sixteenth(size: int) -> int: return size // 16
+
+DECODERS = {"small": (_small, 32, _six_more), "iodine": (_iodine, 64, _ten_more),   # layers, width,
+            "big": (_big, 64, _sixteenth)}                                          # grid
 
 # %% ../../nbs/40_objects/424_decoders.ipynb #51cde87d
 class Decoder(nn.Module):
@@ -82,20 +87,25 @@ class Decoder(nn.Module):
         self.factorised = factorised and isinstance(self.layers[0], nn.Conv2d)
         self.to(memory_format=torch.channels_last)
 
-    def forward(self,
-        latents: Tensor,             # `(batch, n_slots, dim)`
-        height: int,                 # of the image; "big": a multiple of 16
-        width: int,                  # of the image
-    ) -> tuple[Tensor, Tensor]:      # colours `(batch, n_slots, 3, ..)` in [0, 1], mask logits `(.., 1, ..)`
-        "Paint every slot."
-        if self.kind == "big":
-            for name, size in (("height", height), ("width", width)):
-                if size % 16 or size < 32:
-                    raise ValueError(f"{name}: the decoder \"big\" makes multiples of 16 from 32 "
-                                     f"on, got {size}; take \"iodine\" or another size")
-        code, flat = self.positions(self.grid_of(height), self.grid_of(width)), latents.flatten(0, 1)
-        if self.factorised:
-            painted = self.layers[1:](broadcast_convolution(self.layers[0], flat, code))
-        else: painted = self.layers(flat[:, :, None, None] + code)
-        painted = wide(painted).unflatten(0, latents.shape[:2])
-        return torch.sigmoid(painted[:, :, :3]), painted[:, :, 3:]
+def _check_size(kind: str, height: int, width: int) -> None:
+    "Raise `ValueError` for an image that a decoder can't make."
+    for name, size in (("height", height), ("width", width)):
+        if kind == "big" and (size % 16 or size < 32):
+            raise ValueError(f"{name}: the decoder \"big\" makes multiples of 16 from 32 on, got "
+                             f"{size}; take \"iodine\" or another size")
+
+# %% ../../nbs/40_objects/424_decoders.ipynb #cc7b8b63
+@patch
+def forward(self: Decoder,
+    latents: Tensor,             # `(batch, n_slots, dim)`
+    height: int,                 # of the image; "big": a multiple of 16
+    width: int,                  # of the image
+) -> tuple[Tensor, Tensor]:      # colours `(batch, n_slots, 3, ..)` in [0, 1], logits `(.., 1, ..)`
+    "Paint every slot: its colours, and a mask logit per pixel."
+    _check_size(self.kind, height, width)
+    code, flat = self.positions(*map(self.grid_of, (height, width))), latents.flatten(0, 1)
+    if self.factorised:
+        painted = self.layers[1:](broadcast_convolution(self.layers[0], flat, code))
+    else: painted = self.layers(flat[:, :, None, None] + code)
+    painted = wide(painted).unflatten(0, latents.shape[:2])
+    return torch.sigmoid(painted[:, :, :3]), painted[:, :, 3:]

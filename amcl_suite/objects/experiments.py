@@ -5,6 +5,7 @@
 # %% ../../nbs/40_objects/446_experiments.ipynb #856be866
 from __future__ import annotations
 import math
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,14 +16,15 @@ from ..core.files import replacing
 from ..core.system import Diverged
 from .config import PUBLISHED_DATA, ObjectsConfig, preset
 from .datasets import scene_set
-from .evaluation import evaluate_model
+from .evaluation import decompose_set, evaluate_model
+from .families import families
 from .metrics import IMAGE_METRICS
 from .slot_attention import make_model
 from .system import ObjectsSystem, train_objects
 from .weights import load_model, save_model
 
 # %% auto #0
-__all__ = ['SUCCESS', 'CURVES', 'ObjectsResults', 'run_objects', 'rows_of', 'curves_of', 'curve_frame']
+__all__ = ['SUCCESS', 'CURVES', 'ObjectsResults', 'run_objects', 'rows_of', 'curves_of', 'curve_frame', 'keep', 'shown_scenes']
 
 # %% ../../nbs/40_objects/446_experiments.ipynb #723211e5
 SUCCESS = .9      # foreground ARI from which a seed counts as one that found the objects
@@ -34,6 +36,7 @@ class ObjectsResults:
     histories: object    # one line per validation
     images: object       # one line per test image
     models: dict         # (variant, seed) -> path of the trained model
+    configs: dict        # variant -> its configuration
     scale: str           # "full" if all runs have the paper's size on published data, or "small"
 
     def __repr__(self): return (f"ObjectsResults({len(self.runs)} runs, "
@@ -41,29 +44,30 @@ class ObjectsResults:
 
 # %% ../../nbs/40_objects/446_experiments.ipynb #adced156
 def run_objects(
-    config: ObjectsConfig,                     # what all runs have in common
-    variants: Mapping[str, Mapping],           # name -> changes, see `core.configuration.changed`
+    configs: Mapping[str, ObjectsConfig],      # variant -> what to train
     n_seeds: int,                              # >= 1, runs of each
-    folder: str | Path,                        # a folder per run is made in it; found ones go on
+    folder: str | Path | None = None,          # a folder per run is made in it; None: temporary
     seed: int = 0,                             # the first
     progress: Callable | None = None,          # called as `(done, total, label=..., **values)`
 ) -> ObjectsResults:                           # scores on the test scenes, curves, models
-    "Train and judge variants of a configuration over seeds."
+    "Train and judge variants over seeds; what is found in the folder goes on, or counts as done."
     import pandas
     integer("n_seeds", n_seeds, 1)
-    if not variants: raise ValueError("variants: expected at least one, got none")
-    plans = {(name, s): changed(changed(config, **changes), training=dict(seed=s))
-             for name, changes in variants.items() for s in range(seed, seed + n_seeds)}
+    if not configs: raise ValueError("configs: expected at least one variant, got none")
+    plans = {(name, s): changed(config, training=dict(seed=s))
+             for name, config in configs.items() for s in range(seed, seed + n_seeds)}
+    folder = Path(folder or tempfile.mkdtemp(prefix="amcl-objects-"))
     parts, done, total = {}, 0, sum(plan.training.n_epochs for plan in plans.values())
     for (name, s), plan in plans.items():
         def report(epoch, n_epochs, **values):
             if progress: progress(done + epoch, total, label=f"{name}, seed {s}", **values)
-        parts[name, s] = _one_run(plan, Path(folder) / f"{name}-seed{s}", report)
+        parts[name, s] = _one_run(plan, folder / f"{name.replace(' ', '-')}-seed{s}", report)
         done += plan.training.n_epochs
     tables = [pandas.concat([part[i].assign(variant=name, seed=s)
                              for (name, s), part in parts.items()], ignore_index=True)
               for i in range(3)]
-    return ObjectsResults(*tables, {key: part[3] for key, part in parts.items()}, _scale(plans))
+    models = {key: part[3] for key, part in parts.items()}
+    return ObjectsResults(*tables, models, dict(configs), _scale(plans))
 
 def _scale(plans: Mapping) -> str:
     "Return \"full\" where every run has the size of a published training on its data."
@@ -95,12 +99,12 @@ def _one_run(config: ObjectsConfig, folder: Path, report: Callable) -> tuple:
 def rows_of(
     results: ObjectsResults,              # from `run_objects`
     scores=("ari_fg", "ari_all", "mse", "miou", "kl_top", "kl_layers"),   # columns of `runs`
-) -> list[dict]:                          # for `run.row`: variant, metric, value, std, n, per_seed
+) -> list[dict]:                          # for `run.row`: method, metric, value, std, n, per_seed
     "Return mean and standard deviation over seeds, and the count of seeds that found the objects."
     rows = []
     for variant, part in results.runs.groupby("variant", sort=False):
         values = part.sort_values("seed")
-        common = dict(variant=variant, seeds=values["seed"].tolist(), n=len(part), scale=results.scale)
+        common = dict(method=variant, seeds=values["seed"].tolist(), n=len(part), scale=results.scale)
         for score in scores:
             unit, better = IMAGE_METRICS[score]
             numbers = values[score].tolist()
@@ -113,7 +117,7 @@ def rows_of(
     return rows
 
 # %% ../../nbs/40_objects/446_experiments.ipynb #dc298b10
-CURVES = ("ari", "mse", "kl_layers")
+CURVES = ("ari", "mse", "kl_layers", "loss")
 
 def curves_of(
     results: ObjectsResults,     # from `run_objects`
@@ -140,3 +144,29 @@ def curve_frame(
                                         names=["variant", "seed", "step"])
     return pandas.DataFrame({name: arrays[f"curve_{name}"].ravel() for name in CURVES},
                             index=at).reset_index()
+
+# %% ../../nbs/40_objects/446_experiments.ipynb #9bbe1da9
+def keep(
+    run,                          # of `open_run`
+    results: ObjectsResults,      # from `run_objects`
+    table: str,                   # name of the table that the rows belong to
+    dataset: str,                 # name of the data
+    **fields,                     # further fields of every row
+) -> None:
+    "Put scores, curves and the names of variants into a record."
+    for row in rows_of(results): run.row(table=table, dataset=dataset, **row, **fields)
+    run.arrays(**curves_of(results))
+
+def shown_scenes(
+    results: ObjectsResults,      # from `run_objects`
+    variant: str,                 # whose model
+    seed: int,                    # whose model
+    n: int = 4,                   # scenes
+    n_steps: int = 3,             # refinements
+    every_level: bool = False,    # all levels of inference, or the last
+):                                # a `Decomposition` of generated test scenes
+    "Decompose a few generated test scenes with a trained model, for pictures."
+    model, config = load_model(results.models[variant, seed]), results.configs[variant]
+    family = config.data.name if config.data.name in families() else "tetrominoes"
+    scenes = scene_set(family, "test", n, 1)
+    return next(decompose_set(model, scenes, n_steps, every_level=every_level))[0]

@@ -5,9 +5,9 @@
 # %% ../../nbs/40_objects/427_geco.ipynb #812ff8c7
 from __future__ import annotations
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 from ..core.expect import between, counts, ranges
@@ -31,6 +31,7 @@ class GecoConfig:
         ranges(self, alpha=(0, 1, "[)"), step_size=(0, math.inf, "()"),
                acceleration=(0, math.inf, "()"), most=(.55,), target=(-math.inf, math.inf, "()"))
 
+# %% ../../nbs/40_objects/427_geco.ipynb #2a5a7eb0
 def elbo(
     nll: Tensor,         # `()`, nats
     kl: Tensor,          # `()`, nats
@@ -66,21 +67,23 @@ class Geco(nn.Module):
         held = reached + (self.average - reached).detach()
         return beta * kl - self.weight * held
 
-    @torch.no_grad()
-    def update(self,
-        nll: Tensor,    # `()`, of the last refinement step, mean over all processes
-        step: int,      # of the training, from 0
-    ) -> None:
-        "Move average and multiplier, after a step of the optimiser."
-        c = self.config
-        if step < c.warm_start: return
-        reached = self.target - nll.detach()
-        if step == c.warm_start:
-            self.average.copy_(reached)
-            return
-        self.average.mul_(c.alpha).add_((1 - c.alpha) * reached)
-        speed = torch.where(self.average > 0, c.acceleration, 1.) * c.step_size
-        self.zeta.sub_(speed * self.average).clamp_(.55, c.most)
+# %% ../../nbs/40_objects/427_geco.ipynb #d86be396
+@patch
+@torch.no_grad()
+def update(self: Geco,
+    nll: Tensor,    # `()`, of the last refinement step, mean over all processes
+    step: int,      # of the training, from 0
+) -> None:
+    "Move average and multiplier, after a step of the optimiser."
+    c = self.config
+    if step < c.warm_start: return
+    reached = self.target - nll.detach()
+    if step == c.warm_start:
+        self.average.copy_(reached)
+        return
+    self.average.mul_(c.alpha).add_((1 - c.alpha) * reached)
+    speed = torch.where(self.average > 0, c.acceleration, 1.) * c.step_size
+    self.zeta.sub_(speed * self.average).clamp_(.55, c.most)
 
 # %% ../../nbs/40_objects/427_geco.ipynb #75ed49f0
 def reachable(
@@ -94,13 +97,15 @@ def reachable(
             f"ln sigma = {floor:.4g}; the weight of the reconstruction will grow without end "
             f"(give a target above {floor:.4g}, or an upper bound `most`)")
 
+# %% ../../nbs/40_objects/427_geco.ipynb #8556c881
 def still_picture_cost(
     images: Tensor,     # `(n, 3, height, width)` in [0, 1]
     sigma: float,       # > 0, of the likelihood
 ) -> float:             # nats per value
-    "Return the cost of the best single picture for all images: what learning the background gives."
+    "Return the cost of the best single picture for all images: what the background gives."
     return math.log(sigma) + images.var(0, unbiased=False).mean().item() / (2 * sigma ** 2)
 
+# %% ../../nbs/40_objects/427_geco.ipynb #2845198e
 def automatic_target(
     images: Tensor,        # `(n, 3, height, width)` in [0, 1], some hundred of the training set
     sigma: float,          # > 0, of the likelihood

@@ -20,12 +20,13 @@ def gaussian_nll(
     mask_logits: Tensor,   # `(batch, n_slots, 1, height, width)`
     sigma: float,          # > 0, standard deviation of a value
 ) -> Tensor:               # `(batch,)`, nats, summed over pixels and channels
-    "Return the cost of the mask-weighted sum of the slots (paper, Eq. 5); `ValueError` for sigma <= 0."
+    "Return the cost of the mask-weighted sum of slots (paper, Eq. 5); `ValueError` if sigma <= 0."
     images, colours, mask_logits = _checked(images, colours, mask_logits, sigma)
     painted = (torch.softmax(mask_logits, 1) * colours).sum(1)
     errors = (images - painted).square().sum((1, 2, 3))
     return images[0].numel() * math.log(sigma) + errors / (2 * sigma ** 2)
 
+# %% ../../nbs/40_objects/421_likelihoods.ipynb #2dddbb81
 def _checked(images: Tensor, colours: Tensor, mask_logits: Tensor, sigma: float) -> tuple:
     "Return the arguments in single precision at least; `ValueError` for what doesn't fit."
     between("sigma", sigma, 0, math.inf, "()")
@@ -42,7 +43,7 @@ def mixture_nll(
     mask_logits: Tensor,   # `(batch, n_slots, 1, height, width)`
     sigma: float,          # > 0, standard deviation of a value
 ) -> Tensor:               # `(batch,)`, nats, summed over pixels and channels
-    "Return the cost of a mixture of slots per value (paper, Eq. 6); `ValueError` for sigma <= 0."
+    "Return the cost of a mixture of slots per value (paper, Eq. 6); `ValueError` if sigma <= 0."
     images, colours, mask_logits = _checked(images, colours, mask_logits, sigma)
     shares = torch.log_softmax(mask_logits, 1)
     misfits = (images[:, None] - colours).square() / (2 * sigma ** 2)

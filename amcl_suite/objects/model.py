@@ -47,7 +47,7 @@ class ModelConfig:
     token_norm: bool = False         # True: tokens are normalised before the slots read them
     initial: str = "published"       # "published" or "framework" (PyTorch's own)
     dark_start: float = 0.           # >= 0: the first pictures are darker than 0.5 (logits lowered)
-    sure_start: float = 0.           # >= 0: the first posteriors are narrower (raw variance lowered)
+    sure_start: float = 0.           # >= 0: the first posteriors are narrower (raw value lowered)
 
     def __post_init__(self):
         counts(self, "height", "width", "dim", low=2); counts(self, "n_slots", "encoder_width")
@@ -106,25 +106,28 @@ class EfficientMORL(nn.Module):
         self.refinement = Refinement(c.dim)
         initialise(self)
 
-    def decode(self,
-        latents: Tensor,               # `(batch, n_slots, dim)`
-        height: int = 0,               # of the pictures; 0: as configured
-        width: int = 0,                # of the pictures; 0: as configured
-    ) -> tuple[Tensor, Tensor]:        # colours `(batch, n_slots, 3, ..)`, masks `(batch, n_slots, ..)`
-        "Paint slots."
-        c = self.config
-        colours, logits = self.decoder(latents, height or c.height, width or c.width)
-        return colours, torch.softmax(logits[:, :, 0], 1)
+# %% ../../nbs/40_objects/430_model.ipynb #6cffa072
+@patch
+def layers(self: EfficientMORL,
+    images: Tensor,                       # `(batch, 3, height, width)` in [0, 1]
+    n_slots: int | None,                  # None: as configured
+    noise: Callable = torch.randn_like,   # see `posteriors.noise_from`
+) -> list[Layer]:                         # one per layer
+    "Infer posteriors, the first stage."
+    n_slots = self.config.n_slots if n_slots is None else n_slots
+    return self.bottom_up(self.encoder(images), n_slots, self.config.n_layers,
+                          self.temperature, noise)
 
-    def layers(self,
-        images: Tensor,                       # `(batch, 3, height, width)` in [0, 1]
-        n_slots: int | None,                  # None: as configured
-        noise: Callable = torch.randn_like,   # see `posteriors.noise_from`
-    ) -> list[Layer]:                         # one per layer
-        "Infer posteriors, the first stage."
-        n_slots = self.config.n_slots if n_slots is None else n_slots
-        return self.bottom_up(self.encoder(images), n_slots, self.config.n_layers,
-                              self.temperature, noise)
+@patch
+def decode(self: EfficientMORL,
+    latents: Tensor,               # `(batch, n_slots, dim)`
+    height: int = 0,               # of the pictures; 0: as configured
+    width: int = 0,                # of the pictures; 0: as configured
+) -> tuple[Tensor, Tensor]:        # colours `(batch, n_slots, 3, ..)`, masks `(.., height, width)`
+    "Paint slots."
+    c = self.config
+    colours, logits = self.decoder(latents, height or c.height, width or c.width)
+    return colours, torch.softmax(logits[:, :, 0], 1)
 
 # %% ../../nbs/40_objects/430_model.ipynb #0b5ea42a
 def initialise(
@@ -155,11 +158,11 @@ def training_losses(self: EfficientMORL,
     weights: str = "code",                # what each refinement counts, see `loss_weights`
     noise: Callable = torch.randn_like,   # see `posteriors.noise_from`
     segments: bool = True,                # False: plain automatic differentiation
-) -> dict[str, Tensor]:                   # "loss" to minimise; "nll", "kl" of the last step, "moved"
+) -> dict[str, Tensor]:   # "loss" to minimise; "nll", "kl", "moved" of the last refinement
     "Return the losses of one step (paper, Alg. 1 and 2)."
     layers = self.layers(images, None, noise)
     kl, prior = self.prior(layers, noise)
-    mean, raw, memory = layers[-1].mean, layers[-1].raw, None
+    mean, raw, memory, gradients = layers[-1].mean, layers[-1].raw, None, None
     total, moved = 0., images.new_zeros(())
     for i, weight in enumerate(loss_weights(n_steps, weights)):
         if i > 0:
@@ -175,6 +178,7 @@ def training_losses(self: EfficientMORL,
             gradients = [len(images) * g for g in found]                  # of each image's own loss
     return {"loss": total, "nll": nll.detach(), "kl": kl.mean().detach(), "moved": moved.detach()}
 
+# %% ../../nbs/40_objects/430_model.ipynb #745fa716
 def _reconstruct(model: EfficientMORL, images: Tensor, latents: Tensor, segments: bool) -> Tensor:
     "Return the mean cost of the pictures that latents make."
     def cost(latents):
@@ -185,17 +189,19 @@ def _reconstruct(model: EfficientMORL, images: Tensor, latents: Tensor, segments
 
 # %% ../../nbs/40_objects/430_model.ipynb #8d832cf2
 def _level(model: EfficientMORL, name: str, images: Tensor, layers: list, mean: Tensor,
-           raw: Tensor, latents: Tensor, noise: Callable) -> tuple[Level, Tensor, Tensor]:
-    "Return a level, and its cost per image with its graph."
+           raw: Tensor, latents: Tensor, noise: Callable, first: tuple = ()) -> tuple:
+    "Return a level, its cost per image with its graph, and the prior of the first stage."
     height, width = images.shape[-2:]
     colours, logits = model.decoder(latents, height, width)
     nll = model.likelihood(images, colours, logits, model.config.sigma)
     kl_layers, prior = model.prior([*layers[:-1], Layer(mean, raw, None)], noise)
-    kl = kl_layers if name.startswith("layer") else refined_price(mean, raw, prior)
+    prior = first[0] if first else prior              # refined: what the first stage predicted
+    kl = refined_price(mean, raw, prior) if first else kl_layers
     attention = layers[-1].shares.unflatten(-1, (height, width))
     found = (colours, torch.softmax(logits[:, :, 0], 1), attention, mean, raw, nll,
              refined_price(mean, raw, prior), kl_layers)
-    return Level(name, *(v.detach() for v in found)), nll, kl
+    kept = None if prior is None else tuple(v.detach() for v in prior)
+    return Level(name, *(v.detach() for v in found)), nll, kl, (kept,)
 
 # %% ../../nbs/40_objects/430_model.ipynb #7b37ad3c
 @patch
@@ -207,13 +213,13 @@ def decompose(self: EfficientMORL,
     noise: Callable = torch.randn_like,         # see `posteriors.noise_from`
     weigh: Callable = elbo,                     # as in training: it shapes the gradient
     sampled: bool = True,                       # False: means of posteriors are decoded
-) -> Decomposition:
+) -> Decomposition:                             # levels in order, the result last
     "Return what the slots hold; `ValueError` for a wrong shape or number."
     shaped("images", images, "batch+", 3, "height", "width", kind="float")
     integer("n_steps", n_steps, 0)
     drawn = noise if sampled else torch.zeros_like
     with torch.no_grad(): layers = self.layers(images, n_slots, noise)
-    levels, memory = [], None
+    levels, memory, first = [], None, ()
     for l in range(len(layers) - 1 if every_level else 0):
         with torch.no_grad():
             z = sample(layers[l].mean, layers[l].raw, drawn)
@@ -225,7 +231,8 @@ def decompose(self: EfficientMORL,
             mean, raw = (v.detach().requires_grad_(i < n_steps) for v in (mean, raw))
             name = f"step {i}" if i else f"layer {len(layers)}"
             z = sample(mean, raw, drawn)
-            level, nll, kl = _level(self, name, images, layers, mean, raw, z, noise)
+            level, nll, kl, found = _level(self, name, images, layers, mean, raw, z, noise, first)
+            first = first or found
             if every_level or i == n_steps: levels.append(level)
             if i == n_steps: break
             gradients = torch.autograd.grad(weigh(nll.sum(), kl.sum()), (mean, raw))

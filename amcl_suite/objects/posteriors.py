@@ -29,6 +29,7 @@ def sample(
     "Draw from a Gaussian by the reparameterisation trick."
     return mean + standard_deviation(raw) * noise(mean)
 
+# %% ../../nbs/40_objects/420_posteriors.ipynb #2a9d5133
 def noise_from(
     generator: torch.Generator | None,   # None: the global one
 ) -> Callable:                           # tensor -> standard normal numbers of its shape
@@ -51,6 +52,7 @@ def kl_divergence(
     return (torch.log(sigma_p / sigma_q) - .5
             + (sigma_q.square() + (mean_q - mean_p).square()) / (2 * sigma_p.square()))
 
+# %% ../../nbs/40_objects/420_posteriors.ipynb #da0004a4
 def kl_to_standard(
     mean: Tensor,     # `(...)`
     raw: Tensor,      # `(...)`

@@ -6,6 +6,7 @@
 from __future__ import annotations
 from collections.abc import Callable, Sequence
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.expect import one_of
 from ..mcl.assignment import wide
@@ -29,25 +30,30 @@ class Prior(nn.Module):
         self.hidden = nn.Sequential(nn.Linear(dim, 128), nn.ELU())
         self.mean, self.raw = nn.Linear(128, dim), nn.Linear(128, dim)
 
-    def predict(self,
-        slots: Tensor,               # `(batch, n_slots, dim)`, a sample of the neighbour
-    ) -> tuple[Tensor, Tensor]:      # mean and raw variance
-        "Return the prior of a layer, given a sample of its neighbour (paper, Eq. 4)."
-        hidden = self.hidden(slots)
-        return wide(self.mean(hidden)), wide(self.raw(hidden))
+# %% ../../nbs/40_objects/425_priors.ipynb #2a4f3a90
+@patch
+def predict(self: Prior,
+    slots: Tensor,               # `(batch, n_slots, dim)`, a sample of the neighbour
+) -> tuple[Tensor, Tensor]:      # mean and raw variance
+    "Return the prior of a layer, given a sample of its neighbour (paper, Eq. 4)."
+    hidden = self.hidden(slots)
+    return wide(self.mean(hidden)), wide(self.raw(hidden))
 
-    def forward(self,
-        layers: Sequence[Layer],              # of bottom-up inference
-        noise: Callable = torch.randn_like,   # see `posteriors.noise_from`
-    ) -> tuple[Tensor, tuple | None]:         # nats `(batch,)`; prior while refining, None: standard
-        "Return what the first stage pays, and the prior that refinement pays against."
-        chain = list(layers) if self.kind.startswith("reversed") else list(layers)[::-1]
-        predicted = [self.predict(sample(above.mean, above.raw, noise)) for above in chain[1:]]
-        price = kl_to_standard(chain[-1].mean, chain[-1].raw).sum((1, 2))
-        for layer, prior in zip(chain, predicted):
-            price = price + kl_divergence(layer.mean, layer.raw, *prior).sum((1, 2))
-        return price, predicted[0] if predicted and self.kind.endswith("++") else None
+# %% ../../nbs/40_objects/425_priors.ipynb #11d40b67
+@patch
+def forward(self: Prior,
+    layers: Sequence[Layer],              # of bottom-up inference
+    noise: Callable = torch.randn_like,   # see `posteriors.noise_from`
+) -> tuple[Tensor, tuple | None]:         # nats `(batch,)`; prior while refining (None: standard)
+    "Return what the first stage pays, and the prior that refinement pays against."
+    chain = list(layers) if self.kind.startswith("reversed") else list(layers)[::-1]
+    predicted = [self.predict(sample(above.mean, above.raw, noise)) for above in chain[1:]]
+    price = kl_to_standard(chain[-1].mean, chain[-1].raw).sum((1, 2))
+    for layer, prior in zip(chain, predicted):
+        price = price + kl_divergence(layer.mean, layer.raw, *prior).sum((1, 2))
+    return price, predicted[0] if predicted and self.kind.endswith("++") else None
 
+# %% ../../nbs/40_objects/425_priors.ipynb #db8d805f
 def refined_price(
     mean: Tensor,                # `(batch, n_slots, dim)`, of the refined posterior
     raw: Tensor,                 # `(batch, n_slots, dim)`

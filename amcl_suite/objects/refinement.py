@@ -19,6 +19,7 @@ def normalised(
     "Return the direction of a gradient (released code: a layer norm without weights)."
     return layer_norm(gradient.detach(), gradient.shape[-1:])
 
+# %% ../../nbs/40_objects/426_refinement.ipynb #22b94c5f
 class Refinement(nn.Module):
     "Stage 2: additive steps of mean and raw variance."
     def __init__(self,

@@ -43,9 +43,11 @@ def refinement_steps(
     "Return how often the posterior is refined in a step; `ValueError` for an empty curriculum."
     found = [n for start, n in curriculum if start <= step]
     if not found:
-        raise ValueError(f"curriculum: expected a pair that begins at step 0, got {list(curriculum)}")
+        raise ValueError("curriculum: expected a pair that begins at step 0, got "
+                         f"{list(curriculum)}")
     return integer("curriculum", found[-1], 0)
 
+# %% ../../nbs/40_objects/428_schedules.ipynb #6d3ef6c8
 def ramp(
     step: int,        # >= 0, of the training
     n_steps: int,     # >= 0: 1 from this step on; 0: always

@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Callable
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 # %% auto #0
-__all__ = ['segment']
+__all__ = ['segment', 'peak_saved_bytes']
 
 # %% ../../nbs/40_objects/429_segments.ipynb #718eb328
 class _Segment(torch.autograd.Function):
@@ -29,6 +30,7 @@ class _Segment(torch.autograd.Function):
     def backward(ctx, factor, _):
         return None, *(g if g is None else factor * g for g in ctx.saved_tensors)
 
+# %% ../../nbs/40_objects/429_segments.ipynb #f0d50a3b
 def segment(
     run: Callable,                      # latents -> losses `(batch,)`, with the weights below
     latents: Tensor,                    # `(batch, n_slots, dim)`
@@ -36,3 +38,22 @@ def segment(
 ) -> tuple[Tensor, Tensor]:             # mean loss `()`; each loss `(batch,)`, without gradient
     "Return a loss whose gradients are known already; its graph holds only them."
     return _Segment.apply(run, latents, *parameters)
+
+# %% ../../nbs/40_objects/429_segments.ipynb #e2dbf053
+def peak_saved_bytes(
+    run: Callable,   # computes, and goes back, too
+) -> int:            # bytes, a storage that is kept several times counted once
+    "Return the most that is kept for backward passes at any time while `run` runs."
+    now, peak = {}, 0
+    class Kept:
+        def __init__(self, tensor):
+            nonlocal peak
+            storage = tensor.untyped_storage()
+            self.tensor, self.key = tensor, storage.data_ptr()
+            now.setdefault(self.key, [0, storage.nbytes()])[0] += 1
+            peak = max(peak, sum(size for _, size in now.values()))
+        def __del__(self):
+            now[self.key][0] -= 1
+            if not now[self.key][0]: del now[self.key]
+    with saved_tensors_hooks(Kept, lambda kept: kept.tensor): run()
+    return peak

@@ -6,6 +6,7 @@
 from __future__ import annotations
 from collections.abc import Callable
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.expect import integer, one_of, shaped
 from ..mcl.assignment import wide
@@ -46,22 +47,24 @@ class SlotAttentionAutoencoder(nn.Module):
         if self.config.dark_start:
             with torch.no_grad(): self.decoder.layers[-1].bias[:3] -= self.config.dark_start
 
-    def rounds(self,
-        images: Tensor,                       # `(batch, 3, height, width)` in [0, 1]
-        n_slots: int | None = None,           # None: as configured
-        noise: Callable = torch.randn_like,   # see `posteriors.noise_from`
-    ) -> list[tuple[Tensor, Tensor]]:         # slots and shares after each round
-        "Infer the slots (Slot Attention paper, Alg. 1)."
-        c = self.config
-        shape = len(images), integer("n_slots", c.n_slots if n_slots is None else n_slots, 1), c.dim
-        keys, values = self.attention.read(self.encoder(images))
-        slots, found = sample(self.mean.expand(shape), self.raw.expand(shape), noise), []
-        for _ in range(max(1, c.n_layers)):
-            update, shares = self.attention(slots, keys, values, self.temperature)
-            slots = self.cell(update.flatten(0, 1), slots.flatten(0, 1)).view(shape)
-            slots = wide(slots + self.residual(slots))
-            found.append((slots, shares))
-        return found
+# %% ../../nbs/40_objects/432_slot_attention.ipynb #29cd21bc
+@patch
+def rounds(self: SlotAttentionAutoencoder,
+    images: Tensor,                       # `(batch, 3, height, width)` in [0, 1]
+    n_slots: int | None = None,           # None: as configured
+    noise: Callable = torch.randn_like,   # see `posteriors.noise_from`
+) -> list[tuple[Tensor, Tensor]]:         # slots and shares after each round
+    "Infer the slots (Slot Attention paper, Alg. 1)."
+    c = self.config
+    shape = len(images), integer("n_slots", c.n_slots if n_slots is None else n_slots, 1), c.dim
+    keys, values = self.attention.read(self.encoder(images))
+    slots, found = sample(self.mean.expand(shape), self.raw.expand(shape), noise), []
+    for _ in range(max(1, c.n_layers)):
+        update, shares = self.attention(slots, keys, values, self.temperature)
+        slots = self.cell(update.flatten(0, 1), slots.flatten(0, 1)).view(shape)
+        slots = wide(slots + self.residual(slots))
+        found.append((slots, shares))
+    return found
 
 # %% ../../nbs/40_objects/432_slot_attention.ipynb #8e030e56
 def _squared_error(images: Tensor, colours: Tensor, logits: Tensor) -> Tensor:
@@ -69,20 +72,35 @@ def _squared_error(images: Tensor, colours: Tensor, logits: Tensor) -> Tensor:
     painted = (torch.softmax(logits, 1) * colours).sum(1)
     return (images - painted).square().sum((1, 2, 3))
 
-def _training_losses(self, images: Tensor, n_steps: int = 0, weigh=None, weights: str = "code",
-                     noise: Callable = torch.randn_like, segments: bool = True) -> dict[str, Tensor]:
-    "Return the losses of one step; the baseline has no refinement, other arguments have no effect."
+# %% ../../nbs/40_objects/432_slot_attention.ipynb #d5bd2c16
+@patch
+def training_losses(self: SlotAttentionAutoencoder,
+    images: Tensor,                       # `(batch, 3, height, width)` in [0, 1]
+    n_steps: int = 0,                     # without effect: nothing is refined
+    weigh: Callable | None = None,        # without effect: nothing is weighed
+    weights: str = "code",                # without effect
+    noise: Callable = torch.randn_like,   # see `posteriors.noise_from`
+    segments: bool = True,                # without effect
+) -> dict[str, Tensor]:                   # as EfficientMORL's; "kl" and "moved" are 0
+    "Return the losses of one step: the squared error, summed over values, mean over images."
     slots, _ = self.rounds(images, None, noise)[-1]
     loss = _squared_error(images, *self.decoder(slots, *images.shape[-2:])).mean()
     nothing = loss.detach() * 0
     return {"loss": loss, "nll": loss.detach(), "kl": nothing, "moved": nothing}
 
 # %% ../../nbs/40_objects/432_slot_attention.ipynb #801f5ef0
+@patch
 @torch.no_grad()
-def _decompose(self, images: Tensor, n_steps: int = 0, n_slots: int | None = None,
-               every_level: bool = False, noise: Callable = torch.randn_like, weigh=None,
-               sampled: bool = True) -> Decomposition:
-    "Return what the slots hold, after the last round or after each; other arguments have no effect."
+def decompose(self: SlotAttentionAutoencoder,
+    images: Tensor,                       # `(batch, 3, height, width)` in [0, 1], any batch
+    n_steps: int = 0,                     # without effect: nothing is refined
+    n_slots: int | None = None,           # None: as configured
+    every_level: bool = False,            # also decode the rounds before the last
+    noise: Callable = torch.randn_like,   # see `posteriors.noise_from`
+    weigh: Callable | None = None,        # without effect
+    sampled: bool = True,                 # without effect: slots are vectors
+) -> Decomposition:                       # levels in order, the result last
+    "Return what the slots hold, after the last round or after each."
     shaped("images", images, "batch+", 3, "height", "width", kind="float")
     rounds, size, levels = self.rounds(images, n_slots, noise), images.shape[-2:], []
     for i, (slots, shares) in enumerate(rounds):
@@ -94,9 +112,7 @@ def _decompose(self, images: Tensor, n_steps: int = 0, n_slots: int | None = Non
                             error, 0 * error, 0 * error))
     return Decomposition(images, tuple(levels))
 
-SlotAttentionAutoencoder.training_losses, SlotAttentionAutoencoder.decompose = (
-    _training_losses, _decompose)
-
+# %% ../../nbs/40_objects/432_slot_attention.ipynb #ee1ca1b3
 MODELS = {"efficientmorl": EfficientMORL, "slot_attention": SlotAttentionAutoencoder}
 
 def make_model(

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from ..core.expect import make
-from ..core.files import DataError, read_bytes, read_weights, write_weights
+from ..core.files import DataError, read_weights, write_weights
 from ..core.identity import differences, plain
 from .geco import Geco
 from .model import ModelConfig
@@ -41,17 +41,9 @@ def save_model(
         state={name: value.detach().cpu().clone() for name, value in model.state_dict().items()}))
 
 # %% ../../nbs/40_objects/433_weights.ipynb #1e5dfc77
-_BEFORE_ZIP = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."   # how files of PyTorch below 1.6 begin
-
 def _content(path: str | Path) -> dict:
     "Return plain values and tensors, running no code; `DataError` says what is wrong."
-    try: content = read_weights(path)
-    except DataError:
-        if Path(path).is_file() and read_bytes(path).startswith(_BEFORE_ZIP):
-            raise DataError(
-                f"{path}: in the format of PyTorch before 1.6; write it anew with torch.save("
-                "torch.load(old, \"cpu\", weights_only=True), new), which runs no code") from None
-        raise
+    content = read_weights(path)
     return content if isinstance(content, dict) else {}
 
 def _refuse_foreign(content: dict, path: str | Path) -> None:
@@ -135,7 +127,7 @@ def _pieces(name: str, length: int, config: ModelConfig) -> list[tuple[str, int]
 # %% ../../nbs/40_objects/433_weights.ipynb #13bd7d93
 def _expressible(config: ModelConfig) -> None:
     "Raise `ValueError` for a model that the released code can't hold."
-    fixed = dict(positions="linear", encoder_width=64, temperature=1.)
+    fixed = dict(positions="linear", encoder_width=64, temperature=1., token_norm=False)
     if config.decoder_width: fixed["decoder_width"] = 32 if config.decoder == "small" else 64
     for name, value in fixed.items():
         if (got := getattr(config, name)) != value:
