@@ -231,7 +231,7 @@ def test_pictures_by_name(amcl, model, pictures, tmp_path):
     (("train", "micro", "--out", "x", "--set", "sigma=0"), "sigma"),
     (("train", "micro", "--out", "x", "--set", "curriculum=[[-1,-1]]"), "curriculum"),
     (("train", "micro", "--out", "x", "--set", "n_steps=30"), "every"),
-    (("train", "micro", "--out", "x", "--geco", "on"), "--geco"),
+    (("train", "micro", "--out", "x", "--geco", "on"), "geco: expected a number"),
     (("train", "micro", "--out", "x", "--minutes", "1", "--devices", "2"), "--minutes"),
     (("train", "micro", "--out", "x", "--data", "clevr66"), "did you mean 'clevr6'"),
     (("train", "micro", "--out", "x", "--data", "nowhere.h5"), "nowhere.h5"),
