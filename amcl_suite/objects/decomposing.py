@@ -4,7 +4,7 @@
 
 # %% ../../nbs/40_objects/482_decompose.ipynb #ccd19564
 from __future__ import annotations
-import io, math, re, zlib
+import math, re, zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
