@@ -18,7 +18,7 @@ from amcl_suite.objects.families import generate
 from amcl_suite.objects.scene_files import read_scenes, write_scenes
 from amcl_suite.objects.scenes import Scenes
 from amcl_suite.objects.slot_attention import make_model
-from amcl_suite.objects.weights import load_model, save_model, to_published
+from amcl_suite.objects.weights import load_slot_model, save_slot_model, to_published
 from amcl_suite.reproduce.cli import main
 
 FAMILY, SIZES = "tetrominoes-micro", ("--sizes", "24,4,6")
@@ -56,7 +56,7 @@ def scenes(tmp_path_factory):
 def model(tmp_path_factory):
     torch.manual_seed(0)
     made = make_model(preset("micro").model)
-    return save_model(tmp_path_factory.mktemp("model") / "model.pt", made, data=FAMILY, n_test=6, test_steps=1)
+    return save_slot_model(tmp_path_factory.mktemp("model") / "model.pt", made, data=FAMILY, n_test=6, test_steps=1)
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_the_baseline_is_trained_from_the_same_preset(amcl, tmp_path):
     run = tmp_path / "run"
     status, out, err = amcl(*TRAIN, "--kind", "slot_attention", "--out", run, "--sizes", "8,4,4",
                             "--set", "n_steps=10")
-    assert status == 0 and "slot_attention" in out and load_model(run / "model.pt").config.kind == "slot_attention", err
+    assert status == 0 and "slot_attention" in out and load_slot_model(run / "model.pt").config.kind == "slot_attention", err
     status, out, err = amcl("evaluate", run, "--steps", "2")
     assert no_traceback(status, out, err) and "no refinement" in err
     assert amcl("evaluate", run)[0] == 0

@@ -82,6 +82,7 @@ def epoch_lines(
     seen = set()
     def show(done, total, label="", **values):
         if done != int(done) or (label, done) in seen or done == 0: return
+        if set(values) == {"loss"}: return         # the last step, not yet the epoch
         seen.add((label, done))
         parts = [f"{name.removeprefix('val/')} {value:.2f}" for name, value in values.items()
                  if isinstance(value, float) and math.isfinite(value)]

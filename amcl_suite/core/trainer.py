@@ -101,7 +101,8 @@ def _set_up(fabric: Fabric, job: _Job) -> tuple:
     job.train_loader = share_out(job.train_loader, rank, n)
     if job.val_loader is not None: job.val_loader = share_out(job.val_loader, rank, n, train=False)
     model = fabric.setup_module(system)
-    system.fabric, system.notes = None, list(state["notes"])
+    system.fabric = None
+    system.notes = list(dict.fromkeys([*state["notes"], *system.notes]))
     system.trainer = SimpleNamespace(
         current_epoch=0, global_step=state.get("step", 0), global_rank=rank,
         num_training_batches=len(job.train_loader), world_size=n, is_global_zero=rank == 0,

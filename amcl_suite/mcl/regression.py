@@ -19,7 +19,7 @@ from .networks import MultiHypothesisNetwork
 from .schedules import Cooling, linear
 
 # %% auto #0
-__all__ = ['UCI_METHODS', 'UCIConfig', 'UCIMethod', 'uci_label', 'mixture_nll', 'MixtureNetwork', 'published_uci']
+__all__ = ['UCI_METHODS', 'UCIConfig', 'UCIMethod', 'uci_label', 'mixture_density_nll', 'MixtureNetwork', 'published_uci']
 
 # %% ../../nbs/10_mcl/140_regression.ipynb #2477279d
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def uci_label(
     return " ".join([method_style(name).label, *re.findall(r"[\d.]+", name)])
 
 # %% ../../nbs/10_mcl/140_regression.ipynb #0548d7bd
-def mixture_nll(
+def mixture_density_nll(
     outputs: Tensor,   # `(runs, n_hyps * (dim + 2), batch)`: means, weight logits, log widths
     targets: Tensor,   # `(runs, dim, batch)`
     n_hyps: int,       # mixture components

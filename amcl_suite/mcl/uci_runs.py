@@ -17,7 +17,7 @@ from ..core.training import (Fit, ShuffledBatches, TrainingSettings, chunk_runs,
 from .metrics import (best_bandwidth, dead_fraction, distortion, kernel_nll, usage,
                                     usage_perplexity)
 from .networks import MultiHypothesisNetwork, split_outputs
-from .regression import (UCI_METHODS, MixtureNetwork, UCIConfig, mixture_nll,
+from .regression import (UCI_METHODS, MixtureNetwork, UCIConfig, mixture_density_nll,
                                        uci_label)
 from .stacked import stacked_objective
 from .uci import PreparedSplits, hidden_units, prepare, read_uci
@@ -57,7 +57,7 @@ class UCIStack:
 @patch
 def objective(self: UCIStack, outputs: Tensor, targets: Tensor, epoch: int) -> Tensor:
     "Return what the method minimises, `(runs,)`, with the assignment of an epoch."
-    if self.method.assign is None: return mixture_nll(outputs, targets, self.n_hyps).mean(-1)
+    if self.method.assign is None: return mixture_density_nll(outputs, targets, self.n_hyps).mean(-1)
     return stacked_objective(outputs, targets, self.n_hyps, self.method.assign(self.config, epoch),
                              self.config.score_weight if self.method.scored else 0.)
 
@@ -70,7 +70,7 @@ def evaluate(self: UCIStack, model, epoch: int) -> dict[str, Tensor]:
     if not data["x_valid"].shape[1]: return values
     outputs, targets = model(data["x_valid"]), data["y_valid"]
     if self.method.assign is None:
-        return values | {"clean": mixture_nll(outputs, targets.mT, self.n_hyps).mean(-1)}
+        return values | {"clean": mixture_density_nll(outputs, targets.mT, self.n_hyps).mean(-1)}
     hypotheses = split_outputs(outputs, self.n_hyps, 1).hypotheses
     return values | {"clean": distortion(hypotheses, targets)}
 

@@ -11,11 +11,12 @@ from ..core.expect import counts, one_of, ranges
 from ..core.trainer import TrainerSettings
 from ..mcl.schedules import Cooling
 from .geco import GecoConfig
-from .model import ModelConfig
+from .model import SlotModelConfig
 from .schedules import LOSS_WEIGHTS, refinement_steps
 
 # %% auto #0
-__all__ = ['PUBLISHED', 'PUBLISHED_DATA', 'PRESETS', 'DataConfig', 'OptimiserConfig', 'ObjectsConfig', 'preset', 'sized']
+__all__ = ['PUBLISHED_TRAININGS', 'PUBLISHED_DATA', 'SLOT_PRESETS', 'DataConfig', 'SlotOptimiser', 'ObjectsConfig', 'preset',
+           'sized']
 
 # %% ../../nbs/40_objects/440_config.ipynb #89a39501
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class DataConfig:
         counts(self, "seed", "n_workers", low=0)
 
 @dataclass(frozen=True)
-class OptimiserConfig:
+class SlotOptimiser:
     "Adam and its learning rate."
     learning_rate: float = 4e-4   # > 0, the peak
     warm_up: int = 10_000         # >= 0, steps of linear rise
@@ -51,9 +52,9 @@ class OptimiserConfig:
 @dataclass(frozen=True)
 class ObjectsConfig:
     "A whole training; validated on creation."
-    model: ModelConfig = ModelConfig()            # what is trained
+    model: SlotModelConfig = SlotModelConfig()            # what is trained
     data: DataConfig = DataConfig()               # on what
-    optimiser: OptimiserConfig = OptimiserConfig()   # how the weights move
+    optimiser: SlotOptimiser = SlotOptimiser()   # how the weights move
     geco: GecoConfig | None = None                # None: the plain evidence bound
     curriculum: tuple = ((-1, 3),)                # (from step, refinement steps), in order
     weights: str = "code"                         # what each refinement counts, see `loss_weights`
@@ -81,13 +82,13 @@ class ObjectsConfig:
 def _published(size: int, n_slots: int, dim: int, decoder: str, likelihood: str, sigma: float,
                curriculum: tuple, n_steps: int, test_steps: int, geco: tuple | None,
                name: str) -> ObjectsConfig:
-    model = ModelConfig(height=size, width=size, n_slots=n_slots, dim=dim, decoder=decoder,
+    model = SlotModelConfig(height=size, width=size, n_slots=n_slots, dim=dim, decoder=decoder,
                         likelihood=likelihood, sigma=sigma)
     target = None if geco is None else GecoConfig(geco[0], acceleration=geco[1])
     return ObjectsConfig(model, DataConfig(PUBLISHED_DATA[name]), geco=target,
                          curriculum=curriculum, n_steps=n_steps, test_steps=test_steps)
 
-PUBLISHED = {                                                  # Tables of the paper's appendix
+PUBLISHED_TRAININGS = {                                                  # Tables of the paper's appendix
     "tetrominoes": (35, 4, 32, "small", "gaussian", .3, ((-1, 3), (200_000, 3)), 200_000, 3,
                     (-1.224, 1.)),
     "multi_dsprites": (64, 6, 64, "iodine", "gaussian", .1,
@@ -100,7 +101,7 @@ PUBLISHED = {                                                  # Tables of the p
                  300_000, 2, (-1.5, 5.))}
 
 PUBLISHED_DATA = {name: "clevrtex_full" if name == "clevrtex" else f"{name}_h5"
-                  for name in PUBLISHED}                       # as `scene_set` calls them
+                  for name in PUBLISHED_TRAININGS}                       # as `scene_set` calls them
 
 # %% ../../nbs/40_objects/440_config.ipynb #bd59110e
 _RECIPE = dict(                                # departures from the published model
@@ -108,11 +109,11 @@ _RECIPE = dict(                                # departures from the published m
     temperature=.1, sigma=.1)
 
 def _micro() -> ObjectsConfig:
-    model = ModelConfig(height=14, width=14, n_slots=3, dim=16, n_layers=2, encoder_width=32,
+    model = SlotModelConfig(height=14, width=14, n_slots=3, dim=16, n_layers=2, encoder_width=32,
                         decoder_width=16, **_RECIPE)
     return ObjectsConfig(
         model, DataConfig("tetrominoes-micro", 20_000, 64, 320, 32),
-        OptimiserConfig(1e-3, 200, 100_000., .95), curriculum=((-1, 1),), beta_ramp=5_000,
+        SlotOptimiser(1e-3, 200, 100_000., .95), curriculum=((-1, 1),), beta_ramp=5_000,
         n_steps=5_000, every=250, test_steps=1)
 
 def _half() -> ObjectsConfig:
@@ -122,16 +123,16 @@ def _half() -> ObjectsConfig:
                    n_steps=12_000, every=500)
 
 # %% ../../nbs/40_objects/440_config.ipynb #201c7b02
-PRESETS = (*PUBLISHED, "micro", "half")
+SLOT_PRESETS = (*PUBLISHED_TRAININGS, "micro", "half")
 
 def preset(
-    name: str = "micro",               # one of `PRESETS`
+    name: str = "micro",               # one of `SLOT_PRESETS`
     kind: str = "efficientmorl",       # or "slot_attention"
     **changes,                         # fields to change, see `core.configuration.changed`
 ) -> ObjectsConfig:                    # validated
     "Return a named configuration; `ValueError` names the nearest known one."
-    one_of("name", name, PRESETS, "preset")
-    if name in PUBLISHED: config = _published(*PUBLISHED[name], name=name)
+    one_of("name", name, SLOT_PRESETS, "preset")
+    if name in PUBLISHED_TRAININGS: config = _published(*PUBLISHED_TRAININGS[name], name=name)
     else: config = {"micro": _micro, "half": _half}[name]()
     if kind != "efficientmorl": config = _baseline(config, name, kind)
     return changed(config, **changes)
@@ -140,7 +141,7 @@ def _baseline(config: ObjectsConfig, name: str, kind: str) -> ObjectsConfig:
     "Return the configuration of Slot Attention on the same data."
     decoder = "big" if config.model.height % 16 == 0 and config.model.height > 64 else "small"
     model = replace(config.model, kind=kind, n_layers=3, decoder=decoder)
-    if name not in PUBLISHED:
+    if name not in PUBLISHED_TRAININGS:
         return replace(config, model=replace(model, temperature=.2), geco=None)
     return replace(config, model=model, data=replace(config.data, batch_size=64), geco=None,
                    n_steps=500_000, training=replace(config.training, gradient_clip=0.))

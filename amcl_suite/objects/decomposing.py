@@ -19,7 +19,7 @@ from ..core.identity import differences
 from .datasets import SceneSet
 from .evaluation import decompose_set
 from .figures import plot_decompositions, plot_traversal, slot_colours
-from .model import Decomposition
+from .model import SceneDecomposition
 from .posteriors import noise_from
 from .trained import model_file, open_model, refinements, weighing
 from .traversals import activeness, latent_range, traverse
@@ -78,7 +78,7 @@ def _see_through(content: bytes) -> bool:
 
 # %% ../../nbs/40_objects/482_decompose.ipynb #be6bd6d9
 def slot_arrays(
-    found: Decomposition,         # of some pictures
+    found: SceneDecomposition,         # of some pictures
     posterior: bool = True,       # False: slots are vectors, without an entropy
 ) -> dict[str, np.ndarray]:       # by name, a row per picture
     "Return what the slots of a decomposition are, as arrays."
@@ -208,7 +208,7 @@ def _results(model: nn.Module, files: dict, out: Path, path: Path, options: dict
 def decompose_files(
     files,                               # a picture, or name -> picture
     out: str | Path,                     # results go to `out/NAME/labels.png`, ...
-    model: str | Path,                   # file of `save_model`, or folder with `model.pt`
+    model: str | Path,                   # file of `save_slot_model`, or folder with `model.pt`
     n_steps: int | None = None,          # refinements; None: as the file says
     n_slots: int | None = None,          # at most 256; None: as in training
     seed: int = 0,                       # of the noise
@@ -304,7 +304,7 @@ def _pictures(folder: Path, out: Path) -> dict[str, Path]:
 def decompose_folder(
     folder: str | Path,          # pictures, also in folders below
     out: str | Path,             # results go to `out/NAME/labels.png`, ...
-    model: str | Path,           # file of `save_model`, or folder with `model.pt`
+    model: str | Path,           # file of `save_slot_model`, or folder with `model.pt`
     **options,                   # as of `decompose_files`
 ) -> list[PictureResult]:        # one per picture, by name
     "Decompose all pictures of a folder with `decompose_files`."

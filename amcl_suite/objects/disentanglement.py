@@ -14,9 +14,9 @@ from .matching import match_objects
 from .metrics import hard_labels
 
 # %% auto #0
-__all__ = ['PROBES', 'CLEVR_FACTORS', 'disentanglement_per_code', 'completeness_per_factor', 'dci_scores', 'estimator', 'Reading',
-           'read_factors', 'usable_factors', 'DCI', 'evaluate_dci', 'codes_and_factors', 'binned', 'mutual_information',
-           'mutual_information_gap']
+__all__ = ['PROBES', 'DISCRETE_FACTORS', 'disentanglement_per_code', 'completeness_per_factor', 'dci_scores', 'estimator',
+           'Reading', 'read_factors', 'usable_factors', 'DCI', 'evaluate_dci', 'codes_and_factors', 'binned',
+           'mutual_information', 'mutual_information_gap']
 
 # %% ../../nbs/40_objects/436_disentanglement.ipynb #76ce5688
 def _certainty(rows: np.ndarray) -> np.ndarray:
@@ -157,7 +157,7 @@ def usable_factors(
     return factors[:, [name in kept for name in names]], kinds
 
 # %% ../../nbs/40_objects/436_disentanglement.ipynb #25bec8a3
-CLEVR_FACTORS = dict(x=False, y=False, z=False, rotation=False,
+DISCRETE_FACTORS = dict(x=False, y=False, z=False, rotation=False,
                      size=True, material=True, shape=True, color=True)     # visibility left out
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -182,7 +182,7 @@ class DCI(Reading):
 def evaluate_dci(
     codes,                                        # `(n_pairs, n_codes)`
     factors,                                      # `(n_pairs, n_factors)`
-    discrete: dict[str, bool] = CLEVR_FACTORS,    # names of the factors -> True for classes
+    discrete: dict[str, bool] = DISCRETE_FACTORS,    # names of the factors -> True for classes
     seed: int = 5,                                # of the split and of the trees
 ) -> DCI:                                         # its table prints in a notebook
     "Return DCI by gradient-boosted trees, one model per factor."

@@ -12,10 +12,10 @@ from ..core.expect import integer
 from .datasets import SceneSet, scene_loader
 from .geco import elbo
 from .metrics import image_metrics
-from .model import Decomposition
+from .model import SceneDecomposition
 
 # %% auto #0
-__all__ = ['decompose_set', 'evaluate_model', 'test_curve', 'level_scores', 'paired_interval']
+__all__ = ['decompose_set', 'evaluate_slots', 'test_curve', 'level_scores', 'paired_interval']
 
 # %% ../../nbs/40_objects/444_evaluation.ipynb #f1afdf2d
 def decompose_set(
@@ -47,7 +47,7 @@ def _noise_of_images(seed: int, index: list[int]) -> Callable:
                                      for g in generators]).to(like.device)
 
 # %% ../../nbs/40_objects/444_evaluation.ipynb #fb7899fa
-def evaluate_model(
+def evaluate_slots(
     model: nn.Module,                # a trained model
     data: SceneSet,                  # scenes with labels
     n_steps: int = 3,                # >= 0, refinements
@@ -73,11 +73,11 @@ def test_curve(
     data: SceneSet,                          # scenes with labels
     steps: Iterable[int] = range(7),         # numbers of refinements
     slots: Iterable[int | None] = (None,),   # numbers of slots; None: as in training
-    **options,                               # of `evaluate_model`
+    **options,                               # of `evaluate_slots`
 ):                                           # data frame: n_steps, n_slots, image, scores
     "Score a model for several numbers of refinements and slots, on the same images and noise."
     import pandas
-    parts = [evaluate_model(model, data, n_steps, n_slots, **options).assign(
+    parts = [evaluate_slots(model, data, n_steps, n_slots, **options).assign(
         n_steps=n_steps, n_slots=n_slots or model.config.n_slots)
         for n_steps in steps for n_slots in slots]
     return pandas.concat(parts, ignore_index=True)
@@ -94,14 +94,14 @@ def level_scores(
     parts = []
     for found, labels, index in decompose_set(model, data, n_steps, every_level=True, **options):
         for i, level in enumerate(found.levels):
-            scores = image_metrics(Decomposition(found.images, (level,)), labels)
+            scores = image_metrics(SceneDecomposition(found.images, (level,)), labels)
             names = dict(level=i, name=level.name, image=index.numpy())
             parts.append(pandas.DataFrame(scores).assign(**names))
     return pandas.concat(parts, ignore_index=True)
 
 # %% ../../nbs/40_objects/444_evaluation.ipynb #16733ef0
 def paired_interval(
-    ours,                     # data frame of `evaluate_model`
+    ours,                     # data frame of `evaluate_slots`
     theirs,                   # the same images, another model
     score: str = "ari_fg",    # column to compare
     seed: int = 0,            # of the bootstrap

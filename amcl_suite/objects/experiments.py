@@ -4,24 +4,22 @@
 
 # %% ../../nbs/40_objects/446_experiments.ipynb #856be866
 from __future__ import annotations
-import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from ..core.configuration import changed, scale_of
 from ..core.expect import integer
 from ..core.files import replacing
-from ..core.system import Diverged
 from .config import PUBLISHED_DATA, ObjectsConfig, preset
 from .datasets import scene_set
-from .evaluation import decompose_set, evaluate_model
+from .evaluation import decompose_set, evaluate_slots
 from .families import families
 from .metrics import IMAGE_METRICS
-from .slot_attention import make_model
-from .system import ObjectsSystem, train_objects
-from .weights import load_model, save_model
+from .system import train_objects
+from .trained import export_model, open_model, weighing
+from .weights import load_slot_model
 
 # %% auto #0
 __all__ = ['SUCCESS', 'CURVES', 'ObjectsResults', 'run_objects', 'rows_of', 'curves_of', 'curve_frame', 'keep', 'shown_scenes']
@@ -86,13 +84,12 @@ def _scale(plans: Mapping) -> str:
 def _one_run(config: ObjectsConfig, folder: Path, report: Callable) -> tuple:
     "Train and judge one model; return its tables and where it is."
     import pandas
-    system, trained = train_objects(config, folder, report)
-    weigh, path, kept = system.weigh(), folder / "model.pt", folder / "images.parquet"
-    save_model(path, system.model, data=config.data.name, seed=config.training.seed,
-               steps=int(trained.history["step"].iloc[-1]))
+    _, trained = train_objects(config, folder, report)
+    path, kept = export_model(config, folder)[0], folder / "images.parquet"
+    model = open_model(path)
     d = config.data
     test = scene_set(d.name, "test", d.n_test, d.seed, data_path=d.path)
-    images = evaluate_model(system.model, test, config.test_steps, weigh=weigh)
+    images = evaluate_slots(model, test, config.test_steps, weigh=weighing(model))
     with replacing(kept) as temporary: images.to_parquet(temporary)
     mean = {name: float(images[name].mean()) for name in IMAGE_METRICS if name in images}
     run = pandas.DataFrame([mean | dict(
@@ -171,9 +168,9 @@ def shown_scenes(
     n: int = 4,                   # scenes
     n_steps: int = 3,             # refinements
     every_level: bool = False,    # all levels of inference, or the last
-):                                # a `Decomposition` of generated test scenes
+):                                # a `SceneDecomposition` of generated test scenes
     "Decompose a few generated test scenes with a trained model, for pictures."
-    model, config = load_model(results.models[variant, seed]), results.configs[variant]
+    model, config = load_slot_model(results.models[variant, seed]), results.configs[variant]
     family = config.data.name if config.data.name in families() else "tetrominoes"
     scenes = scene_set(family, "test", n, 1)
     return next(decompose_set(model, scenes, n_steps, every_level=every_level))[0]

@@ -23,11 +23,11 @@ from .schedules import loss_weights
 from .segments import segment
 
 # %% auto #0
-__all__ = ['ModelConfig', 'Level', 'Decomposition', 'EfficientMORL', 'initialise']
+__all__ = ['SlotModelConfig', 'Level', 'SceneDecomposition', 'EfficientMORL', 'initialise']
 
 # %% ../../nbs/40_objects/430_model.ipynb #41990a7a
 @dataclass(frozen=True)
-class ModelConfig:
+class SlotModelConfig:
     "Sizes and choices of a model; validated on creation."
     kind: str = "efficientmorl"      # or "slot_attention"
     height: int = 35                 # of the images, pixels
@@ -77,7 +77,7 @@ class Level:
         return (self.masks[:, :, None] * self.colours).sum(1)
 
 @dataclass(frozen=True, eq=False)
-class Decomposition:
+class SceneDecomposition:
     "Images and what their slots hold, level by level."
     images: Tensor              # `(batch, 3, height, width)` in [0, 1]
     levels: tuple[Level, ...]   # the last one is the result
@@ -87,14 +87,14 @@ class Decomposition:
     def labels(self) -> Tensor:         # `(batch, height, width)`, the slot with the largest mask
         "Return hard segmentations."
         return self.final.masks.argmax(1)
-    def __repr__(self): return (f"Decomposition({len(self.images)} images, "
+    def __repr__(self): return (f"SceneDecomposition({len(self.images)} images, "
                                 f"{self.final.masks.shape[1]} slots, {len(self.levels)} levels)")
 
 # %% ../../nbs/40_objects/430_model.ipynb #1633ad44
 class EfficientMORL(nn.Module):
     "A hierarchical autoencoder of slots with iterative refinement."
     def __init__(self,
-        config: ModelConfig = ModelConfig(),   # sizes and choices
+        config: SlotModelConfig = SlotModelConfig(),   # sizes and choices
     ):
         super().__init__()
         c = self.config = config
@@ -213,7 +213,7 @@ def decompose(self: EfficientMORL,
     noise: Callable = torch.randn_like,         # see `posteriors.noise_from`
     weigh: Callable = elbo,                     # as in training: it shapes the gradient
     sampled: bool = True,                       # False: means of posteriors are decoded
-) -> Decomposition:                             # levels in order, the result last
+) -> SceneDecomposition:                             # levels in order, the result last
     "Return what the slots hold; `ValueError` for a wrong shape or number."
     shaped("images", images, "batch+", 3, "height", "width", kind="float")
     integer("n_steps", n_steps, 0)
@@ -239,4 +239,4 @@ def decompose(self: EfficientMORL,
         with torch.no_grad():
             step_mean, step_raw, memory = self.refinement(mean, raw, gradients, memory)
             mean, raw = mean + step_mean, raw + step_raw
-    return Decomposition(images, tuple(levels))
+    return SceneDecomposition(images, tuple(levels))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..core.expect import between, integer, one_of
 
 # %% auto #0
-__all__ = ['LOSS_WEIGHTS', 'loss_weights', 'learning_rate', 'refinement_steps', 'ramp']
+__all__ = ['LOSS_WEIGHTS', 'loss_weights', 'learning_rate', 'refinement_steps']
 
 # %% ../../nbs/40_objects/428_schedules.ipynb #394ff447
 LOSS_WEIGHTS = ("code", "paper", "normalised")
@@ -46,11 +46,3 @@ def refinement_steps(
         raise ValueError("curriculum: expected a pair that begins at step 0, got "
                          f"{list(curriculum)}")
     return integer("curriculum", found[-1], 0)
-
-# %% ../../nbs/40_objects/428_schedules.ipynb #6d3ef6c8
-def ramp(
-    step: int,        # >= 0, of the training
-    n_steps: int,     # >= 0: 1 from this step on; 0: always
-) -> float:           # in [0, 1]
-    "Return a weight that rises linearly from 0 to 1, for a KL that is switched on slowly."
-    return min(1., step / n_steps) if integer("n_steps", n_steps, 0) else 1.

@@ -13,7 +13,7 @@ from ..mcl.assignment import wide
 from .attention import SlotAttention
 from .decoders import Decoder
 from .encoder import Encoder
-from .model import Decomposition, EfficientMORL, Level, ModelConfig
+from .model import SceneDecomposition, EfficientMORL, Level, SlotModelConfig
 from .posteriors import sample
 
 # %% auto #0
@@ -23,7 +23,7 @@ __all__ = ['MODELS', 'SlotAttentionAutoencoder', 'make_model']
 class SlotAttentionAutoencoder(nn.Module):
     "Slots as vectors, three rounds of attention, and a decoder."
     def __init__(self,
-        config: ModelConfig = ModelConfig("slot_attention"),   # `n_layers` are the rounds
+        config: SlotModelConfig = SlotModelConfig("slot_attention"),   # `n_layers` are the rounds
     ):
         super().__init__()
         c = self.config = config
@@ -99,7 +99,7 @@ def decompose(self: SlotAttentionAutoencoder,
     noise: Callable = torch.randn_like,   # see `posteriors.noise_from`
     weigh: Callable | None = None,        # without effect
     sampled: bool = True,                 # without effect: slots are vectors
-) -> Decomposition:                       # levels in order, the result last
+) -> SceneDecomposition:                       # levels in order, the result last
     "Return what the slots hold, after the last round or after each."
     shaped("images", images, "batch+", 3, "height", "width", kind="float")
     rounds, size, levels = self.rounds(images, n_slots, noise), images.shape[-2:], []
@@ -110,13 +110,13 @@ def decompose(self: SlotAttentionAutoencoder,
         levels.append(Level(f"layer {i + 1}", colours, torch.softmax(logits[:, :, 0], 1),
                             shares.unflatten(-1, size), slots, torch.full_like(slots, -100.),
                             error, 0 * error, 0 * error))
-    return Decomposition(images, tuple(levels))
+    return SceneDecomposition(images, tuple(levels))
 
 # %% ../../nbs/40_objects/432_slot_attention.ipynb #ee1ca1b3
 MODELS = {"efficientmorl": EfficientMORL, "slot_attention": SlotAttentionAutoencoder}
 
 def make_model(
-    config: ModelConfig,     # of either kind
+    config: SlotModelConfig,     # of either kind
 ) -> nn.Module:              # with random weights
     "Return a new model."
     return MODELS[one_of("kind", config.kind, MODELS)](config)

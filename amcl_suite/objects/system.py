@@ -5,24 +5,24 @@
 # %% ../../nbs/40_objects/442_system.ipynb #ec656f55
 from __future__ import annotations
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 import torch
 from fastcore.basics import patch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
-from ..core.expect import integer
 from ..core.identity import plain
 from ..core.order import EpochSampler, shuffled, world
 from ..core.system import System
 from ..core.trainer import Trained, train
+from ..mcl.schedules import ramp
 from .config import ObjectsConfig
 from .datasets import SceneSet, scene_loader, scene_set
 from .geco import Geco, elbo, reachable
 from .metrics import adjusted_rand_index, hard_labels
-from .model import Decomposition
+from .model import SceneDecomposition
 from .posteriors import noise_from
-from .schedules import learning_rate, ramp, refinement_steps
+from .schedules import learning_rate, refinement_steps
 from .slot_attention import make_model
 
 # %% auto #0
@@ -65,7 +65,7 @@ class ObjectsSystem(System):
 def weigh(self: ObjectsSystem) -> Callable:      # nll, kl -> loss
     "Return how reconstruction and KL make a loss in the running step."
     c, step = self.config, self.global_step
-    beta = c.beta * ramp(step, c.beta_ramp)
+    beta = c.beta * ramp(0., 1., 0, c.beta_ramp)(step)
     if self.geco is None or step < c.geco.warm_start or beta == 0:
         return lambda nll, kl: elbo(nll, kl, beta)
     return lambda nll, kl: self.geco(nll, kl, beta)
@@ -106,7 +106,7 @@ def configure_optimizers(self: ObjectsSystem) -> tuple:     # Adam and its sched
 
 # %% ../../nbs/40_objects/442_system.ipynb #7e8fd816
 def shares_of_slots(
-    found: Decomposition,     # of a batch
+    found: SceneDecomposition,     # of a batch
     labels: Tensor,           # `(batch, height, width)`, 0 is the background; any size
 ) -> dict[str, Tensor]:       # each `(batch,)`
     "Return how the slots share out images: slots in use, largest share of objects, indecision."
@@ -138,7 +138,7 @@ def validation_step(self: ObjectsSystem,
 
 # %% ../../nbs/40_objects/442_system.ipynb #bf38f35b
 def scores_of(
-    found: Decomposition,     # of a batch
+    found: SceneDecomposition,     # of a batch
     labels: Tensor,           # `(batch, height, width)`, 0 is the background
 ) -> dict[str, Tensor]:       # each `(batch,)`; ARI of the foreground only where there is one
     "Return what a decomposition is worth."

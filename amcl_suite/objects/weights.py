@@ -13,16 +13,16 @@ from ..core.expect import make
 from ..core.files import DataError, read_weights, write_weights
 from ..core.identity import differences, plain
 from .geco import Geco
-from .model import ModelConfig
+from .model import SlotModelConfig
 from .slot_attention import MODELS, make_model
 
 # %% auto #0
-__all__ = ['save_model', 'load_model', 'to_published', 'from_published', 'restore_geco']
+__all__ = ['save_slot_model', 'load_slot_model', 'to_published', 'from_published', 'restore_geco']
 
 # %% ../../nbs/40_objects/433_weights.ipynb #c381f835
 _FORMAT, _VERSION = "amcl_suite.objects", 1
 
-def save_model(
+def save_slot_model(
     path: str | Path,    # file to write, such as "model.pt"
     model: nn.Module,    # of `make_model`; may be wrapped by `torch.compile` or parallel training
     **metadata,          # plain values to keep: data set, step, range of the latents, ...
@@ -55,8 +55,8 @@ def _refuse_foreign(content: dict, path: str | Path) -> None:
     if "model" in content:
         raise DataError(f"{path} is a checkpoint of the released code: read it with from_published")
     if "state_dict" in content:
-        raise DataError(f"{path} is the checkpoint of a training: export its model with save_model")
-    raise DataError(f"{path} is no model of slots: expected a file made by save_model")
+        raise DataError(f"{path} is the checkpoint of a training: export its model with save_slot_model")
+    raise DataError(f"{path} is no model of slots: expected a file made by save_slot_model")
 
 # %% ../../nbs/40_objects/433_weights.ipynb #446d7da2
 def _fill(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
@@ -70,15 +70,15 @@ def _fill(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> Non
                 f"shape {got.get(name, 'missing')}, expected {ours.get(name, 'no such weight')}")
     model.load_state_dict(state)
 
-def load_model(
-    path: str | Path,                     # file of `save_model`
+def load_slot_model(
+    path: str | Path,                     # file of `save_slot_model`
     device: str | torch.device = "cpu",   # where the model will live
-    config: ModelConfig | None = None,    # refuse any other; None: take the file's
+    config: SlotModelConfig | None = None,    # refuse any other; None: take the file's
 ) -> nn.Module:                           # in evaluation mode; its notes are in `.metadata`
     "Read a model, running no code from the file; `DataError` where that fails."
     content = _content(path)
     _refuse_foreign(content, path)
-    try: found = make(ModelConfig, content["config"])
+    try: found = make(SlotModelConfig, content["config"])
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} has a configuration that this code doesn't know ({error}): "
                         "update amcl_suite") from None
@@ -107,7 +107,7 @@ _NAMES = {                                    # ours -> the released code's
     "refinement.cell": "refinenet.recurrence", "refinement.mean": "refinenet.loc",
     "refinement.raw": "refinenet.softplus"}
 
-def _pieces(name: str, length: int, config: ModelConfig) -> list[tuple[str, int]]:
+def _pieces(name: str, length: int, config: SlotModelConfig) -> list[tuple[str, int]]:
     "Return the released code's pieces of one of our weights: names and lengths of the first axis."
     slots = config.kind == "slot_attention"
     short = name.removeprefix("bottom_up.")
@@ -125,7 +125,7 @@ def _pieces(name: str, length: int, config: ModelConfig) -> list[tuple[str, int]
     return [(root + theirs, n) for theirs, n in pieces]
 
 # %% ../../nbs/40_objects/433_weights.ipynb #13bd7d93
-def _expressible(config: ModelConfig) -> None:
+def _expressible(config: SlotModelConfig) -> None:
     "Raise `ValueError` for a model that the released code can't hold."
     fixed = dict(positions="linear", encoder_width=64, temperature=1., token_norm=False)
     if config.decoder_width: fixed["decoder_width"] = 32 if config.decoder == "small" else 64
@@ -192,14 +192,14 @@ def _check_names(state: dict[str, Tensor], model: dict[str, Tensor], source: str
 # %% ../../nbs/40_objects/433_weights.ipynb #51d22af8
 def from_published(
     path: str | Path,                     # `.pth` of the released code
-    config: ModelConfig = ModelConfig(),  # the file doesn't say what it is; Tetrominoes
+    config: SlotModelConfig = SlotModelConfig(),  # the file doesn't say what it is; Tetrominoes
     device: str | torch.device = "cpu",   # where the model will live
 ) -> nn.Module:                           # in evaluation mode; step and GECO are in `.metadata`
     "Read a checkpoint of the released code, running no code from it; `DataError` if it is none."
     _expressible(config)
     content, model = _content(path), make_model(config)
     if not isinstance(content.get("model"), dict):
-        hint = "; read it with load_model" if content.get("format") == _FORMAT else ""
+        hint = "; read it with load_slot_model" if content.get("format") == _FORMAT else ""
         raise DataError(f"{path} is no checkpoint of the released code: expected step, model, "
                         f"model_opt and kl_beta{hint}")
     state = _cleaned(content["model"], config.kind, path)
@@ -219,7 +219,7 @@ def from_published(
 # %% ../../nbs/40_objects/433_weights.ipynb #69e17ec7
 def restore_geco(
     geco: Geco,          # changed in place
-    model: nn.Module,    # of `from_published`, or of `load_model` with these notes
+    model: nn.Module,    # of `from_published`, or of `load_slot_model` with these notes
 ) -> Geco:               # for `decompose(weigh=...)`
     "Give GECO the state that a model's notes hold; `ValueError` where they hold none."
     notes = getattr(model, "metadata", {})
