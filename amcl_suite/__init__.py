@@ -5,6 +5,7 @@ Several hypotheses compete for data; one rule of assignment decides who learns f
 amcl_suite.mcl          assignment rules, schedules, losses, networks, theory, regression
 amcl_suite.separation   speech separation: objectives, corpora, models, training, evaluation
 amcl_suite.ensembles    independent to joint ensembles, their diagnostics, scikit-learn estimators
+amcl_suite.objects      scenes of objects, slots that compete for pixels, decompositions
 amcl_suite.core         data, training, run records, statistics, tables and plots for all of them
 amcl_suite.reproduce    jobs, runs on one machine or a cluster, reports, documentation
 

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/30_ensembles/390_speed.ipynb #f8aa5e26
 from __future__ import annotations
-import contextlib, copy, math, time
+import copy, math
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from statistics import median_high
@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from ..core.environment import environment
 from ..core.expect import integer, one_of
 from ..core.stacked import StackedPerceptron, unstack
+from ..core.timing import (has_bfloat16, limited_threads, time_in_turn,
+                                    wall_seconds)
 from ..core.training import bfloat16_works, check_bfloat16, with_gradients
 from .family import averaged_as, beta_schedule, pooled_loss
 from .learners import LEARNERS
@@ -24,47 +26,10 @@ from .tabular import TabularSet
 from ..mcl.schedules import constant, linear
 
 # %% auto #0
-__all__ = ['CANDIDATES', 'time_in_turn', 'backend_ratios', 'has_bfloat16', 'precision_ratio', 'plain_loop', 'sweep_ratio',
-           'codependence_times', 'ensemble_benchmarks']
-
-# %% ../../nbs/30_ensembles/390_speed.ipynb #224733f2
-def _seconds(work: Callable, device: str) -> float:
-    "Return the wall time of a call."
-    if torch.device(device).type == "cuda": torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    work()
-    if torch.device(device).type == "cuda": torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-@contextlib.contextmanager
-def _threads(n: int):
-    "Run the block with `n` threads; 0 leaves them as they are."
-    before = torch.get_num_threads()
-    if n: torch.set_num_threads(n)
-    try: yield
-    finally: torch.set_num_threads(before)
+__all__ = ['CANDIDATES', 'backend_ratios', 'precision_ratio', 'plain_loop', 'sweep_ratio', 'codependence_times',
+           'ensemble_benchmarks']
 
 # %% ../../nbs/30_ensembles/390_speed.ipynb #8b738f8f
-def time_in_turn(
-    candidates: dict[str, Callable],   # name -> function without arguments; the first: yardstick
-    rounds: int = 7,                   # how often all run in turn
-    n_threads: int = 1,                # of PyTorch; 0: as it is
-    device: str = "cpu",               # waited for, if it is a GPU
-) -> dict[str, dict]:                  # name -> ms (median), ratio, ratio_min, ratio_max
-    "Return how many times faster than the first each candidate is; `ValueError` without rounds."
-    integer("rounds", rounds, 1)
-    integer("candidates: number", len(candidates), 1)
-    with _threads(n_threads):
-        for work in candidates.values(): work()
-        times = [{name: _seconds(work, device) for name, work in candidates.items()}
-                 for _ in range(rounds)]
-    first, found = next(iter(candidates)), {}
-    for name in candidates:
-        ratios = sorted(row[first] / row[name] for row in times)
-        found[name] = dict(ms=1e3 * median_high(row[name] for row in times),
-                           ratio=median_high(ratios), ratio_min=ratios[0], ratio_max=ratios[-1])
-    return found
-
 def _report(what: str, candidates: dict, rounds: int, n_threads: int, device: str = "cpu") -> dict:
     "Time candidates in turn; return what was run, and per candidate ms, ratio, range."
     return dict(what=what, rounds=rounds, device=device,
@@ -113,14 +78,6 @@ def backend_ratios(
                    device)
 
 # %% ../../nbs/30_ensembles/390_speed.ipynb #6982ac7e
-def has_bfloat16(
-    device: str = "cpu",   # which processor
-) -> bool:                 # True if it multiplies bfloat16 natively
-    "Tell whether autocast to bfloat16 can be fast here."
-    if torch.device(device).type == "cuda": return torch.cuda.is_bf16_supported()
-    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
-
 def precision_ratio(
     learner: str = "ResNet18",   # key of `LEARNERS`
     n_members: int = 1,          # members
@@ -217,9 +174,9 @@ def sweep_ratio(
     found, times = {}, []
     def loop(): found["loop"] = plain_loop(part)
     def batched(): found["batched"] = run_sweep(config, workers=workers)
-    with _threads(1):
+    with limited_threads(1):
         for _ in range(rounds):
-            times.append((_seconds(loop, "cpu") / share, _seconds(batched, "cpu")))
+            times.append((wall_seconds(loop, "cpu") / share, wall_seconds(batched, "cpu")))
     ours = found["batched"].predictions["test"][chosen, 0]
     ratios = sorted(plain / fast for plain, fast in times)
     plain_s, fast_s = map(median_high, zip(*times))
