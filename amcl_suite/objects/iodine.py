@@ -13,7 +13,7 @@ from ..core.expect import integer, shaped
 from .decoders import Decoder
 from .encoder import position_grid
 from .likelihoods import LIKELIHOODS
-from .model import ModelConfig
+from .model import SlotModelConfig
 from .posteriors import kl_to_standard, sample
 from .refinement import normalised
 
@@ -70,13 +70,13 @@ class PictureRefinement(nn.Module):
         return self.mean(memory[0]).view(shape), self.raw(memory[0]).view(shape), memory
 
 # %% ../../nbs/40_objects/431_iodine_step.ipynb #0d0bdd5a
-_CLEVR6 = ModelConfig(height=96, width=96, n_slots=7, dim=64, sigma=.1, decoder="iodine",
+_CLEVR6 = SlotModelConfig(height=96, width=96, n_slots=7, dim=64, sigma=.1, decoder="iodine",
                       likelihood="mixture")
 
 class IodineStyle(nn.Module):
     "Slots by iterative refinement alone; for timing and memory."
     def __init__(self,
-        config: ModelConfig = _CLEVR6,   # sizes, decoder and likelihood
+        config: SlotModelConfig = _CLEVR6,   # sizes, decoder and likelihood
     ):
         super().__init__()
         c = self.config = config
