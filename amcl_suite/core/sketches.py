@@ -8,8 +8,8 @@ import numpy as np
 from .plots import PALETTE, tint
 
 # %% auto #0
-__all__ = ['COLOURS', 'RATE', 'ROOM', 'RADIUS', 'voice', 'spectrogram', 'draw_voices', 'scene', 'compete', 'draw_scene',
-           'stream_data', 'learn_stream', 'draw_stream', 'sound_level', 'walk', 'draw_room']
+__all__ = ['COLOURS', 'RATE', 'ROOM', 'RADIUS', 'voice', 'spectrogram', 'draw_voices', 'stream_data', 'learn_stream',
+           'draw_stream', 'sound_level', 'walk', 'draw_room']
 
 # %% ../../nbs/70_core/740_sketches.ipynb #1a1e7b55
 COLOURS = tuple(PALETTE[i] for i in (0, 3, 2, 8, 4))   # first and second of two, then others
@@ -57,63 +57,6 @@ def draw_voices(
     seconds = voices.shape[1] / RATE
     ax.imshow(picture, origin="lower", aspect="auto", extent=(0, seconds, 0, RATE / 2000))
     ax.set(xlabel="time (s)", ylabel="frequency (kHz)")
-    ax.grid(False)
-
-# %% ../../nbs/70_core/740_sketches.ipynb #1e7f604b
-def scene(
-    size: int = 64,         # pixels per side
-) -> np.ndarray:           # `(size, size, 3)` in [0, 1]
-    "Return an image of three overlapping shapes on grey."
-    y, x = np.mgrid[1:-1:size * 1j, -1:1:size * 1j]
-    turned = lambda cx, cy, a: ((x - cx) * np.cos(a) + (y - cy) * np.sin(a),
-                                (y - cy) * np.cos(a) - (x - cx) * np.sin(a))
-    u, v = turned(-.25, .28, .5)
-    ellipse = (u / .62) ** 2 + (v / .36) ** 2 < 1
-    u, v = turned(.34, .02, .3)
-    square = np.maximum(abs(u), abs(v)) < .36
-    u, v = (x + .12) / .36, (y + .42) / .36
-    heart = (u**2 + v**2 - 1) ** 3 - u**2 * v**3 < 0
-    image = np.full((size, size, 3), .62)
-    for shape, colour in zip((ellipse, square, heart), COLOURS): image[shape] = tint(colour, .95)
-    return image
-
-def compete(
-    image: np.ndarray,       # `(height, width, 3)` in [0, 1]
-    n_slots: int = 4,        # slots, which start far apart
-    sharpness: float = 60.,  # of the competition, one over squared distance
-) -> np.ndarray:             # `(n_slots, height, width)`, sums to 1 over slots
-    "Let slots compete for pixels by soft k-means on colour and place."
-    height, width, _ = image.shape
-    place = np.stack(np.mgrid[0:1:height * 1j, 0:1:width * 1j], -1)
-    pixels = np.concatenate([image, .1 * place], -1).reshape(-1, 5)
-    distances = lambda slots: ((pixels[:, None] - slots) ** 2).sum(-1)
-    slots = pixels[:1]
-    while len(slots) < n_slots:
-        slots = np.concatenate([slots, pixels[[distances(slots).min(1).argmax()]]])
-    for _ in range(20):
-        costs = distances(slots)
-        masks = np.exp(-sharpness * (costs - costs.min(1, keepdims=True)))
-        masks /= masks.sum(1, keepdims=True)
-        slots = (masks.T @ pixels) / masks.sum(0)[:, None].clip(1e-9)
-    return masks.T.reshape(n_slots, height, width)
-
-# %% ../../nbs/70_core/740_sketches.ipynb #a9ae5682
-def draw_scene(
-    ax,                     # matplotlib axis
-    image: np.ndarray,      # `(height, width, 3)` in [0, 1]
-    masks: np.ndarray,      # `(n_slots, height, width)`
-) -> None:
-    "Draw an image, and beside it the masks of its slots, each in one colour."
-    height, width, _ = image.shape
-    colours = ("#8c8c8c", *COLOURS[3:], PALETTE[1])    # grey: the largest slot
-    order = np.argsort(-masks.sum((1, 2)))
-    owners = sum(tint(c, m) - 1 for c, m in zip(colours, masks[order]))
-    ax.imshow(image, extent=(0, width, 0, height))
-    ax.imshow((1 + owners).clip(0, 1), extent=(1.08 * width, 2.08 * width, 0, height))
-    ax.set(xlim=(0, 2.08 * width), ylim=(0, height), xticks=[.5 * width, 1.58 * width], yticks=[])
-    ax.set_xticklabels(["image", "slots"])
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
     ax.grid(False)
 
 # %% ../../nbs/70_core/740_sketches.ipynb #eae835e8

@@ -57,7 +57,8 @@ class UCIStack:
 @patch
 def objective(self: UCIStack, outputs: Tensor, targets: Tensor, epoch: int) -> Tensor:
     "Return what the method minimises, `(runs,)`, with the assignment of an epoch."
-    if self.method.assign is None: return mixture_density_nll(outputs, targets, self.n_hyps).mean(-1)
+    if self.method.assign is None:
+        return mixture_density_nll(outputs, targets, self.n_hyps).mean(-1)
     return stacked_objective(outputs, targets, self.n_hyps, self.method.assign(self.config, epoch),
                              self.config.score_weight if self.method.scored else 0.)
 

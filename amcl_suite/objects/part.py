@@ -78,7 +78,8 @@ def _data_sets() -> dict[str, Resource]:   # data sets by name
     two = Resource("clevr_with_masks_2", "CLEVR with masks, 2 frames",
         containers=(Container("clevr_with_masks_2.npz",
             "767bc532fbc174495840189892652d066059fbcb572338a02b09ff728dde6611", ""),),
-        licence="none stated", source="github.com/hello-jinwoo/clevr_with_mask, commit b2c77a92d688",
+        licence="none stated",
+        source="github.com/hello-jinwoo/clevr_with_mask, commit b2c77a92d688",
         help="Join two frames with their masks in one file clevr_with_masks_2.npz (image, mask)")
     return _published() | _clevrtex() | _released_weights() | {
         "tetrominoes_real_10": ten, "clevr_with_masks_2": two}

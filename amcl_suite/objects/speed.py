@@ -15,16 +15,16 @@ from .model import EfficientMORL, SlotModelConfig
 from .segments import peak_saved_bytes
 
 # %% auto #0
-__all__ = ['FORMS', 'GENERATED', 'stepper', 'step_ratios', 'memory_ratios', 'generator_rates', 'objects_benchmarks']
+__all__ = ['STEP_FORMS', 'GENERATED', 'slots_stepper', 'step_ratios', 'memory_ratios', 'generator_rates', 'objects_benchmarks']
 
 # %% ../../nbs/40_objects/490_speed.ipynb #64778171
-FORMS = {"plain": dict(segments=False, factorised=False, half=False),   # the first: yardstick
+STEP_FORMS = {"plain": dict(segments=False, factorised=False, half=False),   # the first: yardstick
          "factorised": dict(segments=False, factorised=True, half=False),
          "segments": dict(segments=True, factorised=False, half=False),
          "ours": dict(segments=True, factorised=True, half=False),
          "ours, bf16": dict(segments=True, factorised=True, half=True)}
 
-def stepper(
+def slots_stepper(
     config: SlotModelConfig,     # of the model
     images: torch.Tensor,        # `(batch, 3, height, width)` in [0, 1]
     n_steps: int,                # >= 0, refinements
@@ -54,9 +54,9 @@ def step_ratios(
 ) -> dict:                   # what was run, and per form ms, ratio, range
     "Return how many times faster than the plain form a training step is, on one thread."
     images = torch.rand(batch_size, 3, config.height, config.width)
-    forms = {name: form for name, form in FORMS.items()
+    forms = {name: form for name, form in STEP_FORMS.items()
              if not form["half"] or bfloat16_works("cpu")}
-    steps = {name: stepper(config, images, n_steps, **form) for name, form in forms.items()}
+    steps = {name: slots_stepper(config, images, n_steps, **form) for name, form in forms.items()}
     return dict(what=f"{config.height} x {config.width}, batch {batch_size}, {n_steps} refinements",
                 rounds=rounds, native_bf16=has_bfloat16(), candidates=time_in_turn(steps, rounds))
 
@@ -71,12 +71,13 @@ def memory_ratios(
     images, rows = torch.rand(batch_size, 3, config.height, config.width), []
     for name in ("plain", "ours"):
         for n in steps:
-            step = stepper(config, images, n, **FORMS[name])
+            step = slots_stepper(config, images, n, **STEP_FORMS[name])
             rows.append(dict(form=name, n_steps=n, megabytes=peak_saved_bytes(step) / 1e6))
     return rows
 
 # %% ../../nbs/40_objects/490_speed.ipynb #8a7155ea
-GENERATED = {"tetrominoes": 3000, "sprites": 500, "sprites-textured": 500, "clevr6": 60, "clevr10": 40}
+GENERATED = {"tetrominoes": 3000, "sprites": 500, "sprites-textured": 500, "clevr6": 60,
+             "clevr10": 40}
 
 def generator_rates(
     families: dict[str, int] = GENERATED,   # family -> scenes of a round

@@ -31,6 +31,8 @@ __all__ = ['FAILURES', 'ObjectsSystem', 'shares_of_slots', 'scores_of', 'endless
 # %% ../../nbs/40_objects/442_system.ipynb #1c6947db
 class ObjectsSystem(System):
     "A model of slots in training: losses, schedules, and what is watched."
+    noise = staticmethod(torch.randn_like)   # of the samples while training
+
     def __init__(self,
         config: ObjectsConfig,   # all that decides the training
     ):
@@ -86,7 +88,7 @@ def training_step(self: ObjectsSystem,
     c, images = self.config, batch["image"].float() / 255
     self._cool()
     n_steps = refinement_steps(self.global_step, c.curriculum)
-    values = self.model.training_losses(images, n_steps, self.weigh(), c.weights)
+    values = self.model.training_losses(images, n_steps, self.weigh(), c.weights, self.noise)
     if self.geco is not None:
         nll = values["nll"].clone()
         if world()[1] > 1:

@@ -55,7 +55,8 @@ def _refuse_foreign(content: dict, path: str | Path) -> None:
     if "model" in content:
         raise DataError(f"{path} is a checkpoint of the released code: read it with from_published")
     if "state_dict" in content:
-        raise DataError(f"{path} is the checkpoint of a training: export its model with save_slot_model")
+        raise DataError(f"{path} is the checkpoint of a training: export its model with "
+                        "save_slot_model")
     raise DataError(f"{path} is no model of slots: expected a file made by save_slot_model")
 
 # %% ../../nbs/40_objects/433_weights.ipynb #446d7da2
