@@ -5,7 +5,6 @@
 # %% ../../nbs/40_objects/444_evaluation.ipynb #ab65ad18
 from __future__ import annotations
 from collections.abc import Callable, Iterable
-import numpy as np
 import torch
 from torch import nn
 from ..core.expect import integer
@@ -13,6 +12,7 @@ from .datasets import SceneSet, scene_loader
 from .geco import elbo
 from .metrics import image_metrics
 from .model import SceneDecomposition
+from .posteriors import noise_of
 
 # %% auto #0
 __all__ = ['decompose_set', 'evaluate_slots', 'test_curve', 'level_scores', 'paired_interval']
@@ -34,17 +34,10 @@ def decompose_set(
     try:
         for batch in scene_loader(data, batch_size):
             images, index = batch["image"].to(device).float() / 255, batch["index"]
-            noise = _noise_of_images(seed, index.tolist())
+            noise = noise_of(index.tolist(), seed)
             found = model.decompose(images, n_steps, n_slots, every_level, noise, weigh)
             yield found, batch["labels"].long().to(device), index
     finally: model.train(was_training)
-
-def _noise_of_images(seed: int, index: list[int]) -> Callable:
-    "Return noise whose rows belong to scenes, one generator for each."
-    seeds = [int(np.random.SeedSequence((seed, i)).generate_state(1)[0]) for i in index]
-    generators = [torch.Generator().manual_seed(own) for own in seeds]
-    return lambda like: torch.stack([torch.randn(like.shape[1:], generator=g, dtype=like.dtype)
-                                     for g in generators]).to(like.device)
 
 # %% ../../nbs/40_objects/444_evaluation.ipynb #fb7899fa
 def evaluate_slots(

@@ -4,14 +4,15 @@
 
 # %% ../../nbs/40_objects/420_posteriors.ipynb #8ce24e00
 from __future__ import annotations
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 from ..core.expect import like
 
 # %% auto #0
-__all__ = ['standard_deviation', 'sample', 'noise_from', 'kl_divergence', 'kl_to_standard']
+__all__ = ['standard_deviation', 'sample', 'noise_from', 'noise_of', 'kl_divergence', 'kl_to_standard']
 
 # %% ../../nbs/40_objects/420_posteriors.ipynb #3c90be27
 def standard_deviation(
@@ -37,6 +38,17 @@ def noise_from(
     if generator is None: return torch.randn_like
     return lambda like: torch.randn(like.shape, generator=generator, dtype=like.dtype,
                                     device=generator.device).to(like.device)
+
+# %% ../../nbs/40_objects/420_posteriors.ipynb #08d85515
+def noise_of(
+    index: Sequence[int],   # numbers of the images of a batch
+    seed: int = 0,          # >= 0
+) -> Callable:              # tensor `(batch, ...)` -> standard normal numbers of its shape
+    "Return noise whose rows belong to images: the same in any batch."
+    seeds = [int(np.random.SeedSequence((seed, i)).generate_state(1)[0]) for i in index]
+    generators = [torch.Generator().manual_seed(own) for own in seeds]
+    return lambda like: torch.stack([torch.randn(like.shape[1:], generator=g, dtype=like.dtype)
+                                     for g in generators]).to(like.device)
 
 # %% ../../nbs/40_objects/420_posteriors.ipynb #cac0fb63
 def kl_divergence(

@@ -4,7 +4,6 @@
 
 # %% ../../nbs/40_objects/490_speed.ipynb #9f841ee5
 from __future__ import annotations
-import time
 from collections.abc import Callable
 import torch
 from ..core.environment import environment

@@ -21,7 +21,7 @@ from .datasets import SceneSet, scene_loader, scene_set
 from .geco import Geco, elbo, reachable
 from .metrics import adjusted_rand_index, hard_labels
 from .model import SceneDecomposition
-from .posteriors import noise_from
+from .posteriors import noise_of
 from .schedules import learning_rate, refinement_steps
 from .slot_attention import make_model
 
@@ -126,12 +126,12 @@ def shares_of_slots(
 @patch
 def validation_step(self: ObjectsSystem,
     batch: dict,            # from `scene_loader`
-    batch_idx: int = 0,     # seeds the noise
+    batch_idx: int = 0,     # the first is kept for pictures
 ) -> dict[str, Tensor]:     # one value per image
-    "Score some scenes; the noise depends on the batch alone."
+    "Score some scenes; the noise of a scene depends on its number alone."
     with torch.inference_mode(False):
         images, labels = batch["image"].clone().float() / 255, batch["labels"].clone()
-        noise = noise_from(torch.Generator().manual_seed(batch_idx))
+        noise = noise_of(batch["index"].tolist())
         found = self.model.decompose(images, self.config.test_steps, noise=noise,
                                      weigh=self.weigh())
         scores = scores_of(found, labels) | shares_of_slots(found, labels)
