@@ -6,12 +6,13 @@
 from __future__ import annotations
 import math, os, sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 import typer
 from .files import shown
 
 # %% auto #0
-__all__ = ['open_console', 'print_line', 'text_table', 'print_table', 'Bar', 'epoch_lines', 'parse_assignment', 'make_app',
-           'run_app']
+__all__ = ['open_console', 'print_line', 'text_table', 'print_table', 'Bar', 'epoch_lines', 'named_files', 'tell_results',
+           'parse_assignment', 'make_app', 'run_app']
 
 # %% ../../nbs/70_core/780_terminal.ipynb #6cc5c132
 def open_console():   # a `rich.console.Console`
@@ -89,6 +90,35 @@ def epoch_lines(
         print_line(console, (label and f"{label}: ") + f"epoch {int(done)} of {total}: "
                    + ", ".join(parts))
     return show
+
+# %% ../../nbs/70_core/780_terminal.ipynb #3f6d6357
+def named_files(
+    sources: Sequence[Path],   # files
+    verb: str,                 # what is done with them, such as "separate"
+) -> dict[str, Path]:          # name without ending -> file
+    "Return files by name; `ValueError` for a folder among them, or two of one name."
+    files = {source.stem: source for source in sources}
+    for source in sources:
+        if source.is_dir(): raise ValueError(f"SOURCE: {source} is a folder; name it alone")
+        if files[source.stem] != source: raise ValueError(
+            f"SOURCE: {source} and {files[source.stem]} would have their results in one folder; "
+            f"{verb} one after the other, with another --out")
+    return files
+
+def tell_results(
+    console,               # from `open_console`
+    results: Sequence,     # each with a `state`, "failed" among others
+    told: Callable,        # result -> a line about it
+    done: str,             # what was done, such as "separated"
+    out: Path,             # where the results are
+) -> None:
+    "Tell how many results there are, and which failed; ends the command, with status 1 if any did."
+    failed = [result for result in results if result.state == "failed"]
+    if len(results) > 20:                                   # else they are still to be seen
+        for result in failed: print_line(console, told(result))
+    print_line(console, f"{len(results) - len(failed)} {done}, {len(failed)} failed; "
+                        f"results: {out}")
+    raise typer.Exit(1 if failed else 0)
 
 # %% ../../nbs/70_core/780_terminal.ipynb #17b02a70
 def parse_assignment(

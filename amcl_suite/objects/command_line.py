@@ -12,8 +12,8 @@ import typer
 from ..core.configuration import pick_device, several
 from ..core.expect import integer, one_of
 from ..core.files import DataError, replacing
-from ..core.terminal import (Bar, epoch_lines, make_app, open_console, parse_assignment,
-                                      print_line, print_table)
+from ..core.terminal import (Bar, epoch_lines, make_app, named_files, open_console,
+                                      parse_assignment, print_line, print_table, tell_results)
 
 # %% auto #0
 __all__ = []
@@ -338,7 +338,7 @@ def decompose(
         if not source.exists(): raise ValueError(f"SOURCE: {source} does not exist")
     _quiet_plots()
     folder = len(sources) == 1 and sources[0].is_dir()
-    work, what = (decompose_folder, sources[0]) if folder else (decompose_files, _named(sources))
+    work, what = (decompose_folder, sources[0]) if folder else (decompose_files, named_files(sources, "decompose"))
     with Bar(console, "decomposing") as bar:
         def tell(done, total, result):
             bar(done, total)
@@ -346,24 +346,9 @@ def decompose(
         results = work(what, out, model, n_steps=steps, n_slots=slots, seed=seed, resize=resize,
                        batch_size=batch_size, device=where, force=force, published=published,
                        progress=tell)
-    failed = [result for result in results if result.state == "failed"]
-    if len(results) > 20:                                       # else they are still to be seen
-        for result in failed: print_line(console, _told(result))
-    print_line(console, f"{len(results) - len(failed)} decomposed, {len(failed)} failed; "
-                        f"results: {out}")
-    raise typer.Exit(1 if failed else 0)
+    tell_results(console, results, _told, "decomposed", out)
 
 # %% ../../nbs/40_objects/484_command_line.ipynb #d160441c
-def _named(sources: list[Path]) -> dict[str, Path]:
-    "Return pictures by name; `ValueError` for a folder, or two of one name."
-    files = {source.stem: source for source in sources}
-    for source in sources:
-        if source.is_dir(): raise ValueError(f"SOURCE: {source} is a folder; name it alone")
-        if files[source.stem] != source: raise ValueError(
-            f"SOURCE: {source} and {files[source.stem]} would have their results in one folder; "
-            f"decompose one after the other, with another --out")
-    return files
-
 def _told(result) -> str:
     "Return one line about a picture."
     if result.state == "failed": return f"failed: {result.error}"

@@ -10,8 +10,8 @@ import typer
 from ..core.configuration import pick_device, several
 from ..core.expect import one_of
 from ..core.settings import check_installed
-from ..core.terminal import (Bar, epoch_lines, make_app, open_console, parse_assignment,
-                                      print_line, print_table)
+from ..core.terminal import (Bar, epoch_lines, make_app, named_files, open_console,
+                                      parse_assignment, print_line, print_table, tell_results)
 
 # %% auto #0
 __all__ = []
@@ -296,28 +296,13 @@ def separate(
     for source in sources:
         if not source.exists(): raise ValueError(f"SOURCE: {source} does not exist")
     folder = len(sources) == 1 and sources[0].is_dir()
-    work, what = (separate_folder, sources[0]) if folder else (separate_files, _named(sources))
+    work, what = (separate_folder, sources[0]) if folder else (separate_files, named_files(sources, "separate"))
     with Bar(console, "separating") as bar:
         def tell(done, total, result):
             bar(done, total)
             print_line(console, _told(result))
         results = work(what, out, checkpoint, threshold, chunk_seconds, where, force, tell)
-    failed = [result for result in results if result.state == "failed"]
-    if len(results) > 20:                                       # else they are still to be seen
-        for result in failed: print_line(console, _told(result))
-    print_line(console, f"{len(results) - len(failed)} separated, {len(failed)} failed; "
-                        f"results: {out}")
-    raise typer.Exit(1 if failed else 0)
-
-def _named(sources: list[Path]) -> dict[str, Path]:
-    "Return sound files by name; `ValueError` for a folder, or two of one name."
-    files = {source.stem: source for source in sources}
-    for source in sources:
-        if source.is_dir(): raise ValueError(f"SOURCE: {source} is a folder; name it alone")
-        if files[source.stem] != source: raise ValueError(
-            f"SOURCE: {source} and {files[source.stem]} would have their results in one folder; "
-            f"separate one after the other, with another --out")
-    return files
+    tell_results(console, results, _told, "separated", out)
 
 def _told(result) -> str:
     "Return one line about a recording."

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/20_separation/290_loss_speed.ipynb #1b5db7df
 from __future__ import annotations
-import itertools, time
+import itertools
 from collections.abc import Callable
 from statistics import median_high
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from ..core.expect import between, integer
 from ..core.environment import environment
+from ..core.timing import wall_seconds
 from ..mcl.assignment import annealed, permutation, winner_takes_all
 from ..mcl.rules import assign_by
 from .distances import neg_si_sdr
@@ -19,8 +20,8 @@ from .models import build_model, model_config
 from .objectives import Objective
 
 # %% auto #0
-__all__ = ['broadcast_neg_si_sdr', 'broadcast_objective', 'enumerated_permutation', 'peak_memory', 'loss_ratio', 'seconds_of',
-           'stage_times', 'stepper', 'step_share', 'loss_benchmarks']
+__all__ = ['broadcast_neg_si_sdr', 'broadcast_objective', 'enumerated_permutation', 'peak_memory', 'loss_ratio', 'stage_times',
+           'stepper', 'step_share', 'loss_benchmarks']
 
 # %% ../../nbs/20_separation/290_loss_speed.ipynb #13f82fe1
 def broadcast_neg_si_sdr(
@@ -107,7 +108,7 @@ def loss_ratio(
         losses[form] = float(loss.detach())
         return torch.autograd.grad(loss, (hyps, logits))
     bytes_ = {form: peak_memory(lambda: pass_of(form), device) for form in forms}
-    times = [{form: seconds_of(lambda: pass_of(form), device) for form in forms}
+    times = [{form: wall_seconds(lambda: pass_of(form), device) for form in forms}
              for _ in range(rounds)]
     ratios = sorted(t["broadcast"] / t["ours"] for t in times)
     return dict(what=f"{rule}, n = {n}, {batch_size} x {seconds:g} s", n=n,
@@ -126,18 +127,6 @@ def _example(n: int, batch_size: int, seconds: float, device: str):
     mixing = torch.eye(n) + .3 * torch.randn(batch_size, n, n, generator=noise)
     hyps = (mixing @ targets).to(device).requires_grad_()
     return hyps, torch.zeros(batch_size, n, device=device, requires_grad=True), targets.to(device)
-
-# %% ../../nbs/20_separation/290_loss_speed.ipynb #a258f8b6
-def seconds_of(
-    work: Callable,        # called once without arguments
-    device: str = "cpu",   # that is waited for
-) -> float:                # s
-    "Return the wall time of a call."
-    if torch.device(device).type == "cuda": torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    work()
-    if torch.device(device).type == "cuda": torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 # %% ../../nbs/20_separation/290_loss_speed.ipynb #d93a53b0
 def stage_times(
@@ -164,7 +153,7 @@ def stage_times(
     for name, stage in stages.items():
         if name != "enumerated" or n < 7: stage()                            # allocation, imports
     return dict(n=n, batch_size=batch_size, seconds=seconds,
-                **{name: 1e3 * min(seconds_of(stage, device) for _ in range(
+                **{name: 1e3 * min(wall_seconds(stage, device) for _ in range(
                     1 if name == "enumerated" and n > 7 else rounds))
                    for name, stage in stages.items()})
 
@@ -199,7 +188,7 @@ def step_share(
     def whole(): return torch.autograd.grad(
         objective(hyps, logits, targets, temperature=1.).loss, hyps)
     for work in (step, whole, choose): work()
-    times = [[seconds_of(work, device) for work in (step, whole, choose)] for _ in range(rounds)]
+    times = [[wall_seconds(work, device) for work in (step, whole, choose)] for _ in range(rounds)]
     step_s, whole_s, choose_s = (median_high(list(column)) for column in zip(*times))
     return dict(what=f"{rule}, n = {n}, {batch_size} x {seconds:g} s", n=n,
                 step_ms=1e3 * step_s, objective_ms=1e3 * whole_s, assignment_ms=1e3 * choose_s,

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.expect import between, integer, one_of
 from ..core.environment import environment
+from ..core.timing import wall_seconds
 from .datasets import make_loader
 from .dynamic import DynamicMixing
-from .loss_speed import seconds_of, stepper
+from .loss_speed import stepper
 from .models import (DPRNNConfig, ModelConfig, Separation, Separator,
                                           build_model, model_config, n_parameters)
 from .voices import synthetic_voices
@@ -60,7 +61,7 @@ def step_ratio(
     with torch.no_grad(): gap = model(mixture).hypotheses - borrowed(mixture).hypotheses
     steps = [stepper(model, mixture), stepper(borrowed, mixture)]
     for step in steps: step()
-    times = [[seconds_of(step, device) for step in steps] for _ in range(rounds)]
+    times = [[wall_seconds(step, device) for step in steps] for _ in range(rounds)]
     ratios = sorted(theirs / ours for ours, theirs in times)
     ours, theirs = (1e3 * median_high(side) for side in zip(*times))
     return dict(what=f"{config.backbone}, {n_parameters(model):,} "
@@ -109,9 +110,9 @@ def feed_ratio(
     for _ in range(rounds):
         batches = iter(loader)
         step = stepper(model, next(batches).mixture)
-        feed_s = seconds_of(lambda: feed(batches), "cpu") / n_batches
+        feed_s = wall_seconds(lambda: feed(batches), "cpu") / n_batches
         step()
-        times.append((feed_s, seconds_of(step, "cpu")))
+        times.append((feed_s, wall_seconds(step, "cpu")))
     ratios = sorted(step_s / feed_s for feed_s, step_s in times)
     feed_ms, step_ms = (1e3 * median_high(list(side)) for side in zip(*times))
     return dict(what=f"{batch_size} x {seconds:g} s, two voices, three speeds", feed_ms=feed_ms,
