@@ -91,3 +91,16 @@ for name, value in through.state_dict().items(): assert value.equal(resumed.stat
     again = start(code, tmp_path, tmp_path / "run")
     text, _ = again.communicate(timeout=300)
     assert again.returncode == 0, text[-3000:]
+
+
+@pytest.mark.slow
+def test_objects_are_found_within_300_steps(tmp_path):
+    code = COMMON + """
+system, trained = train_objects(preset("micro", n_steps=300, every=100, training=dict(tensorboard=False, seed=2)))
+black = 588 * torch.log(torch.tensor(.1)) + (system.shown.images ** 2).sum((1, 2, 3)).mean() / .02
+last = trained.history.iloc[-1]
+assert last["val/nll"] < black, (last["val/nll"], black)         # better than a black picture
+assert last["val/ari"] > .5, last["val/ari"]
+"""
+    text, _ = (process := start(code, tmp_path)).communicate(timeout=300)
+    assert process.returncode == 0, text[-3000:]
