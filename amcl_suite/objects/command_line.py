@@ -338,7 +338,8 @@ def decompose(
         if not source.exists(): raise ValueError(f"SOURCE: {source} does not exist")
     _quiet_plots()
     folder = len(sources) == 1 and sources[0].is_dir()
-    work, what = (decompose_folder, sources[0]) if folder else (decompose_files, named_files(sources, "decompose"))
+    work, what = ((decompose_folder, sources[0]) if folder
+                  else (decompose_files, named_files(sources, "decompose")))
     with Bar(console, "decomposing") as bar:
         def tell(done, total, result):
             bar(done, total)

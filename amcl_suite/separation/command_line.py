@@ -296,7 +296,8 @@ def separate(
     for source in sources:
         if not source.exists(): raise ValueError(f"SOURCE: {source} does not exist")
     folder = len(sources) == 1 and sources[0].is_dir()
-    work, what = (separate_folder, sources[0]) if folder else (separate_files, named_files(sources, "separate"))
+    work, what = ((separate_folder, sources[0]) if folder
+                  else (separate_files, named_files(sources, "separate")))
     with Bar(console, "separating") as bar:
         def tell(done, total, result):
             bar(done, total)
