@@ -88,7 +88,7 @@ def _published(size: int, n_slots: int, dim: int, decoder: str, likelihood: str,
     return ObjectsConfig(model, DataConfig(PUBLISHED_DATA[name]), geco=target,
                          curriculum=curriculum, n_steps=n_steps, test_steps=test_steps)
 
-PUBLISHED_TRAININGS = {                                        # Tables of the paper's appendix
+PUBLISHED_TRAININGS = {                                        # the released configurations
     "tetrominoes": (35, 4, 32, "small", "gaussian", .3, ((-1, 3), (200_000, 3)), 200_000, 3,
                     (-1.224, 1.)),
     "multi_dsprites": (64, 6, 64, "iodine", "gaussian", .1,

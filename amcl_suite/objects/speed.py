@@ -44,6 +44,7 @@ def slots_stepper(
         return values["loss"].item()
     return step
 
+# %% ../../nbs/40_objects/490_speed.ipynb #218f4a92
 @with_gradients
 def step_ratios(
     config: SlotModelConfig = SlotModelConfig(),   # the published Tetrominoes model

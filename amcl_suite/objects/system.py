@@ -79,6 +79,7 @@ def _cool(self: ObjectsSystem) -> None:
     if c.cooling is not None:
         self.model.temperature = c.cooling.at(self.global_step / c.every, c.training.n_epochs)
 
+# %% ../../nbs/40_objects/442_system.ipynb #62604eee
 @patch
 def training_step(self: ObjectsSystem,
     batch: dict,            # from `scene_loader`
@@ -97,6 +98,7 @@ def training_step(self: ObjectsSystem,
         self.geco.update(nll, self.global_step)
     return values | {"n": len(images)}
 
+# %% ../../nbs/40_objects/442_system.ipynb #429cd559
 @patch
 def configure_optimizers(self: ObjectsSystem) -> tuple:     # Adam and its schedule, step by step
     "Return the optimiser and its schedule."
@@ -161,6 +163,7 @@ FAILURES = {
     "nothing painted": "the squared error {mse:.4f} is that of an empty picture: start darker "
         "(dark_start), lower sigma, or raise the learning rate"}
 
+# %% ../../nbs/40_objects/442_system.ipynb #008dc24e
 @patch
 def epoch_end(self: ObjectsSystem,
     row: dict,     # the new line of the history
@@ -179,6 +182,7 @@ def epoch_end(self: ObjectsSystem,
             self.notes.append(f"{name} (step {row['step']}): {told}")
     return ""
 
+# %% ../../nbs/40_objects/442_system.ipynb #0f7a6100
 @patch(as_prop=True)
 def empty_error(self: ObjectsSystem) -> float:
     "The squared error of the best picture without objects, over the validation pictures shown."
