@@ -4,7 +4,7 @@
 
 # %% ../../nbs/30_ensembles/321_image_files.ipynb #22435697
 from __future__ import annotations
-import contextlib, gzip, hashlib, io, json, pickle, tarfile, zlib
+import contextlib, gzip, hashlib, io, json, tarfile, zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from torch import Tensor
 from ..core.data import cache_dir, locate, resource
 from ..core.files import (DataError, open_hdf5, read_bytes, read_image, read_json,
                                    read_npy, read_npz, replacing, write_json_atomic)
+from ..core.pickles import Waiting, load_plain
 from .objectives import check_labels
 
 # %% auto #0
@@ -28,54 +29,6 @@ class OfficialSet(NamedTuple):
     pixels: Callable[[int, Tensor], np.ndarray]  # (part, rows) -> uint8 `(n, 3, 32, 32)`
     class_names: tuple[str, ...]                 # one per label
     note: str = ""                               # what to say beside every number
-
-# %% ../../nbs/30_ensembles/321_image_files.ipynb #1925b964
-class _Plain:
-    "A plain type or array while it is read: `make` turns the state that the file gives into it."
-    def __init__(self, make: Callable): self.make, self.value = make, None
-
-def _plain_dtype(name, *_) -> _Plain:
-    "Return a number type; its state may only tell the byte order."
-    kinds = {"b1": "?"} | {k: k for k in "u1 i1 i2 i4 i8 u2 u4 u8 f4 f8".split()}
-    def make(state):
-        if state[2:5] != (None, None, None): raise ValueError("a type with parts")
-        return np.dtype(kinds[name]).newbyteorder({"|": "="}.get(state[1], state[1]))
-    found = _Plain(make)
-    found.value = np.dtype(kinds[name])
-    return found
-
-def _plain_array(*_) -> _Plain:
-    "Return an array that waits for its state: version, shape, type, order, bytes."
-    def make(state):
-        _, shape, kind, fortran, content = state
-        if not isinstance(kind.value, np.dtype): raise ValueError("an array without a type")
-        if isinstance(content, str): content = content.encode("latin1")
-        values = np.frombuffer(content, kind.value)          # refuses a wrong number of bytes
-        return values.reshape([int(n) for n in shape], order="F" if fortran else "C")
-    return _Plain(make)
-
-# %% ../../nbs/30_ensembles/321_image_files.ipynb #46e37216
-_KNOWN = {("numpy", "dtype"): _plain_dtype,
-          ("_codecs", "encode"): lambda text, _: text.encode("latin1"),
-          ("numpy.core.multiarray", "_reconstruct"): _plain_array,
-          ("numpy._core.multiarray", "_reconstruct"): _plain_array, ("numpy", "ndarray"): None}
-_STEPS = (b"\x80\x95.(})]aesutldIJKMLFG\x8a\x8bN\x88\x89UTSVX\x8c\x8dBC\x8epqrghj\x94\x85\x86\x87"
-          b"c\x93Rb")
-
-class _Unpickler(pickle._Unpickler):
-    "Reads plain values and arrays of numbers; calls nothing that a file names."
-    dispatch = {step: pickle._Unpickler.dispatch[step] for step in _STEPS}
-
-    def find_class(self, module: str, name: str):
-        if (module, name) in _KNOWN: return module, name
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no image file needs")
-    def load_reduce(self):
-        arguments, name = self.stack.pop(), self.stack.pop()
-        self.append(_KNOWN[name](*arguments))
-    def load_build(self):
-        state, target = self.stack.pop(), self.stack[-1]
-        target.value = target.make(state)
-    dispatch |= {pickle.REDUCE[0]: load_reduce, pickle.BUILD[0]: load_build}
 
 # %% ../../nbs/30_ensembles/321_image_files.ipynb #83706878
 # files of training, test and class names, keys of class names and labels
@@ -147,12 +100,12 @@ def _cifar_files(name: str, path: str | Path, verify: bool) -> dict[str, bytes]:
 
 def _unpickled(content: bytes, where: str) -> dict:
     "Return the dictionary in a pickle, arrays included; `DataError` for anything that isn't one."
-    try: value = _Unpickler(io.BytesIO(content), encoding="latin1").load()
+    try: value = load_plain(content)
     except Exception as error:    # a damaged pickle can raise anything
         raise DataError(f"{where} can't be read ({type(error).__name__}: {error}): get it again"
                         ) from None
     if isinstance(value, dict):
-        return {k: v.value if isinstance(v, _Plain) else v for k, v in value.items()}
+        return {k: v.value if isinstance(v, Waiting) else v for k, v in value.items()}
     raise DataError(f"{where}: expected a dictionary, got {type(value).__name__}; get it again")
 
 # %% ../../nbs/30_ensembles/321_image_files.ipynb #69d20d7b

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/40_objects/439_published_outputs.ipynb #cb8315ba
 from __future__ import annotations
-import io, pickle, re
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from ..core.expect import integer, shaped
 from ..core.files import DataError, read_bytes, read_npz, replacing
+from ..core.pickles import Waiting, load_plain
 from .metrics import entity_labels, hard_labels
 
 # %% auto #0
@@ -109,63 +110,10 @@ def read_recording(
     "Read a recording; `DataError` for a file that is missing, damaged or none of ours."
     return _of_arrays(read_npz(path), str(path))
 
-# %% ../../nbs/40_objects/439_published_outputs.ipynb #7c4d1c52
-class _Waiting:
-    "A number type or an array while it is read: `make` turns the state that follows into it."
-    def __init__(self, make, value=None): self.make, self.value = make, value
-
-_NUMBERS = {kind: kind for kind in "i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8".split()} | {"b1": "?"}
-
-def _number_type(name, *_) -> _Waiting:
-    "Return a type of numbers; its state may only tell the byte order."
-    kind = np.dtype(_NUMBERS[name])
-    def make(state):
-        if state[2:5] != (None, None, None): raise ValueError("a type with parts")
-        return kind.newbyteorder({"|": "="}.get(state[1], state[1]))
-    return _Waiting(make, kind)
-
-def _array(content, kind: _Waiting, shape, order, axes=None) -> np.ndarray:
-    "Return an array of numbers; `ValueError` unless its bytes fit its shape."
-    if not isinstance(kind.value, np.dtype): raise ValueError("an array without a type")
-    if isinstance(content, str): content = content.encode("latin1")
-    values, shape = np.frombuffer(content, kind.value), [int(n) for n in shape]
-    values = values.reshape(shape, order="F" if order == "F" else "C")
-    return values if axes is None else values.transpose([int(axis) for axis in axes])
-
-def _empty_array(*_) -> _Waiting:
-    "Return an array that waits for its state: version, shape, type, order, bytes."
-    return _Waiting(lambda state: _array(state[4], state[2], state[1], "F" if state[3] else "C"))
-
-# %% ../../nbs/40_objects/439_published_outputs.ipynb #d471f242
-_NAMES = {("numpy", "dtype"): _number_type, ("numpy", "ndarray"): None,
-          ("_codecs", "encode"): lambda text, _: text.encode("latin1")}
-for _core in ("numpy.core", "numpy._core"):                 # older and newer versions of numpy
-    _NAMES[f"{_core}.multiarray", "_reconstruct"] = _empty_array
-    _NAMES[f"{_core}.numeric", "_frombuffer"] = _array
-_STEPS = (b"\x80\x95.(})]aesutldIJKMLFG\x8a\x8bN\x88\x89UTSVX\x8c\x8dBC\x8epqrghj\x94\x85\x86\x87"
-          b"c\x93")                                         # values, containers, memory, names
-
-class _ArrayUnpickler(pickle._Unpickler):
-    "Reads plain values and arrays of numbers; calls nothing that a file names."
-    dispatch = {step: pickle._Unpickler.dispatch[step] for step in _STEPS}
-
-    def find_class(self, module: str, name: str):
-        if (module, name) in _NAMES: return module, name
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which arrays don't need")
-    def load_reduce(self):
-        arguments, name = self.stack.pop(), self.stack.pop()
-        self.append(_NAMES[name](*arguments))
-    def load_build(self):
-        state, target = self.stack.pop(), self.stack[-1]
-        target.value = target.make(state)
-    def load_bytearray8(self): self.append(self.read(int.from_bytes(self.read(8), "little")))
-    dispatch |= {pickle.REDUCE[0]: load_reduce, pickle.BUILD[0]: load_build,
-                 pickle.BYTEARRAY8[0]: load_bytearray8}
-
 # %% ../../nbs/40_objects/439_published_outputs.ipynb #f6435b34
 def _groups(content: bytes, where: str) -> dict[str, dict[str, np.ndarray]]:
     "Return the arrays of a pickle in two levels of names; `DataError` for anything else."
-    try: found = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+    try: found = load_plain(content)
     except Exception as error:             # a damaged pickle can raise anything
         raise DataError(f"{where}: can't be read as arrays ({type(error).__name__}: {error}); "
                         "nothing of it was run. Get the published file") from None
@@ -174,7 +122,7 @@ def _groups(content: bytes, where: str) -> dict[str, dict[str, np.ndarray]]:
         values = found.get(group) if isinstance(found, dict) else None
         if not isinstance(values, dict):
             raise DataError(f"{where}: expected a dictionary with {group!r}; get it again")
-        arrays = {k: v.value if isinstance(v, _Waiting) else v for k, v in values.items()}
+        arrays = {k: v.value if isinstance(v, Waiting) else v for k, v in values.items()}
         groups[group] = {k: v for k, v in arrays.items() if isinstance(v, np.ndarray)}
     return groups
 

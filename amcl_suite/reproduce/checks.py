@@ -150,8 +150,8 @@ _OPENERS = re.compile(r"(torch|np|numpy|pickle|json)\.load|json\.loads|zipfile\.
 _WALKERS = re.compile(r"os\.walk|.*\.rglob")
 # what a module may do all the same: it is a home of readers, or restricts what it opens by itself
 _MAY = {"core.files": ".*", "core.audio": r"(soundfile|sf)\..*",
-        "ensembles.image_files": r"tarfile\.open|pickle\.Unpickler",
-        "objects.scene_files": r"h5py\.File", "objects.published_outputs": r"pickle\.Unpickler",
+        "ensembles.image_files": r"tarfile\.open",
+        "objects.scene_files": r"h5py\.File",
         "reproduce.forks": r"pickle\.loads",    # what the engine itself wrote a moment ago
         "reproduce.pages": r"Image\.open|soundfile\.read"}
 
