@@ -103,7 +103,7 @@ def training_step(self: ObjectsSystem,
 def configure_optimizers(self: ObjectsSystem) -> tuple:     # Adam and its schedule, step by step
     "Return the optimiser and its schedule."
     o = self.config.optimiser
-    adam = torch.optim.Adam(self.model.parameters(), o.learning_rate, (.9, o.beta2))
+    adam = torch.optim.Adam(self.model.parameters(), o.learning_rate, (.9, o.beta2), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         adam, lambda step: learning_rate(step, 1., o.warm_up, o.half_life))
     return [adam], [{"scheduler": schedule, "interval": "step"}]
