@@ -5,7 +5,7 @@
 # %% ../../nbs/70_core/704_files.ipynb #9a125687
 from __future__ import annotations
 import contextlib, errno, functools, io, json, math, os, re, secrets, stat, zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -13,8 +13,8 @@ from pathlib import Path
 # %% auto #0
 __all__ = ['MAX_BYTES', 'shown', 'DataError', 'OutputError', 'output_errors', 'replacing', 'sweep_temporaries', 'encode',
            'decode', 'json_text', 'write_text_atomic', 'write_json_atomic', 'read_bytes', 'read_text', 'read_json',
-           'parse_json', 'zip_names', 'zip_sums', 'read_member', 'read_npy', 'read_npz', 'write_weights',
-           'read_weights', 'read_image', 'open_hdf5', 'walk_files', 'as_spelled']
+           'parse_json', 'zip_names', 'zip_sums', 'read_member', 'read_npy', 'read_npz', 'write_arrays',
+           'write_weights', 'read_weights', 'read_image', 'open_hdf5', 'walk_files', 'as_spelled']
 
 # %% ../../nbs/70_core/704_files.ipynb #b7c84ce7
 def shown(
@@ -340,6 +340,22 @@ def read_npz(
             file.seek(0)
             arrays[name] = np.load(file)
     return arrays
+
+def write_arrays(
+    path: str | Path,         # final place of the file, ends in `.npz`
+    arrays: Mapping,          # name -> array, or what NumPy makes one of
+    compressed: bool = True,  # False: larger, and quicker to read
+    sync: bool = True,        # as of `replacing`
+) -> Path:                    # the path
+    "Write arrays as one `.npz` without pickles, whole or not at all; `read_npz` reads it."
+    import numpy as np
+    arrays = {name: np.asarray(value) for name, value in arrays.items()}
+    if bad := [name for name, value in arrays.items() if value.dtype.hasobject]:
+        raise ValueError(f"{bad[0]}: expected numbers or texts, got objects; stack or pad them "
+                         "first")
+    with replacing(path, sync) as temporary, open(temporary, "wb") as file:
+        (np.savez_compressed if compressed else np.savez)(file, **arrays)
+    return Path(path)
 
 # %% ../../nbs/70_core/704_files.ipynb #e42ec254
 def write_weights(

@@ -14,7 +14,8 @@ from fastcore.basics import patch
 from .environment import environment
 from .expect import integer, one_of
 from .files import (DataError, output_errors, read_json, read_npz, replacing,
-                                   sweep_temporaries, write_json_atomic, write_text_atomic)
+                                   sweep_temporaries, write_arrays, write_json_atomic,
+                                   write_text_atomic)
 
 # %% auto #0
 __all__ = ['ROW_FIELDS', 'FIGURE_FILES', 'SOUND_FILES', 'SCHEMA_VERSION', 'ERROR_KINDS', 'row_faults', 'make_row', 'Run',
@@ -215,8 +216,7 @@ def arrays(
             raise ValueError(f"{name}: expected numbers, got objects; stack or pad them first")
         self._arrays[name] = value
     if self.folder is None: return
-    with replacing(self.folder / "arrays.npz") as temporary:
-        with open(temporary, "wb") as file: np.savez_compressed(file, **self._arrays)
+    write_arrays(self.folder / "arrays.npz", self._arrays)
 
 # %% ../../nbs/70_core/724_records.ipynb #a5ca0b58
 SOUND_FILES = (".wav", ".ogg", ".mp3", ".flac")

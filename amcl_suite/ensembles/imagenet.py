@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..core.files import DataError
 from ..core.data import cache_dir, locate, resource, sha256_of
 from ..core.files import (read_image, read_json, read_npz, replacing, walk_files,
-                                   write_json_atomic)
+                                   write_arrays, write_json_atomic)
 from ..core.expect import integer, one_of
 from ..core.identity import digest
 from .augmentation import epoch_generator, normalise
@@ -189,8 +189,8 @@ def index_imagenet(
             arrays |= {f"{part}_files": np.array([os.fsencode(f) for f in files]),
                        f"{part}_labels": np.array(labels, dtype=np.int64)}
         if cache:
-            with contextlib.suppress(Exception), replacing(kept) as temporary:   # a closed disk
-                with open(temporary, "wb") as file: np.savez(file, **arrays)
+            with contextlib.suppress(Exception):                               # a closed disk
+                write_arrays(kept, arrays, compressed=False)
     return ImageNetIndex(root, synsets, class_names,
                          {part: arrays[f"{part}_files"] for part in ("train", "val")},
                          {part: torch.from_numpy(arrays[f"{part}_labels"])

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from ..core.expect import between, integer, one_of
-from ..core.files import replacing
+from ..core.files import write_arrays
 from .augmentation import (CIFAR_MEAN, CIFAR_STD, MNIST_MEAN, MNIST_STD,
                                                Augmentation, Warps, epoch_generator, warp_images)
 from .image_files import (IMAGE_SIZE, OFFICIAL_SETS, read_official,
@@ -144,9 +144,7 @@ def write_npz(
     x = torch.cat([s.images for s in splits]).permute(0, 2, 3, 1).numpy()
     y = torch.cat([s.labels for s in splits]).numpy()
     part = np.repeat(np.arange(3, dtype=np.uint8), [len(s.labels) for s in splits])
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, x=x, y=y, part=part, class_names=np.array(image_set.class_names))
-    return Path(path)
+    return write_arrays(path, dict(x=x, y=y, part=part, class_names=image_set.class_names))
 
 # %% ../../nbs/30_ensembles/322_images.ipynb #8cf4c05c
 def stratified_order(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from ..core.expect import shaped
 from ..core.files import (DataError, read_json, read_npz, read_weights, replacing,
-                                   write_weights)
+                                   write_arrays, write_weights)
 from .family import averaged_as
 from .learners import build_learner
 from .members import Ensemble
@@ -111,8 +111,7 @@ def save_predictions(
     "Write logits (half precision from 20 million values on) and labels `y`."
     kind = np.float16 if logits.numel() > 2e7 else np.float32
     values = logits.clamp(-6e4, 6e4).numpy().astype(kind)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, logits=values, y=labels.numpy().astype(np.int64))
+    write_arrays(path, dict(logits=values, y=labels.numpy().astype(np.int64)))
 
 # %% ../../nbs/30_ensembles/344_storage.ipynb #b06103cb
 def read_predictions(
@@ -169,8 +168,7 @@ def write_reference_json(
                for i, run in enumerate(stored.run_ids)}
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
-    with replacing(path.with_suffix(".npz")) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **stored._asdict() | {"run_ids": np.array(stored.run_ids)})
+    write_arrays(path.with_suffix(".npz"), stored._asdict())
     return path
 
 # %% ../../nbs/30_ensembles/344_storage.ipynb #485acde9

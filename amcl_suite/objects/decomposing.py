@@ -6,7 +6,7 @@
 from __future__ import annotations
 import math, re, zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -14,20 +14,17 @@ import torch
 from torch import Tensor, nn
 from ..core.expect import integer
 from ..core.files import (DataError, read_bytes, read_image, read_json, read_npz,
-                                   replacing, shown, walk_files, write_json_atomic)
+                                   replacing, shown, walk_files, write_arrays, write_json_atomic)
 from ..core.identity import differences
-from .datasets import SceneSet
-from .evaluation import decompose_set
-from .figures import plot_decompositions, plot_traversal, slot_colours
+from .figures import plot_decompositions, slot_colours
 from .model import SceneDecomposition
 from .posteriors import noise_from
 from .trained import model_file, open_model, refinements, weighing
-from .traversals import activeness, latent_range, traverse
 from .uncertainty import posterior_entropy
 
 # %% auto #0
 __all__ = ['PICTURE_SUFFIXES', 'window', 'read_picture', 'slot_arrays', 'save_slots', 'PictureResult', 'decompose_files',
-           'write_slots', 'plot_results', 'decompose_folder', 'traverse_model']
+           'write_slots', 'plot_results', 'decompose_folder']
 
 # %% ../../nbs/40_objects/482_decompose.ipynb #8fbb3263
 def window(
@@ -111,19 +108,15 @@ def save_slots(
     for name, picture in pictures.items():
         with replacing(folder / f"{name}.png", sync=False) as path: picture.save(path, "PNG")
     for old in _components(folder)[n_slots:]: old.unlink()         # of a run with more slots
-    _write_npz(folder / "masks.npz", image=image, masks=arrays["masks"], colours=arrays["colours"])
-    _write_npz(folder / "latents.npz", **{name: arrays[name] for name in _NUMBERS})
+    kept = dict(image=image, masks=arrays["masks"], colours=arrays["colours"])
+    write_arrays(folder / "masks.npz", kept, sync=False)
+    write_arrays(folder / "latents.npz", {name: arrays[name] for name in _NUMBERS}, sync=False)
     result = facts | dict(n_slots=n_slots, n_used=int((arrays["owned"] > .01).sum()))
     write_json_atomic(folder / "result.json", result)
     return result
 
 # %% ../../nbs/40_objects/482_decompose.ipynb #d33fddb9
 _NUMBERS = ("share", "owned", "entropy", "mean", "raw")
-
-def _write_npz(path: Path, **arrays) -> None:
-    "Write arrays whole or not at all."
-    with replacing(path, sync=False) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **{name: np.asarray(value) for name, value in arrays.items()})
 
 def _components(folder: Path) -> list[Path]:
     "Return the pictures of slots in a folder, in the order of the slots."
@@ -310,60 +303,3 @@ def decompose_folder(
     "Decompose all pictures of a folder with `decompose_files`."
     pictures = _pictures(Path(folder).resolve(), Path(out).resolve())
     return decompose_files(pictures, out, model, **options)
-
-# %% ../../nbs/40_objects/482_decompose.ipynb #b37def6f
-def traverse_model(
-    model: nn.Module,                     # of `open_model`
-    data: SceneSet,                       # scenes; the first `n_images` give the range
-    out: str | Path,                      # folder; range.npz, grid.png, traversal.gif go there
-    image: int = 0,                       # which scene is changed
-    slots: Sequence[int] = (),            # which of its slots; empty: the four largest
-    dims: Sequence[int] = (),             # which numbers; empty: the eight most active
-    n_images: int = 100,                  # for the range; fewer if there are fewer
-    n_values: int = 8,                    # across each range
-    n_steps: int | None = None,           # refinements; None: as the file says
-    seed: int = 0,                        # of the noise
-) -> dict[str, np.ndarray]:               # limits `(dim, 2)`, slots, dims, activeness of each slot
-    "Turn single numbers of the slots of a picture, and write range, figure and animation."
-    n_images = min(integer("n_images", n_images, 1), len(data))
-    integer("image", image, 0, n_images - 1, "scenes for the range")
-    means, areas = _latents(model, data, n_images, refinements(model, n_steps), seed)
-    slots = torch.tensor(sorted(slots or areas[image].argsort(descending=True)[:4].tolist()))
-    limits, latents = latent_range(means), means[image].expand(len(slots), -1, -1)
-    found = dict(limits=limits, slots=slots)
-    if not dims:
-        found["activeness"] = activeness(model.decode, latents, limits, slots, n_values=4)
-        dims = found["activeness"].mean(0).argsort(descending=True)[:8].tolist()
-    grid = traverse(model.decode, latents, slots, limits, n_values, dims)
-    arrays = {name: torch.as_tensor(value).cpu().numpy()
-              for name, value in (found | dict(dims=list(dims))).items()}
-    _write_traversal(Path(out), grid.cpu(), arrays)
-    return arrays
-
-# %% ../../nbs/40_objects/482_decompose.ipynb #76acfc26
-def _latents(model: nn.Module, data: SceneSet, n_images: int, n_steps: int, seed: int) -> tuple:
-    "Return means `(n_images, n_slots, dim)` and shares `(n_images, n_slots)` of the first scenes."
-    parts = []
-    for found, _, _ in decompose_set(model, data, n_steps, batch_size=32, seed=seed,
-                                     weigh=weighing(model)):
-        parts.append((found.final.means, found.final.masks.mean((2, 3))))
-        if 32 * len(parts) >= n_images: break
-    return tuple(torch.cat(values)[:n_images] for values in zip(*parts))
-
-# %% ../../nbs/40_objects/482_decompose.ipynb #43e96e64
-def _write_traversal(out: Path, grid: Tensor, arrays: dict) -> None:
-    "Write what was found: numbers, the figure with a panel per slot, the animation."
-    import matplotlib.pyplot as plt
-    from amcl_suite.objects.animations import traversal_animation
-    out.mkdir(parents=True, exist_ok=True)
-    _write_npz(out / "range.npz", **arrays)
-    slots, dims = arrays["slots"].tolist(), arrays["dims"].tolist()
-    n_wide = min(4, len(slots))
-    n_tall, shape = -(-len(slots) // n_wide), len(dims) / grid.shape[2]
-    figure, axes = plt.subplots(n_tall, n_wide, squeeze=False,
-                                figsize=(2.6 * n_wide, 2.2 * n_tall * shape + .3))
-    for ax in axes.flat[len(slots):]: ax.remove()
-    plot_traversal(axes.flat[:len(slots)], grid, dims, slots)
-    with replacing(out / "grid.png") as temporary: figure.savefig(temporary, format="png", dpi=200)
-    plt.close(figure)
-    traversal_animation(out / "traversal.gif", grid, dims, slots, mirrored=True)

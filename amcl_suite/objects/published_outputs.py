@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from ..core.expect import integer, shaped
-from ..core.files import DataError, read_bytes, read_npz, replacing
+from ..core.files import DataError, read_bytes, read_npz, write_arrays
 from ..core.pickles import Waiting, load_plain
 from .metrics import entity_labels, hard_labels
 
@@ -76,9 +76,7 @@ def write_recording(
     for name in _PER_LEVEL:
         values = [getattr(level, name) for level in recording.levels]
         if all(value is not None for value in values): arrays[name] = torch.stack(values, 1)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **{name: np.asarray(value) for name, value in arrays.items()})
-    return Path(path)
+    return write_arrays(path, arrays)
 
 # %% ../../nbs/40_objects/439_published_outputs.ipynb #20bd26c6
 def _of_arrays(arrays: dict, where: str) -> Recording:
