@@ -119,8 +119,7 @@ def _micro() -> ObjectsConfig:
 def _half() -> ObjectsConfig:
     micro = _micro()
     model = replace(micro.model, height=35, width=35, n_slots=4, dim=32, n_layers=3)
-    return replace(micro, model=model, data=DataConfig("tetrominoes", 60_000, 64, 320, 8),
-                   n_steps=12_000, every=500)
+    return replace(micro, model=model, data=DataConfig("tetrominoes", 60_000, 64, 320, 32))
 
 # %% ../../nbs/40_objects/440_config.ipynb #201c7b02
 SLOT_PRESETS = (*PUBLISHED_TRAININGS, "micro", "half")
