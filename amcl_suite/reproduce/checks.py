@@ -61,12 +61,18 @@ def check_names(root: Path):   # project root
         exported = [ast.literal_eval(node.value) for node in tree.body
                     if ast.unparse(node).startswith("__all__ =")]
         for public in sum(exported, []):
-            if public in owners: yield name, f"{public} is exported by {owners[public]} too"
+            if public in owners and not _a_loss_and_its_metric(owners[public], name):
+                yield name, f"{public} is exported by {owners[public]} too"
             owners[public] = name
         for node in ast.walk(tree):
             for alias in node.names if isinstance(node, ast.ImportFrom) else ():
                 if re.match("_[a-z]", alias.name):
                     yield name, f"imports {alias.name}, which is private to {node.module}"
+
+def _a_loss_and_its_metric(one: str, other: str) -> bool:
+    "Tell whether two modules are the losses and the metrics of one part: there a name is one word."
+    folders, stems = zip(*((Path(name).parent, Path(name).stem) for name in (one, other)))
+    return folders[0] == folders[1] and set(stems) == {"losses", "metrics"}
 
 # %% ../../nbs/80_reproduce/844_checks.ipynb #90856cfe
 @as_check
