@@ -186,15 +186,17 @@ class Strategy:
         if not self.score_name or not len(candidates): return None
         return float(self.score(candidates).mean()) if self.score else 1.
 
-# %% ../../nbs/50_interactive/534_queries.ipynb #47e51853
+# %% ../../nbs/50_interactive/534_queries.ipynb #2c4d33c4
 STRATEGIES: dict[str, Strategy] = {}
 
 def register_strategy(
-    strategy: Strategy,     # its name must be new
+    strategy: Strategy,     # replaces one of the same name and label
 ) -> Strategy:              # the same
-    "Add a strategy to the register; `ValueError` if the name is taken."
-    if strategy.name in STRATEGIES: raise ValueError(f"strategy: {strategy.name!r} exists already")
-    return STRATEGIES.setdefault(strategy.name, strategy)
+    "Add a strategy to the register; `ValueError` if the name is taken by another."
+    if STRATEGIES.get(strategy.name, strategy).label != strategy.label:
+        raise ValueError(f"strategy: {strategy.name!r} exists already")
+    STRATEGIES[strategy.name] = strategy
+    return strategy
 
 def _shuffled(c: Candidates, n: int) -> Tensor:
     return torch.randperm(len(c), generator=c.generator)[:n]
