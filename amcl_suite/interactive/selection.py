@@ -12,7 +12,7 @@ from ..core.expect import between, distinct, integer, like, one_of
 from .queries import STRATEGIES, Candidates, smax, necs
 
 # %% auto #0
-__all__ = ['COMBOS', 'rank_sum', 'split_orders', 'Query', 'settle', 'joint_quotas', 'pass_quota', 'pick', 'pick_in_passes']
+__all__ = ['COMBOS', 'rank_sum', 'split_orders', 'Query', 'settle_query', 'joint_quotas', 'pass_quota', 'pick', 'pick_in_passes']
 
 # %% ../../nbs/50_interactive/535_selection.ipynb #1803ded6
 def rank_sum(
@@ -58,8 +58,8 @@ class Query:
         if (self.decide is None) == (self.combo == "clf"):
             raise ValueError("decide: expected a function if and only if combo='clf'")
 
-# %% ../../nbs/50_interactive/535_selection.ipynb #d07e5776
-def settle(
+# %% ../../nbs/50_interactive/535_selection.ipynb #8ffeed60
+def settle_query(
     query: Query,             # "plateau", "rand", "clf": settled here; others stay as they are
     candidates: Candidates,   # of the whole session
     n: int,                   # how many will be asked
@@ -123,7 +123,7 @@ def pick(
     "Choose what to ask in a session, both classes at once if the query is class-aware."
     n = min(integer("n", n, 0), len(candidates))
     if n == 0: return torch.zeros(0, dtype=torch.int64)
-    query = settle(query, candidates, n)
+    query = settle_query(query, candidates, n)
     if query.target_share is None: return _best(query, candidates, n)
     count = lambda labels: tuple(int((labels == c).sum()) for c in (0, 1))
     quotas = joint_quotas(query.target_share, count(candidates.pool_labels),
@@ -138,7 +138,7 @@ def pick_in_passes(
 ) -> Tensor:                  # int64 `(k,)`, targets first; the rest of the budget is saved
     "Choose what to ask, predicted targets first and then predicted non-targets."
     if query.target_share is None: raise ValueError("query: passes need a `target_share`")
-    query, labels = settle(query, candidates, integer("budget", budget, 0)), candidates.pool_labels
+    query, labels = settle_query(query, candidates, integer("budget", budget, 0)), candidates.pool_labels
     labels, asked = labels[labels >= 0].cpu(), torch.zeros(0, dtype=torch.int64)
     for wanted, share in ((1, query.target_share), (0, 1 - query.target_share)):
         n = pass_quota(share, int((labels == wanted).sum()), len(labels),
