@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 import numpy as np
+from fastcore.basics import patch
 from ..core.expect import between, counts, finite, integer, one_of, only, ranges, shaped
 
 # %% auto #0
@@ -60,7 +61,8 @@ class Adwin:
         "Return all that the detector knows, as plain numbers; `Adwin(**state)` goes on."
         return {**vars(self), "rows": [[list(bucket) for bucket in row] for row in self.rows]}
 
-# %% ../../nbs/50_interactive/539_drift.ipynb #550a6eb5
+# %% ../../nbs/50_interactive/539_drift.ipynb #b7d4996e
+@patch
 def _insert(self: Adwin, value: float) -> None:
     "Add a value as a bucket of one, and merge where a size has six buckets."
     self.width += 1
@@ -78,6 +80,7 @@ def _insert(self: Adwin, value: float) -> None:
         new = [sum1 + sum2, scatter1 + scatter2 + (sum1 - sum2) ** 2 / (2 * size)]
         size *= 2
 
+@patch
 def _drop(self: Adwin) -> None:
     "Forget the oldest bucket."
     size, (total, scatter) = 2 ** (len(self.rows) - 1), self.rows[-1].pop(0)
@@ -86,7 +89,8 @@ def _drop(self: Adwin) -> None:
     self.scatter -= scatter + size * self.width * apart ** 2 / (size + self.width)
     while self.rows and not self.rows[-1]: self.rows.pop()
 
-# %% ../../nbs/50_interactive/539_drift.ipynb #2b0b8249
+# %% ../../nbs/50_interactive/539_drift.ipynb #0089f731
+@patch
 def _has_cut(self: Adwin) -> bool:
     "Tell whether a cut divides the window into parts of different means."
     n0, total0, variance = 0, 0., self.scatter / max(self.width, 1)
@@ -98,8 +102,6 @@ def _has_cut(self: Adwin) -> bool:
             apart = abs(total0 / n0 - (self.total - total0) / n1)
             if apart > cut_bound(n0, n1, variance, self.delta): return True
     return False
-
-Adwin._insert, Adwin._drop, Adwin._has_cut = _insert, _drop, _has_cut
 
 def watch(
     detector,             # with `update(value) -> bool`
@@ -174,7 +176,8 @@ class Hdddm:
         "Return all that the detector knows, as plain values; `Hdddm(**state)` goes on."
         return {**vars(self), "steps": list(self.steps)}
 
-# %% ../../nbs/50_interactive/539_drift.ipynb #b1d4a608
+# %% ../../nbs/50_interactive/539_drift.ipynb #9781c0ec
+@patch
 def _begin(self: Hdddm, batch) -> bool:
     "Make a batch the baseline."
     self.edges = bin_edges(batch, max(1, math.isqrt(len(batch)))).tolist()
@@ -182,14 +185,13 @@ def _begin(self: Hdddm, batch) -> bool:
     self.last = 0. if self.legacy else None
     return False
 
+@patch
 def _threshold(self: Hdddm, steps: list, n: int) -> float:
     "Return the largest change that is no drift."
     mean, deviation = np.mean(steps), np.std(steps)
     if self.alpha is None: return mean + self.gamma * deviation
     from scipy.stats import t
     return mean + t.ppf(1 - self.alpha / 2, n - 2) * deviation / math.sqrt(len(steps))
-
-Hdddm._begin, Hdddm._threshold = _begin, _threshold
 
 # %% ../../nbs/50_interactive/539_drift.ipynb #c5f493c1
 @dataclass

@@ -142,14 +142,16 @@ EXPERTS = {"perfect": Expert(), "noisy": Expert(miss_rate=.1, false_rate=.05),
            "tired": Expert(tiring=.002), "slow": Expert(delay=2), "busy": Expert(limit=70.),
            "unsure": Expert(unsure_rate=.3)}
 
-# %% ../../nbs/50_interactive/537_feedback.ipynb #8915c62e
+# %% ../../nbs/50_interactive/537_feedback.ipynb #5c54bf35
 SOURCES = ("bootstrap", "query", "feedback")
+
+def _columns() -> dict:
+    return {name: [] for name in ("sample", "label", "asked", "due", "seconds", "source")}
 
 @dataclass
 class AnswerLog:
     "All answers, in the order in which they were given; nothing is ever removed."
-    columns: dict[str, list] = field(default_factory=lambda: {   # one list a column
-        name: [] for name in ("sample", "label", "asked", "due", "seconds", "source")})
+    columns: dict[str, list] = field(default_factory=_columns)   # name -> one value an answer
 
     def __len__(self): return len(self.columns["sample"])
     def __repr__(self):

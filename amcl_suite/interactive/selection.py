@@ -138,8 +138,8 @@ def pick_in_passes(
 ) -> Tensor:                  # int64 `(k,)`, targets first; the rest of the budget is saved
     "Choose what to ask, predicted targets first and then predicted non-targets."
     if query.target_share is None: raise ValueError("query: passes need a `target_share`")
-    query, labels = settle_query(query, candidates, integer("budget", budget, 0)), candidates.pool_labels
-    labels, asked = labels[labels >= 0].cpu(), torch.zeros(0, dtype=torch.int64)
+    query, labels = settle_query(query, candidates, budget), candidates.pool_labels.cpu()
+    labels, asked = labels[labels >= 0], torch.zeros(0, dtype=torch.int64)
     for wanted, share in ((1, query.target_share), (0, 1 - query.target_share)):
         n = pass_quota(share, int((labels == wanted).sum()), len(labels),
                        int((candidates.logits.argmax(1) == wanted).sum()), budget - len(asked),
