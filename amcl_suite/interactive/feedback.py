@@ -45,11 +45,11 @@ def confusion_parts(
     ranked: bool = False,   # surest mistakes and least sure hits first; False: stream order
 ) -> dict[str, list[int]]:  # part -> places
     "Return the places of false and true positives and negatives."
-    decided = finite("logits", shaped("logits", logits, "n", 2)).argmax(1).cpu()
-    labels = torch.as_tensor(labels).cpu()
+    logits, labels = torch.as_tensor(logits).cpu(), torch.as_tensor(labels).cpu()
+    decided = finite("logits", shaped("logits", logits, "n", 2, kind="float")).argmax(1)
     like("labels", labels, decided.shape, "logits")
     cells = {"fps": (1, 0), "tps": (1, 1), "fns": (0, 1), "tns": (0, 0)}
-    confidence = logits.softmax(-1).amax(-1).cpu()
+    confidence = logits.softmax(-1).amax(-1)
     found = {}
     for part, (decision, label) in cells.items():
         places = ((decided == decision) & (labels == label)).nonzero().flatten()

@@ -12,35 +12,43 @@ from ..core.expect import between, finite, integer, like, one_of, shaped
 from .sensitivity import pert, pert_first_order
 
 # %% auto #0
-__all__ = ['COSTS', 'STRATEGIES', 'smax', 'margin', 'entropy', 'necs', 'egl', 'distances', 'cover_objective', 'cover', 'cost_map',
-           'alce', 'Candidates', 'Strategy', 'register_strategy', 'ask']
+__all__ = ['COSTS', 'STRATEGIES', 'checked_logits', 'smax', 'margin', 'entropy', 'necs', 'egl', 'distances', 'cover_objective',
+           'cover', 'cost_map', 'alce', 'Candidates', 'Strategy', 'register_strategy', 'ask']
 
-# %% ../../nbs/50_interactive/534_queries.ipynb #9cd8c7e8
+# %% ../../nbs/50_interactive/534_queries.ipynb #072301d4
+def checked_logits(
+    logits,         # `(n, n_classes)`, a tensor or what can become one
+) -> Tensor:        # the same, floating
+    "Return logits as a tensor; `ValueError` for NaN or another shape."
+    logits = torch.as_tensor(logits)
+    logits = logits if logits.is_floating_point() else logits.float()
+    return finite("logits", shaped("logits", logits, "n", "n_classes+"))
+
 def smax(
     logits: Tensor,   # `(n, n_classes)`
 ) -> Tensor:          # `(n,)` in (0, 1], the SMALLEST is asked first
     "Return the largest posterior of each sample; `ValueError` for NaN."
-    return finite("logits", shaped("logits", logits, "n", "n_classes+")).softmax(-1).amax(-1)
+    return checked_logits(logits).softmax(-1).amax(-1)
 
 def margin(
     logits: Tensor,   # `(n, n_classes)`
 ) -> Tensor:          # `(n,)` in [-1, 0], the largest is asked first
     "Return minus the distance of the two largest posteriors; `ValueError` for NaN."
-    best = finite("logits", shaped("logits", logits, "n", "n_classes+")).softmax(-1).topk(2).values
+    best = checked_logits(logits).softmax(-1).topk(2).values
     return best[:, 1] - best[:, 0]
 
 def entropy(
     logits: Tensor,   # `(n, n_classes)`
 ) -> Tensor:          # `(n,)` nats, the largest is asked first
     "Return the entropy of the posterior of each sample; `ValueError` for NaN."
-    p = finite("logits", shaped("logits", logits, "n", "n_classes+")).softmax(-1)
+    p = checked_logits(logits).softmax(-1)
     return torch.special.entr(p).sum(-1)             # 0 log 0 = 0
 
 def necs(
     logits: Tensor,   # `(n, n_classes)`
 ) -> Tensor:          # `(n,)`, the largest is asked first: the lowest evidence
     "Return the energy score of each sample; `ValueError` for NaN."
-    return -finite("logits", shaped("logits", logits, "n", "n_classes+")).logsumexp(-1)
+    return -checked_logits(logits).logsumexp(-1)
 
 # %% ../../nbs/50_interactive/534_queries.ipynb #dcd60e27
 def egl(
@@ -48,8 +56,8 @@ def egl(
     norms: Tensor,    # `(n, n_classes)`, length of the gradient of each class's loss
 ) -> Tensor:          # `(n,)`, the largest is asked first
     "Return the expected gradient length; `ValueError` for NaN or other shapes."
-    p = finite("logits", shaped("logits", logits, "n", "n_classes+")).softmax(-1)
-    return (p * finite("norms", like("norms", norms, logits.shape, "logits"))).sum(-1)
+    p = checked_logits(logits).softmax(-1)
+    return (p * finite("norms", like("norms", norms, p.shape, "logits"))).sum(-1)
 
 # %% ../../nbs/50_interactive/534_queries.ipynb #b7a19393
 def distances(
@@ -127,7 +135,7 @@ class Candidates:
     labelled: Callable[[], Tensor]    # -> `(m, dim)`, windows of the pool
     pool_labels: Tensor               # int64 `(m,)`, 0 or 1
     gradients: Callable | None        # features -> gradient lengths of both answers `(n, 2)`
-    generator: torch.Generator        # of whatever a strategy draws
+    generator: torch.Generator        # of what a strategy draws
     classify: Callable | None = None  # features -> logits `(n, 2)`
     slopes: Callable | None = None    # features -> input slopes `(n, dim)`
     posteriors: Callable | None = None   # features -> posteriors of several models `(k, n, 2)`

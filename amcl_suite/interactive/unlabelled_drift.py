@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 import numpy as np
 from ..core.expect import between, finite, integer, one_of, shaped
+from .drift import Detector
 
 # %% auto #0
 __all__ = ['SAMPLE_TESTS', 'ks_test', 'mmd_squared', 'mmd_test', 'classifier_test', 'TwoSample', 'DetectionScore',
@@ -87,11 +88,11 @@ def classifier_test(
     z = (right - tried / 2) / math.sqrt(tried / 4)       # a coin: mean n/2, variance n/4
     return .5 * math.erfc(z / math.sqrt(2))
 
-# %% ../../nbs/50_interactive/540_unlabelled_drift.ipynb #d57aa71c
+# %% ../../nbs/50_interactive/540_unlabelled_drift.ipynb #cdf4ee20
 SAMPLE_TESTS = {"ks": ks_test, "mmd": mmd_test, "classifier": classifier_test}
 
 @dataclass
-class TwoSample:
+class TwoSample(Detector):
     "Drift of sessions by a test of two samples."
     test: str = "mmd"          # a key of `SAMPLE_TESTS`
     level: float = .005        # fires at this probability or below
@@ -123,10 +124,6 @@ class TwoSample:
         kept = [batch] if found or self.baseline is None else [self.baseline, batch]
         self.baseline = np.concatenate(kept)[-self.keep:]
         return bool(found)
-
-    def state(self) -> dict:
-        "Return all that the detector knows; `TwoSample(**state)` goes on."
-        return dict(vars(self))
 
 # %% ../../nbs/50_interactive/540_unlabelled_drift.ipynb #2905ecd2
 @dataclass(frozen=True)
