@@ -12,8 +12,8 @@ from ..core.expect import between, finite, integer, like, one_of, shaped
 from .sensitivity import pert, pert_first_order
 
 # %% auto #0
-__all__ = ['COSTS', 'STRATEGIES', 'checked_logits', 'smax', 'margin', 'entropy', 'necs', 'egl', 'distances', 'cover_objective',
-           'cover', 'cost_map', 'alce', 'Candidates', 'Strategy', 'register_strategy', 'ask']
+__all__ = ['COSTS', 'STRATEGIES', 'checked_logits', 'smax', 'margin', 'entropy', 'necs', 'egl', 'distances', 'cover', 'cost_map',
+           'alce', 'Candidates', 'Strategy', 'register_strategy', 'ask']
 
 # %% ../../nbs/50_interactive/534_queries.ipynb #072301d4
 def checked_logits(
@@ -67,14 +67,6 @@ def distances(
     "Return Euclidean distances in double precision; 0 between a tensor's rows and themselves."
     found = torch.cdist(a.double(), b.double())
     return found.fill_diagonal_(0) if a is b else found
-
-def cover_objective(
-    candidates: Tensor,   # `(n, dim)`
-    labelled: Tensor,     # `(m, dim)`, may be empty
-) -> float:               # in feature units; 0: every candidate is labelled
-    "Return the sum of all distances to the nearest labelled sample; infinite without any."
-    if not len(labelled): return float("inf")
-    return float(distances(candidates, labelled).amin(1).sum())
 
 def cover(
     candidates: Tensor,   # `(n_candidates, dim)`
