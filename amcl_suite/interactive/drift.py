@@ -119,9 +119,11 @@ def bin_counts(
     edges,      # `(dim, n_bins + 1)`, ascending
 ) -> np.ndarray:   # `(dim, n_bins)`; values outside the edges count in the first or last bin
     "Return a histogram of each feature."
-    inner = np.asarray(edges)[:, 1:-1]
-    place = (np.asarray(batch).T[:, :, None] >= inner[:, None, :]).sum(-1)
-    return (place[:, :, None] == np.arange(inner.shape[1] + 1)).sum(1)
+    batch, edges = np.asarray(batch), np.asarray(edges)
+    dim, n_bins = len(edges), edges.shape[1] - 1
+    place = np.arange(dim) * n_bins + sum((batch >= edge).astype(int) for edge in edges.T[1:-1])
+    place = np.broadcast_to(place, batch.shape)                       # one bin: nothing to add
+    return np.bincount(place.ravel(), minlength=dim * n_bins).reshape(dim, n_bins)
 
 def bin_edges(
     batch,       # `(n, dim)`
