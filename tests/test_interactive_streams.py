@@ -19,7 +19,7 @@ def damaged(content: bytes, n: int = 40):
     for _ in range(n):
         place = int(rng.integers(len(content)))
         yield content[:place]
-        place = int(rng.integers(160))                 # in the header, or just behind it
+        place = int(rng.integers(min(160, len(content))))   # in the header, or just behind it
         yield content[:place] + bytes([content[place] ^ 1 << int(rng.integers(8))]) + content[place + 1:]
 
 
@@ -64,7 +64,7 @@ def test_damaged_clips(tmp_path):
         for other in damaged(content):
             path.write_bytes(other)
             try: stream = read_lid(tmp_path, "x", "ha", order="random", session_size=None)
-            except ValueError as error: assert re.search("common_voice_|random_order_test|target", str(error)), error
+            except ValueError as error: assert re.search(r"\.npy|random_order_test|target", str(error)), error
             else: assert stream.dim == 4 and np.isfinite(stream.sessions[0].features).all()
         path.write_bytes(content)
 
@@ -108,7 +108,7 @@ def test_hostile_names(tmp_path):
             write_lid(tmp_path / "x", split, ["a_b_c_d"], {"f": np.ones((1, 2))}, least=0)
     assert not (tmp_path / "x").exists()
     (tmp_path / "labels").mkdir()
-    np.save(os.fsencode(str(tmp_path / "labels")) + b"/rm\xff_0_1.npy", np.zeros(3))      # no UTF-8
+    np.save(str(tmp_path / "labels" / "rm\udcff_0_1.npy"), np.zeros(3))                    # no UTF-8
     with pytest.raises(ValueError, match="rm1") as caught: read_vtd(tmp_path / "labels", tmp_path / "labels", "rm1_mc1")
     assert "unknown room" in str(caught.value)
 
@@ -139,13 +139,13 @@ def peak():
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 stream = read_vtd(sys.argv[1] + "/labels", [sys.argv[1] + "/wavlm", sys.argv[1] + "/xvectors"], "rm1_mc20")
 before = peak()
-n = sum(len(part) for part, x in window_blocks(stream, range(3, len(stream), 7), context=3, block=100))
+n = sum(len(part) for part, x in window_blocks(stream, range(3, len(stream), 14), context=3, block=100))
 print(len(stream.sessions), n, round(peak() - before))
 """
 
 
 def test_memory_and_open_files_do_not_grow_with_hours(tmp_path):
-    "100 hours of published size (442 MB, sparse): every row is read, with 64 open files at most."
+    "100 hours of published size (442 MB, sparse): every other stretch is read, with 64 open files at most."
     (tmp_path / "labels").mkdir()
     for name, dim in dict(wavlm=1024, xvectors=512).items():
         (tmp_path / name).mkdir()
@@ -154,7 +154,7 @@ def test_memory_and_open_files_do_not_grow_with_hours(tmp_path):
             np.lib.format.open_memmap(tmp_path / name / f"rm1_{k:03d}_mc20_{name}_1.npy", "w+", np.float32, (720, dim))
     output = subprocess.run([sys.executable, "-c", PASS, str(tmp_path)], capture_output=True, text=True, check=True).stdout
     n_sessions, n, grown = map(int, output.split())
-    assert (n_sessions, n) == (100, len(range(3, 72_000, 7)))
+    assert (n_sessions, n) == (100, len(range(3, 72_000, 14)))
     assert grown < 120, f"{grown} MB"                 # 16 maps and two blocks of windows
 
 
