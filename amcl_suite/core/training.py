@@ -17,12 +17,13 @@ from .identity import check_same, plain
 from .stacked import StackedPerceptron
 
 # %% auto #0
-__all__ = ['TrainingSettings', 'bfloat16_works', 'check_bfloat16', 'SeededBatches', 'ShuffledBatches', 'Fit', 'load_checked',
-           'with_gradients', 'fit', 'chunk_runs']
+__all__ = ['TrainingSettings', 'bfloat16_works', 'check_bfloat16', 'StackedAdam', 'SeededBatches', 'ShuffledBatches', 'Fit',
+           'load_checked', 'with_gradients', 'fit', 'chunk_runs']
 
 # %% ../../nbs/70_core/714_training.ipynb #700f5c28
 # optimisers that work element by element, so that stacked runs can't influence each other
-_OPTIMISERS = ("Adam", "AdamW", "SGD", "RMSprop", "Adagrad", "Adadelta", "NAdam", "RAdam", "Adamax")
+_OPTIMISERS = ("Adam", "AdamW", "SGD", "RMSprop", "Adagrad", "Adadelta", "NAdam", "RAdam", "Adamax",
+               "StackedAdam")
 
 # %% ../../nbs/70_core/714_training.ipynb #78ce44d6
 @dataclass(frozen=True)
@@ -34,17 +35,21 @@ class TrainingSettings:
     evaluate_every: int = 1          # >= 1, epochs between evaluations; the last has one
     patience: int = 0                # evaluations without improvement until a run stops; 0: never
     checkpoint_seconds: float = 20.  # >= 0, s between checkpoints, where a file is given
+    weight_decay: float = 0.         # >= 0, in the optimiser's own way
 
     def __post_init__(self):
         counts(self, "n_epochs", "evaluate_every")
         counts(self, "patience", low=0)
         ranges(self, learning_rate=(0, math.inf, "()"), checkpoint_seconds=(0,),
-               optimiser=list(_OPTIMISERS))
+               weight_decay=(0,), optimiser=list(_OPTIMISERS))
 
     def make_optimiser(self, parameters) -> torch.optim.Optimizer:
         "Return the optimiser over stacked parameters, fused where PyTorch has it."
-        fused = {"fused": True} if self.optimiser in ("Adam", "AdamW", "SGD") else {}
-        return getattr(torch.optim, self.optimiser)(parameters, lr=self.learning_rate, **fused)
+        kind = (StackedAdam if self.optimiser == "StackedAdam"
+                else getattr(torch.optim, self.optimiser))
+        options = {"fused": True} if self.optimiser in ("Adam", "AdamW", "SGD") else {}
+        if self.weight_decay: options["weight_decay"] = self.weight_decay
+        return kind(parameters, lr=self.learning_rate, **options)
 
 # %% ../../nbs/70_core/714_training.ipynb #8b05f812
 def bfloat16_works(
@@ -63,6 +68,45 @@ def check_bfloat16(
     raise ValueError(f"precision: \"bf16\" isn't safe on this {device} (it has no bfloat16, and "
                      "torch's kernels may crash): use \"32\", or another machine")
 
+# %% ../../nbs/70_core/714_training.ipynb #e43b7f95
+class StackedAdam(torch.optim.Optimizer):
+    "Adam in which every run counts its own steps, so that a run can sit one out."
+    def __init__(self,
+        parameters,                    # tensors with a leading axis of runs
+        lr: float = 1e-3,              # > 0, learning rate
+        betas: tuple = (.9, .999),     # decay of the two moments
+        eps: float = 1e-8,             # added to the root
+        weight_decay: float = 0.,      # >= 0, times the weights, added to the gradient
+    ):
+        super().__init__(parameters, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
+
+    @torch.no_grad()
+    def step(self,
+        active: Tensor | None = None,  # `(runs,)` booleans: who takes part; None: all
+    ) -> None:
+        "Step the runs that take part."
+        part = slice(None) if active is None or bool(active.all()) else active.nonzero()[:, 0]
+        for group in self.param_groups:
+            for p in group["params"]: self._step(p, self.state[p], part, **group)
+
+    def _step(self, p, state, part, lr, betas, eps, weight_decay, **_) -> None:
+        "Step some runs of one tensor."
+        if p.grad is None: return
+        if not state:
+            state.update(steps=torch.zeros(len(p), device=p.device),
+                         mean=torch.zeros_like(p), square=torch.zeros_like(p))
+        gradient = p.grad[part]
+        if weight_decay: gradient = gradient + weight_decay * p[part]
+        state["steps"][part] += 1
+        steps = state["steps"][part].view(-1, *[1] * (p.ndim - 1)).to(p.dtype)
+        mean = state["mean"][part].lerp_(gradient, 1 - betas[0])
+        square = state["square"][part].mul_(betas[1]).addcmul_(gradient, gradient,
+                                                               value=1 - betas[1])
+        if not isinstance(part, slice):            # an index gives a copy: put it back
+            state["mean"][part], state["square"][part] = mean, square
+        root = (square / (1 - betas[1] ** steps)).sqrt_().add_(eps)
+        p[part] = p[part] - lr * (mean / (1 - betas[0] ** steps)) / root
+
 # %% ../../nbs/70_core/714_training.ipynb #2118e8e0
 class SeededBatches:
     "Batches drawn with one generator per seed, so that a checkpoint can keep and restore them."
@@ -71,6 +115,8 @@ class SeededBatches:
         device: str | torch.device = "cpu",    # where the generators draw
     ):
         self.generators = [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
+
+    running: Tensor | None = None    # `(runs,)`, who still trains; set by `fit` before each epoch
 
     def state(self) -> list[Tensor]:
         "Return the states of the generators, for a checkpoint."
@@ -224,6 +270,7 @@ def fit(
     "Train a stack; `FloatingPointError` on non-finite loss, `ValueError` on a foreign checkpoint."
     parameters, select = list(model.parameters()), select or {}
     optimiser, n_runs = settings.make_optimiser(parameters), parameters[0].shape[0]
+    parameters += list(model.buffers())                       # kept like weights, not stepped
     start, result = 0, Fit()
     running = torch.ones(n_runs, dtype=torch.bool, device=parameters[0].device)
     agree = _agreement(model, settings, batches, tag) if checkpoint else {}
@@ -233,6 +280,7 @@ def fit(
     last_save = time.monotonic()
     for epoch in range(start, settings.n_epochs):
         if not running.any(): break
+        batches.running = running
         losses = _train_epoch(model, batches, objective, optimiser, parameters, epoch, running)
         _refuse_non_finite(losses, epoch, checkpoint)
         done = epoch + 1
@@ -256,19 +304,20 @@ def fit(
 # %% ../../nbs/70_core/714_training.ipynb #47f50d52
 def _train_epoch(model, batches, objective, optimiser, parameters, epoch: int,
                  running: Tensor) -> Tensor:
-    "Train one epoch in place, but no stopped run; return the `(runs,)` losses of the last step."
+    "Train one epoch in place, but no stopped run; return `(runs,)` losses."
     model.train()
-    stopped = ~running
+    stopped, total, seen = ~running, 0., None
     frozen = [p.detach()[stopped].clone() for p in parameters] if stopped.any() else None
-    for inputs, targets in batches.epoch():
+    for inputs, targets, *rows in batches.epoch():
         optimiser.zero_grad(set_to_none=True)
         losses = objective(model(inputs), targets, epoch)
         losses.sum().backward()
-        optimiser.step()
+        optimiser.step(*[running & (n > 0) for n in rows])
         if frozen:
             with torch.no_grad():
                 for p, kept in zip(parameters, frozen): p[stopped] = kept
-    return losses.detach()
+        for n in rows: total, seen = total + losses.detach() * n, n if seen is None else seen + n
+    return losses.detach() if seen is None else total / seen.clamp(min=1)
 
 def _refuse_non_finite(losses: Tensor, epoch: int, checkpoint) -> None:
     "Raise `FloatingPointError` naming the runs whose loss is not finite."
