@@ -293,7 +293,7 @@ def train(
         self.stage = "review"
     return self.post.softmax(-1)[:, 1]
 
-# %% ../../nbs/50_interactive/547_session.ipynb #8676dfc2
+# %% ../../nbs/50_interactive/547_session.ipynb #e0027284
 @patch
 def review(
     self: InteractiveSession,
@@ -337,7 +337,7 @@ def receive(
         self.rows, self.pre_said, truth[self.before], self.said, truth[self.rest],
         labels=self.pool.labels, time=self.seconds, n_al=self.n_labelled, drift=int(self.drifted),
         cf_tp=int((labels == 1).sum()), cf_fp=int((labels == 0).sum()), metric=self.metric))
-    self.pool.drop(self.number, self.config.forget, self.config.ring)
+    self.pool.drop(self.config.remembers(), self.number)
     self.number, self.stage, self.seconds, self._x = self.number + 1, "predict", 0., None
     return self.rows[-1]
 
