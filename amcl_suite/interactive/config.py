@@ -16,7 +16,7 @@ from .selection import Query
 # %% auto #0
 __all__ = ['SessionConfig', 'LabelPool']
 
-# %% ../../nbs/50_interactive/543_config.ipynb #fc0244a0
+# %% ../../nbs/50_interactive/543_config.ipynb #d25091cc
 @dataclass(frozen=True)
 class SessionConfig:
     "All that decides a run beside stream and learner; validated on creation."
@@ -73,7 +73,7 @@ class SessionConfig:
         return Memory(self.memory, self.memory_sessions, self.memory_cap, self.seed)
 
     def detectors(self) -> list:
-        "Return detectors of a run that begins; of a budget by drift one for drift, one for warning."
+        "Return detectors that begin; of a budget by drift one for drift, one for warning."
         if self.drift not in (None, "adwin"): return [make_detector(self.drift)]
         clocks = (50, 25) if self.budget == "drift" else (self.drift_clock,) if self.drift else ()
         return [make_detector("adwin", delta=self.drift_delta, clock=clock) for clock in clocks]
