@@ -57,7 +57,7 @@ def restore_session(
     session.model.load_state(state["model"])
     if session.stage != "predict": session._x = session.features_of(session.before)
 
-# %% ../../nbs/50_interactive/548_keeping.ipynb #4035dfe5
+# %% ../../nbs/50_interactive/548_keeping.ipynb #4032da96
 class AnswerFile:
     "A file of answers, one line each, that only ever grows."
     def __init__(self,
@@ -74,11 +74,16 @@ class AnswerFile:
         with output_errors(self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a+b") as file:
-                file.seek(0)
-                whole = file.read().rfind(b"\n") + 1
-                file.truncate(whole)                       # drop a line that was cut off
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n": self._cut(file)
                 file.write(text)
                 file.flush(); os.fsync(file.fileno())
+
+    def _cut(self, file) -> None:
+        "Drop a line that was cut off."
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
 
     def lines(self) -> list[dict]:
         "Return all answers; `DataError` names a damaged line."

@@ -117,12 +117,12 @@ def paired_runs(
         difference=[(wide[name] - wide[against]).mean() for name in others], p=p, p_holm=holm(p),
         n=len(wide)))
 
-# %% ../../nbs/50_interactive/549_runs.ipynb #e13899a4
+# %% ../../nbs/50_interactive/549_runs.ipynb #fdf0c782
 def record_rows(
-    results: InteractiveResults,                  # from `run_interactive`
-    scores: Sequence[str] = tuple(METRICS),       # columns of `runs`
-    scale: str = "small",                         # "small" or "full"
-) -> list[dict]:                                  # for `run.row`: method, metric, value, std, n, ...
+    results: InteractiveResults,              # from `run_interactive`
+    scores: Sequence[str] = tuple(METRICS),   # columns of `runs`
+    scale: str = "small",                     # "small" or "full"
+) -> list[dict]:                              # method, metric, value, std, n, per_seed, ...
     "Return mean and standard deviation over seeds, per variant and score."
     rows = []
     for variant, part in results.runs.groupby("variant", sort=False):

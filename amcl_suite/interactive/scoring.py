@@ -43,23 +43,24 @@ def session_row(
     share = float(labels.mean()) if len(labels) else float("nan")
     return row | dict(p_target=share, p_nontarget=1 - share, n_samples=len(labels)) | given
 
-# %% ../../nbs/50_interactive/546_scoring.ipynb #e086550a
+# %% ../../nbs/50_interactive/546_scoring.ipynb #8c950268
 _COUNTED = ("pre_ns", "pre_ps", "ns", "ps", "pre_fns", "pre_fps", "fns", "fps", "n_samples",
             "n_al", "cf_tp", "cf_fp")
 
 def session_counts(
     rows,                             # data frame of `SCORE_COLUMNS`, a row per session, from 0 on
     stage: str = "post",              # "post": after questions and training; "pre": as it came in
-    n_bootstrap: int | None = None,   # labels before the start; None: from the first pool
+    n_bootstrap: int | None = None,   # labels before the start; None: as noted, or the first pool
 ) -> Counts:                          # arrays `(n_sessions,)`; the bootstrap is charged first
     "Return the counts of each session; `ValueError` names a column that is missing."
     one_of("stage", stage, ("post", "pre"))
     for name in _COUNTED: one_of("column", name, rows.columns, "column")
     if not len(rows): raise ValueError("rows: expected at least one session, got none")
     first, before = rows.iloc[0], np.zeros(len(rows))
+    if n_bootstrap is None: n_bootstrap = rows.attrs.get("n_bootstrap")
     if n_bootstrap is None:
         n_bootstrap = first["n_samples"] - first["n_al"] - first["cf_tp"] - first["cf_fp"]
-    before[0] = between("n_bootstrap", n_bootstrap, 0)
+    before[0] = between("n_bootstrap (give it where answers come late)", n_bootstrap, 0)
     column = {"post": "", "pre": "pre_"}[stage]
     return Counts(rows[f"{column}fps"].to_numpy(float), rows[f"{column}fns"].to_numpy(float),
                   rows["pre_ps"].to_numpy(float), rows["pre_ns"].to_numpy(float),

@@ -50,16 +50,17 @@ def predict(
         self.stage = "ask"
     return self.pre.softmax(-1)[:, 1]
 
-# %% ../../nbs/50_interactive/547_session.ipynb #f0009ef2
+# %% ../../nbs/50_interactive/547_session.ipynb #56ca0ecc
 @patch
 def _watch_given(self: InteractiveSession) -> None:
     "Let the detectors see the decisions on which the expert has given labels, in order."
     if self.config.drift_labels != "labelled" or self.config.drift == "hdddm": return
-    given = {s: v[0] for s, v in (self.answers | self.corrections).items() if v[0] >= 0}
+    given = {s: label for s, (label, _, due) in (self.answers | self.corrections).items()
+             if label >= 0 and due <= self.number}
     places = np.array(sorted(given), np.int64)
     self._watch(self.pre_said[np.searchsorted(self.before, places)] == [given[s] for s in places])
 
-# %% ../../nbs/50_interactive/547_session.ipynb #4421b14a
+# %% ../../nbs/50_interactive/547_session.ipynb #47a7ade1
 @patch
 def _candidates(self: InteractiveSession) -> Candidates:
     "Return what a strategy may look at."
@@ -72,6 +73,7 @@ def _candidates(self: InteractiveSession) -> Candidates:
         slopes=getattr(model, "slopes", None), posteriors=getattr(model, "posteriors", None),
         pool_embeddings=lambda: model.embeddings(labelled()), places=torch.from_numpy(self.before))
 
+# %% ../../nbs/50_interactive/547_session.ipynb #0aee634e
 class _Open(Exception):
     "Questions that wait for an answer."
 
@@ -85,12 +87,14 @@ def _choose(self: InteractiveSession) -> np.ndarray:
     def answered(chosen):
         samples = self.before[chosen.numpy()].tolist()
         if any(s not in self.answers for s in samples): raise _Open(chosen)
-        return torch.tensor([self.answers[s][0] for s in samples])
+        said = [self.answers[s] for s in samples]
+        return torch.tensor([label if due <= self.number else -1 for label, _, due in said])
     if not (self.config.separate and query.target_share):
         return pick(query, candidates, self.n_asked).numpy()
     try: return pick_in_passes(query, candidates, self.n_asked, answered).numpy()
     except _Open as still: return still.args[0].numpy()
 
+# %% ../../nbs/50_interactive/547_session.ipynb #6e68de78
 @patch
 def ask(
     self: InteractiveSession,
@@ -141,7 +145,7 @@ def train(
         self.stage = "review"
     return self.post.softmax(-1)[:, 1]
 
-# %% ../../nbs/50_interactive/547_session.ipynb #e0027284
+# %% ../../nbs/50_interactive/547_session.ipynb #fdd0b42f
 @patch
 def review(
     self: InteractiveSession,
@@ -156,6 +160,7 @@ def review(
         order = simulate(judged, truth, c.feedback, c.max_feedback, c.ranked)
         return self.rest[np.asarray(order)]
 
+# %% ../../nbs/50_interactive/547_session.ipynb #9b89b7e8
 @patch
 def correct(
     self: InteractiveSession,
@@ -189,7 +194,7 @@ def receive(
     self.number, self.stage, self.seconds, self._x = self.number + 1, "predict", 0., None
     return self.rows[-1]
 
-# %% ../../nbs/50_interactive/547_session.ipynb #163ce043
+# %% ../../nbs/50_interactive/547_session.ipynb #8a77d693
 @patch
 def step(
     self: InteractiveSession,
@@ -218,4 +223,6 @@ def scores(
 ):                             # data frame of `SCORE_COLUMNS`, a row per session
     "Return the rows so far."
     import pandas
-    return pandas.DataFrame(self.rows, columns=list(SCORE_COLUMNS))
+    rows = pandas.DataFrame(self.rows, columns=list(SCORE_COLUMNS))
+    rows.attrs["n_bootstrap"] = len(self.first)
+    return rows

@@ -66,7 +66,7 @@ def _check(self: StreamRun) -> None:
     if c.bootstrap and (self.other is None) != c.boot_in:
         raise ValueError("other: expected a stream for the bootstrap, or else boot_in=True")
 
-# %% ../../nbs/50_interactive/544_stream_run.ipynb #e6c442dd
+# %% ../../nbs/50_interactive/544_stream_run.ipynb #ffd51abe
 @patch
 def features_of(
     self: StreamRun,
@@ -97,6 +97,7 @@ def _fit(self: StreamRun, purpose: int) -> bool:
     self.trained = self.pool.version
     return True
 
+# %% ../../nbs/50_interactive/544_stream_run.ipynb #b0cbbc51
 @patch
 @contextlib.contextmanager
 def _at(self: StreamRun, stage: str):
@@ -108,7 +109,7 @@ def _at(self: StreamRun, stage: str):
     yield
     self.seconds += time.perf_counter() - start
 
-# %% ../../nbs/50_interactive/544_stream_run.ipynb #5d9fbd4b
+# %% ../../nbs/50_interactive/544_stream_run.ipynb #4c8e8a1f
 @patch
 def _bootstrap(self: StreamRun) -> np.ndarray:
     "Label the first samples; return them."
@@ -124,7 +125,7 @@ def _bootstrap(self: StreamRun) -> np.ndarray:
 @patch
 def _take(self: StreamRun, said: dict, asked_by: str, session: int, why=None,
           scores=None) -> None:
-    "Put answers (label, seconds, session of arrival) into the log and what has arrived in the pool."
+    "Log answers (label, seconds, session of arrival); what has arrived goes into the pool."
     cost = self.config.answer_seconds + self.stream.segment_seconds * (asked_by != "feedback")
     for i, (sample, (label, seconds, due)) in enumerate(said.items()):
         self.events.append(dict(
