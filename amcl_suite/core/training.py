@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam as adam_step
 from .expect import counts, finite, integer, one_of, ranges, shaped
 from .files import DataError, read_weights, sweep_temporaries, write_weights
 from .identity import check_same, plain
@@ -85,27 +86,21 @@ class StackedAdam(torch.optim.Optimizer):
         active: Tensor | None = None,  # `(runs,)` booleans: who takes part; None: all
     ) -> None:
         "Step the runs that take part."
-        part = slice(None) if active is None or bool(active.all()) else active.nonzero()[:, 0]
         for group in self.param_groups:
-            for p in group["params"]: self._step(p, self.state[p], part, **group)
+            for p in group["params"]:
+                if p.grad is not None: self._step(p, self.state[p], active, **group)
 
-    def _step(self, p, state, part, lr, betas, eps, weight_decay, **_) -> None:
-        "Step some runs of one tensor."
-        if p.grad is None: return
+    def _step(self, p, state, active, lr, betas, eps, weight_decay, **_) -> None:
+        "Step some runs of one tensor: each row is a tensor of its own to PyTorch's Adam."
         if not state:
             state.update(steps=torch.zeros(len(p), device=p.device),
                          mean=torch.zeros_like(p), square=torch.zeros_like(p))
-        gradient = p.grad[part]
-        if weight_decay: gradient = gradient + weight_decay * p[part]
-        state["steps"][part] += 1
-        steps = state["steps"][part].view(-1, *[1] * (p.ndim - 1)).to(p.dtype)
-        mean = state["mean"][part].lerp_(gradient, 1 - betas[0])
-        square = state["square"][part].mul_(betas[1]).addcmul_(gradient, gradient,
-                                                               value=1 - betas[1])
-        if not isinstance(part, slice):            # an index gives a copy: put it back
-            state["mean"][part], state["square"][part] = mean, square
-        root = (square / (1 - betas[1] ** steps)).sqrt_().add_(eps)
-        p[part] = p[part] - lr * (mean / (1 - betas[0] ** steps)) / root
+        part = range(len(p)) if active is None else active.nonzero()[:, 0].tolist()
+        rows = [[of_run[i] for i in part] for of_run in (tensor.detach().unbind(0) for tensor in
+                (p, p.grad.contiguous(), state["mean"], state["square"], state["steps"]))]
+        if part: adam_step(*rows[:4], [], rows[4], fused=True, amsgrad=False, beta1=betas[0],
+                           beta2=betas[1], lr=lr, weight_decay=weight_decay, eps=eps,
+                           maximize=False)
 
 # %% ../../nbs/70_core/714_training.ipynb #2118e8e0
 class SeededBatches:
@@ -307,7 +302,8 @@ def _train_epoch(model, batches, objective, optimiser, parameters, epoch: int,
     "Train one epoch in place, but no stopped run; return `(runs,)` losses."
     model.train()
     stopped, total, seen = ~running, 0., None
-    frozen = [p.detach()[stopped].clone() for p in parameters] if stopped.any() else None
+    kept_by_hand = list(model.buffers()) if isinstance(optimiser, StackedAdam) else parameters
+    frozen = [p.detach()[stopped].clone() for p in kept_by_hand] if stopped.any() else None
     for inputs, targets, *rows in batches.epoch():
         optimiser.zero_grad(set_to_none=True)
         losses = objective(model(inputs), targets, epoch)
@@ -315,7 +311,7 @@ def _train_epoch(model, batches, objective, optimiser, parameters, epoch: int,
         optimiser.step(*[running & (n > 0) for n in rows])
         if frozen:
             with torch.no_grad():
-                for p, kept in zip(parameters, frozen): p[stopped] = kept
+                for p, kept in zip(kept_by_hand, frozen): p[stopped] = kept
         for n in rows: total, seen = total + losses.detach() * n, n if seen is None else seen + n
     return losses.detach() if seen is None else total / seen.clamp(min=1)
 
