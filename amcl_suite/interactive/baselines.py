@@ -29,8 +29,13 @@ class ConstantLearner(StreamLearner):
 
     def __repr__(self): return f"ConstantLearner({self.dim}, {self.target})"
     def reset(self) -> None: "Change nothing."
-    def state(self) -> dict: return {}
-    def load_state(self, state: dict) -> None: "Change nothing."
+    def state(self) -> dict:
+        "Return nothing: there is nothing to keep."
+        return {}
+    def load_state(self,
+        state: dict,       # of `state`
+    ) -> None:
+        "Change nothing."
 
     def fit(self,
         x: Tensor,                # `(n, dim)`
@@ -47,8 +52,17 @@ class ConstantLearner(StreamLearner):
         "Return the same sure scores for all windows."
         return x.new_tensor([-10., 10.] if self.target else [10., -10.]).expand(*x.shape[:-1], 2)
 
-    def embeddings(self, x: Tensor) -> Tensor: return x
-    def gradient_norms(self, x: Tensor) -> Tensor: return x.new_zeros(len(x), 2)
+    def embeddings(self,
+        x: Tensor,                # `(n, dim)`
+    ) -> Tensor:                  # `(n, dim)`
+        "Return the windows as they are."
+        return x
+
+    def gradient_norms(self,
+        x: Tensor,                # `(n, dim)`
+    ) -> Tensor:                  # `(n, 2)`, zeros
+        "Return no length for any label."
+        return x.new_zeros(len(x), 2)
 
 # %% ../../nbs/50_interactive/533_baselines.ipynb #8a2b2319
 BASELINES = {"flag_all": "flag everything", "flag_none": "flag nothing",
@@ -120,23 +134,35 @@ class BaggingLearner(StreamLearner):
 
 # %% ../../nbs/50_interactive/533_baselines.ipynb #3c64b450
 @patch
-def member_logits(self: BaggingLearner, x: Tensor) -> Tensor:
-    "Return the scores of each member, `(members, n, 2)`."
+def member_logits(
+    self: BaggingLearner,
+    x: Tensor,     # `(n, dim)`
+) -> Tensor:       # `(members, n, 2)`
+    "Return the scores of each member."
     return self.members.logits(x)
 
 @patch
-def logits(self: BaggingLearner, x: Tensor) -> Tensor:
-    "Return log-posteriors of the committee, `(n, 2)`."
+def logits(
+    self: BaggingLearner,
+    x: Tensor,     # `(n, dim)`
+) -> Tensor:       # `(n, 2)`
+    "Return log-posteriors of the committee."
     return _mean_logits(self.member_logits(x))
 
 @patch
-def embeddings(self: BaggingLearner, x: Tensor) -> Tensor:
-    "Return features as the members see them on average, `(n, dim)`."
+def embeddings(
+    self: BaggingLearner,
+    x: Tensor,     # `(n, dim)`
+) -> Tensor:       # `(n, dim)`
+    "Return features as the members see them on average."
     return self.members.embeddings(x).mean(0)
 
 @patch
-def gradient_norms(self: BaggingLearner, x: Tensor) -> Tensor:
-    "Return gradient lengths for either label, mean over members, `(n, 2)`."
+def gradient_norms(
+    self: BaggingLearner,
+    x: Tensor,     # `(n, dim)`
+) -> Tensor:       # `(n, 2)`
+    "Return gradient lengths for either label, mean over members."
     return self.members.gradient_norms(x).mean(0)
 
 @patch
@@ -145,7 +171,10 @@ def state(self: BaggingLearner) -> dict:
     return self.members.state() | {"threshold": self.threshold}
 
 @patch
-def load_state(self: BaggingLearner, state: dict) -> None:
+def load_state(
+    self: BaggingLearner,
+    state: dict,   # of `state`
+) -> None:
     "Put a state back."
     self.members.load_state(state); self.threshold = state["threshold"]
 
@@ -183,8 +212,10 @@ class DropoutLearner(NetworkLearner):
         self.network.eval()
         return torch.stack(logits)
 
-    def logits(self, x: Tensor) -> Tensor:
-        "Return log-posteriors of all passes together, `(n, 2)`."
+    def logits(self,
+        x: Tensor,         # `(n, dim)`
+    ) -> Tensor:           # `(n, 2)`
+        "Return log-posteriors of all passes together."
         return _mean_logits(self.member_logits(x))
 
 # %% ../../nbs/50_interactive/533_baselines.ipynb #3445180c

@@ -16,7 +16,7 @@ from ..core.training import check_bfloat16
 from .losses import nll
 
 # %% auto #0
-__all__ = ['NetworkConfig', 'NetworkOutput', 'EmbeddingClassifier', 'make_network', 'n_parameters', 'inference_copy',
+__all__ = ['NetworkConfig', 'NetworkOutput', 'EmbeddingClassifier', 'make_network', 'network_size', 'inference_copy',
            'network_gradient_norms']
 
 # %% ../../nbs/50_interactive/528_network.ipynb #52210f3c
@@ -95,7 +95,7 @@ def make_network(
         torch.manual_seed(seed)
         return EmbeddingClassifier(config)
 
-def n_parameters(
+def network_size(
     config: NetworkConfig,    # sizes
 ) -> int:                     # trainable weights
     "Count the weights of a network without making it."

@@ -7,7 +7,7 @@ from __future__ import annotations
 from ..core.parts import Face, Style
 
 # %% auto #0
-__all__ = ['FACE']
+__all__ = []
 
 # %% ../../nbs/50_interactive/588_part.ipynb #6acc8fd8
 _STYLES = {

@@ -148,7 +148,7 @@ def room_stream(
     seed: int = 0,                               # >= 0; another seed is another room
     cache: bool = False,                         # keep the features for the next time
 ) -> tuple[Stream, Stream]:                      # the stream, and one from the bootstrap room
-    "Simulate a room and another one; the same for the same arguments, 2 to 6 ms a segment."
+    "Simulate a room and another one; the same for the same arguments."
     voices = room_voices(config, seed)
     scripts = [room_script(config, seed, part, own) for part, own in voices.items()]
     path = _cache_path(config, seed, voices["stream"].origin)
