@@ -4,6 +4,7 @@
 
 # %% ../../nbs/50_interactive/588_part.ipynb #975be90b
 from __future__ import annotations
+from ..core.data import Container, Resource
 from ..core.parts import Face, Style
 
 # %% auto #0
@@ -17,6 +18,25 @@ _STYLES = {
     "feedback_only": Style("feedback only", "#009E73", "^", "-."),
     "labels_of_the_past": Style("labels of the past", "#332288", "D", ":")}
 
+# %% ../../nbs/50_interactive/588_part.ipynb #2835eb45
+def _data_sets() -> dict[str, Resource]:   # data sets by name
+    "Return the archives of sounds."
+    sounds = Resource("environment-sounds", "155 sounds of houses, streets, animals and weather",
+        containers=(Container("environment_sounds.zip",
+            "f8c0164240b557b4545706cc493958b0fbf3b8f19f1d72399621a93200f17cf6", ""),),
+        licence="CC0 or CC BY, named for each clip in its manifest",
+        source="github.com/AntumMT/mod-sounds (commit a002ea8e3b25), pseeth/otoworld, "
+               "LCAV/pyroomacoustics",
+        help="Zip the clips with a manifest.csv as environment_sounds.zip (10 MB)")
+    speech = Resource("multilingual-speech", "97 clips of speech in 17 languages, 16 kHz",
+        containers=(Container("multilingual_speech_16k.zip",
+            "9a118440e07a61215c95569742305401e7152d60e3362308ea1bc33da30827a0", ""),),
+        licence="MIT, CC0 or Apache-2.0, named for each clip in its manifest",
+        source="github.com/Azure-Samples/cognitive-services-speech-sdk, NabuCasa/voice-datasets, "
+               "Picovoice/porcupine, rhasspy/dataset-voice-kerstin",
+        help="Zip the clips with a manifest.csv as multilingual_speech_16k.zip (23 MB)")
+    return {one.name: one for one in (sounds, speech)}
+
 # %% ../../nbs/50_interactive/588_part.ipynb #459381d4
-FACE = Face("interactive", "Interactive learning", "50_interactive", _STYLES,
+FACE = Face("interactive", "Interactive learning", "50_interactive", _STYLES, _data_sets,
             traps="50_interactive/traps.yaml")
