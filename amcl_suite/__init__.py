@@ -6,6 +6,7 @@ amcl_suite.mcl          assignment rules, schedules, losses, networks, theory, r
 amcl_suite.separation   speech separation: objectives, corpora, models, training, evaluation
 amcl_suite.ensembles    independent to joint ensembles, their diagnostics, scikit-learn estimators
 amcl_suite.objects      scenes of objects, slots that compete for pixels, decompositions
+amcl_suite.interactive  streams, questions to an expert, corrections, drift, the session loop
 amcl_suite.core         data, training, run records, statistics, tables and plots for all of them
 amcl_suite.reproduce    jobs, runs on one machine or a cluster, reports, documentation
 

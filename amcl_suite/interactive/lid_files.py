@@ -79,7 +79,7 @@ def cluster_order(
     least: int = 10,               # clips that each chunk must have
     tries: int = 1000,             # draws before giving up
 ) -> list[str]:                    # the same names
-    "Return clips in chunks of few languages (@eq-interactive-dirichlet); `ValueError` if it can't."
+    "Return clips in chunks of few languages; `ValueError` if it can't."
     clips, rng = sorted(distinct("clips", clips)), np.random.default_rng(integer("seed", seed, 0))
     between("concentration", concentration, 0, np.inf, "()")
     language = np.array([language_of(clip) for clip in clips])

@@ -53,7 +53,7 @@ def render_room(
     microphone: int | None = None,   # None: the one of the configuration
     block: int = 16,                 # segments worked on at once
 ) -> np.ndarray:                     # float32 `(n, time)` at 16 kHz
-    "Make the sound of segments; a segment is the same in any company (@eq-interactive-room)."
+    "Make the sound of segments; a segment is the same in any company."
     samples = np.asarray(samples, dtype=int).reshape(-1)
     for i in samples: integer("samples", i, 0, len(script.labels) - 1, "the segments")
     size, n = script.config.session_size, round(script.config.segment_seconds * VOICE_RATE)

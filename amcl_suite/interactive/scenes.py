@@ -98,7 +98,7 @@ def loudspeaker(
     high: float,           # Hz, upper edge
     drive: float = 1.5,    # how far it is overdriven
 ) -> np.ndarray:           # float32 `(time,)`
-    "Send speech through a loudspeaker (@eq-interactive-loudspeaker)."
+    "Send speech through a loudspeaker."
     band = butter(4, (low, high), "bandpass", fs=VOICE_RATE, output="sos")
     return (.1 * np.tanh(drive * sosfilt(band, samples / .1)) / drive).astype(np.float32)
 

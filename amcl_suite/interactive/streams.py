@@ -145,7 +145,7 @@ def windows(
     samples,             # `(n,)` integers, places in the stream
     context: int = 0,    # frames before and after each sample
 ) -> np.ndarray:         # `(n, (2 context + 1) dim)` float32, oldest frame first
-    "Return samples with their neighbours, zeros outside the session (@eq-interactive-window)."
+    "Return samples with their neighbours, zeros outside the session."
     session, place = stream.places(samples)
     steps = np.arange(2 * integer("context", context, 0) + 1) - context
     found = np.zeros((len(place), len(steps), stream.dim), np.float32)
@@ -262,7 +262,7 @@ def markov_labels(
     leave: float,                # probability that a target is followed by a non-target, in (0, 1]
     rng: np.random.Generator,    # source of randomness
 ) -> np.ndarray:                 # `(n,)` int8
-    "Return labels that stick together in time (@eq-interactive-chain)."
+    "Return labels that stick together in time."
     between("leave", leave, 0, 1, "(]")
     between("prevalence", prevalence, 0, 1 / (1 + leave) + 1e-12, "(]")
     enter = min(leave * prevalence / (1 - prevalence), 1)
