@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 import numpy as np
 from fastcore.basics import patch
+import amcl_suite.interactive.further_queries  # noqa: F401 (its strategies enter the register)
 from ..core.expect import counts, integer, one_of, ranges
 from .budgets import Budget
 from .drift import DETECTORS, make_detector

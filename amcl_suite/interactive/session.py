@@ -65,12 +65,14 @@ def _watch_given(self: InteractiveSession) -> None:
 def _candidates(self: InteractiveSession) -> Candidates:
     "Return what a strategy may look at."
     model, (samples, labels) = self.model, self.pool.ordered()
+    committee = getattr(model, "member_logits", None)
     def labelled(): return self.features_of(samples)
     return Candidates(
         self.pre, lambda: self._x, lambda: model.embeddings(self._x), labelled,
         torch.from_numpy(labels), getattr(model, "gradient_norms", None),
         torch.Generator().manual_seed(self._seed(1)), classify=model.logits,
-        slopes=getattr(model, "slopes", None), posteriors=getattr(model, "posteriors", None),
+        slopes=getattr(model, "slopes", None),
+        posteriors=committee and (lambda x: committee(x).softmax(-1)),
         pool_embeddings=lambda: model.embeddings(labelled()), places=torch.from_numpy(self.before))
 
 # %% ../../nbs/50_interactive/547_session.ipynb #0aee634e
