@@ -56,6 +56,7 @@ class LogisticConfig:
     "How logistic regression is fitted; validated on creation."
     penalty: float = 1.                        # > 0, of the squared coefficients
     weights: tuple[float, float] = (1., 3.)    # of a non-target and a target
+    balanced: bool = False                     # weights of whole classes, not of samples
     calibrate: str = ""                        # "dcf" or "imlm": calibrate the threshold
 
     def __post_init__(self):
@@ -88,7 +89,8 @@ class LogisticLearner(StreamLearner):
     ) -> FitReport:               # what it took
         "Fit the pool; `ValueError` on bad input."
         start, (x, y) = time.perf_counter(), self.checked(x, y)
-        self.weights, loss, steps = solve_logistic(x, y, self.config.weights, self.config.penalty)
+        self.weights, loss, steps = solve_logistic(
+            x, y, self.config.weights, self.config.penalty, self.config.balanced)
         self._calibrated(x, y)
         return FitReport(len(y), int(y.sum()), steps, float(loss),
                          seconds=time.perf_counter() - start)

@@ -55,6 +55,7 @@ def solve_logistic(
     y: Tensor,                  # `(..., n)`; -1: padding
     class_weights: tuple[float, float] = (1., 3.),   # of a non-target and a target
     penalty: float = 1.,        # lambda > 0
+    balanced: bool = False,     # the weights are of whole classes, however many samples they have
 ) -> tuple[dict[str, Tensor], Tensor, int]:   # weights, loss per sample `(...)`, steps
     "Fit standardised features in float64; one class gets its share; `ValueError` on shapes."
     shaped("x", x, "...", "n", "dim", kind="float")
@@ -69,6 +70,9 @@ def solve_logistic(
     scale = torch.where(scale > 1e-12, scale, 1.)
     x = x / scale[..., None, :]
     weights = known * torch.where(y == 1, class_weights[1], class_weights[0]).double()
+    if balanced:
+        of_class = torch.where(y == 1, target.sum(-1)[..., None], (known - target).sum(-1)[..., None])
+        weights = weights * (n[..., None] / (2 * of_class.clamp(min=1)))
     total = torch.stack([(weights * (known - target)).sum(-1), (weights * target).sum(-1)], -1)
     both = (total > 0).all(-1)
     w, steps = fit_logistic(x, target, weights * both[..., None], penalty)

@@ -368,7 +368,7 @@ class StackedLogisticLearner:
         "Fit all pools; `ValueError` on bad input."
         start, (x, y) = time.perf_counter(), _padded(x, y, self.n_runs, self.dim, "cpu")
         self.weights, losses, steps = solve_logistic(x, y, self.config.weights,
-                                                     self.config.penalty)
+                                                     self.config.penalty, self.config.balanced)
         if self.config.calibrate: self._calibrate(x, y)
         seconds = time.perf_counter() - start
         return [FitReport(int((row >= 0).sum()), int((row == 1).sum()), steps, float(loss),
