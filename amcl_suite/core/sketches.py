@@ -8,8 +8,7 @@ import numpy as np
 from .plots import PALETTE, tint
 
 # %% auto #0
-__all__ = ['COLOURS', 'RATE', 'ROOM', 'RADIUS', 'voice', 'spectrogram', 'draw_voices', 'stream_data', 'learn_stream',
-           'draw_stream', 'sound_level', 'walk', 'draw_room']
+__all__ = ['COLOURS', 'RATE', 'ROOM', 'RADIUS', 'voice', 'spectrogram', 'draw_voices', 'sound_level', 'walk', 'draw_room']
 
 # %% ../../nbs/70_core/740_sketches.ipynb #1a1e7b55
 COLOURS = tuple(PALETTE[i] for i in (0, 3, 2, 8, 4))   # first and second of two, then others
@@ -57,67 +56,6 @@ def draw_voices(
     seconds = voices.shape[1] / RATE
     ax.imshow(picture, origin="lower", aspect="auto", extent=(0, seconds, 0, RATE / 2000))
     ax.set(xlabel="time (s)", ylabel="frequency (kHz)")
-    ax.grid(False)
-
-# %% ../../nbs/70_core/740_sketches.ipynb #eae835e8
-def stream_data(
-    n_segments: int,            # length
-    dim: int,                   # features
-    rng: np.random.Generator,   # draws both
-) -> tuple[np.ndarray, np.ndarray]:   # features `(n_segments, dim)`, targets `(n_segments,)` bool
-    "Draw a Markov chain of rare targets and Gaussian features whose mean depends on it."
-    targets = np.zeros(n_segments, bool)
-    for t in range(1, n_segments):
-        targets[t] = rng.random() < (.75 if targets[t - 1] else .0625)      # a fifth of the time
-    means = np.outer(targets, np.full(dim, 3.2 / dim**.5))
-    return rng.standard_normal((n_segments, dim)) + means, targets
-
-# %% ../../nbs/70_core/740_sketches.ipynb #33c33505
-def learn_stream(
-    n_sessions: int = 8,    # sessions
-    size: int = 60,         # segments per session
-) -> np.recarray:           # `(n_segments,)`: targets, scores when it came, queried, corrected
-    "Learn from a stream by four questions a session and by corrections of what is flagged."
-    from sklearn.linear_model import LogisticRegression
-    rng = np.random.default_rng(0)
-    x, y = stream_data(n_sessions * size, 48, rng)
-    first, label = stream_data(400, 48, rng)
-    few = np.concatenate([np.flatnonzero(label)[:4], np.flatnonzero(~label)[:4]])
-    scores, (queried, corrected) = np.zeros(len(y)), np.zeros((2, len(y)), bool)
-    def fit():
-        known = queried | corrected
-        model = LogisticRegression(C=.03, class_weight="balanced")
-        return model.fit(np.concatenate([first[few], x[known]]), np.append(label[few], y[known]))
-    model = fit()
-    for rows in np.arange(len(y)).reshape(n_sessions, size):
-        scores[rows] = model.predict_proba(x[rows])[:, 1]
-        unsure = np.argsort(abs(scores[rows] - .5), kind="stable")[:4]
-        queried[rows[unsure]] = True
-        flagged = fit().predict(x[rows]) & ~queried[rows]
-        corrected[rows[flagged]] = True
-        model = fit()
-    return np.rec.fromarrays([y, scores, queried, corrected],
-                             names="targets, scores, queried, corrected")
-
-# %% ../../nbs/70_core/740_sketches.ipynb #a79c3c77
-def draw_stream(
-    ax,                     # matplotlib axis
-    stream: np.recarray,    # from `learn_stream`
-    size: int = 60,         # segments per session
-) -> None:
-    "Draw the scores of a stream's segments, with questions and corrections."
-    time = np.arange(len(stream.scores))
-    for border in range(size, len(time), size): ax.axvline(border - .5, color="#dddddd", lw=.8)
-    ax.axhline(.5, color="#777777", lw=.8, ls=":")
-    kinds = (~stream.targets, "#aaaaaa", "other"), (stream.targets, COLOURS[0], "target")
-    for mask, colour, name in kinds:
-        ax.scatter(time[mask], stream.scores[mask], s=7, color=colour, linewidths=0, label=name)
-    asked, right = stream.queried, stream.corrected
-    ax.scatter(time[asked], stream.scores[asked], s=34, facecolors="none", edgecolors=COLOURS[1],
-               linewidths=1.1, label="asked")
-    ax.scatter(time[right], np.full(right.sum(), -.08), s=22, marker="|", color=COLOURS[2],
-               linewidths=.9, label="heard")
-    ax.set(xlabel="segment of the stream", ylabel="score when it came", ylim=(-.14, 1.04))
     ax.grid(False)
 
 # %% ../../nbs/70_core/740_sketches.ipynb #c7e81064
