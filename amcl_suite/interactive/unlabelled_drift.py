@@ -131,17 +131,17 @@ class TwoSample(Detector):
 @dataclass(repr=False)
 class KsDrift(TwoSample):
     "`TwoSample` by the Kolmogorov-Smirnov test of each feature."
-    test: str = "ks"
+    test: str = "ks"    # a key of `SAMPLE_TESTS`
 
 @dataclass(repr=False)
 class MmdDrift(TwoSample):
     "`TwoSample` by the maximum mean discrepancy."
-    test: str = "mmd"
+    test: str = "mmd"    # a key of `SAMPLE_TESTS`
 
 @dataclass(repr=False)
 class ClassifierDrift(TwoSample):
     "`TwoSample` by a classifier."
-    test: str = "classifier"
+    test: str = "classifier"    # a key of `SAMPLE_TESTS`
 
 DETECTORS.update(ks=KsDrift, mmd=MmdDrift, classifier=ClassifierDrift)
 
