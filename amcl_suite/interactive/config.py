@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from fastcore.basics import patch
 import amcl_suite.interactive.further_queries  # noqa: F401 (its strategies enter the register)
+import amcl_suite.interactive.unlabelled_drift  # noqa: F401 (its detectors likewise)
 from ..core.expect import counts, integer, one_of, ranges
 from .budgets import Budget
 from .drift import DETECTORS, make_detector
@@ -33,7 +34,7 @@ class SessionConfig:
     feedback: str | None = None           # "fpstps", "fps", ..., or "all"; None: no corrections
     max_feedback: int | None = None       # corrections a session; None: no limit
     ranked: bool = False                  # corrections in order of confidence, not of time
-    drift: str | None = None              # "adwin", ...: look for changes; None: don't
+    drift: str | None = None              # key of `DETECTORS`: look for changes; None: don't
     drift_labels: str = "labelled"        # or "all" (true labels), "none" (confidence)
     drift_delta: float = .002             # of "adwin": smaller fires less often
     drift_clock: int = 4                  # of "adwin": it tests every so many values

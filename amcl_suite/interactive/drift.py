@@ -30,6 +30,7 @@ def cut_bound(
 # %% ../../nbs/50_interactive/539_drift.ipynb #bf76927d
 class Detector:
     "A detector whose state is its fields: `type(detector)(**detector.state())` goes on."
+    batches = False    # True: it takes whole sessions, not single values
 
     def state(self) -> dict:
         "Return all that the detector knows, as plain values."
@@ -145,6 +146,7 @@ def hellinger(
 @dataclass
 class Hdddm(Detector):
     "HDDDM: drift of batches by the Hellinger distance of histograms (Ditzler and Polikar, 2011)."
+    batches = True
     gamma: float = 1.            # of the threshold, in deviations
     alpha: float | None = None   # level of the threshold by Student's t; None: use `gamma`
     legacy: bool = False         # the released form
@@ -258,7 +260,7 @@ class Kswin(Detector):
 DETECTORS = {"adwin": Adwin, "page_hinkley": PageHinkley, "kswin": Kswin, "hdddm": Hdddm}
 
 def make_detector(
-    kind: str,      # "adwin", "page_hinkley", "kswin" or "hdddm"
+    kind: str,      # a key of `DETECTORS`, such as "adwin"; others may have entered it
     **options,      # its fields; a saved state goes on where it was
 ):                  # a detector with `update` and `state`
     "Make a detector by name; `ValueError` names an unknown kind or option."

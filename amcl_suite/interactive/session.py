@@ -39,10 +39,10 @@ def predict(
         self._x, self.heard = self.features_of(self.before), 0
         self.pre, self.pre_said = self._judge(self._x)
         self.drifted = False
-        if self.config.drift_labels == "all":
+        if self._by_session(): self._watch([self.model.embeddings(self._x)])
+        elif self.config.drift_labels == "all":
             truth = self.stream.labels[self.before]
             self._watch((self.pre_said == truth)[truth >= 0])
-        if self.config.drift == "hdddm": self._watch([self.model.embeddings(self._x)])
         elif self.config.drift_labels == "none": self._watch(self.pre.softmax(-1).amax(-1))
         self.n_asked = 0 if self.config.query == "none" else self.budget.open(
             self.number, drift=self.alarm == "drift", warning=self.alarm == "warning")
@@ -54,11 +54,16 @@ def predict(
 @patch
 def _watch_given(self: InteractiveSession) -> None:
     "Let the detectors see the decisions on which the expert has given labels, in order."
-    if self.config.drift_labels != "labelled" or self.config.drift == "hdddm": return
+    if self.config.drift_labels != "labelled" or self._by_session(): return
     given = {s: label for s, (label, _, due) in (self.answers | self.corrections).items()
              if label >= 0 and due <= self.number}
     places = np.array(sorted(given), np.int64)
     self._watch(self.pre_said[np.searchsorted(self.before, places)] == [given[s] for s in places])
+
+@patch
+def _by_session(self: InteractiveSession) -> bool:
+    "Tell whether detectors take whole sessions, without labels."
+    return any(detector.batches for detector in self.detectors)
 
 # %% ../../nbs/50_interactive/547_session.ipynb #47a7ade1
 @patch

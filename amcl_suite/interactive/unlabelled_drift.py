@@ -8,11 +8,11 @@ import math
 from dataclasses import dataclass
 import numpy as np
 from ..core.expect import between, finite, integer, one_of, shaped
-from .drift import Detector
+from .drift import DETECTORS, Detector
 
 # %% auto #0
-__all__ = ['SAMPLE_TESTS', 'ks_test', 'mmd_squared', 'mmd_test', 'classifier_test', 'TwoSample', 'DetectionScore',
-           'score_detections', 'local_density_drift']
+__all__ = ['SAMPLE_TESTS', 'ks_test', 'mmd_squared', 'mmd_test', 'classifier_test', 'TwoSample', 'KsDrift', 'MmdDrift',
+           'ClassifierDrift', 'DetectionScore', 'score_detections', 'local_density_drift']
 
 # %% ../../nbs/50_interactive/540_unlabelled_drift.ipynb #aa88ac6e
 def ks_test(
@@ -94,6 +94,7 @@ SAMPLE_TESTS = {"ks": ks_test, "mmd": mmd_test, "classifier": classifier_test}
 @dataclass
 class TwoSample(Detector):
     "Drift of sessions by a test of two samples."
+    batches = True
     test: str = "mmd"          # a key of `SAMPLE_TESTS`
     level: float = .005        # fires at this probability or below
     keep: int = 240            # newest samples to compare with
@@ -105,6 +106,7 @@ class TwoSample(Detector):
     def __post_init__(self):
         one_of("test", self.test, SAMPLE_TESTS, "test")
         between("level", self.level, 0, 1, "()"), integer("keep", self.keep, 4)
+        if self.baseline is not None: self.baseline = np.asarray(self.baseline, float)
 
     def __repr__(self): return f"TwoSample({self.test!r}, level={self.level}, {self.count} seen)"
     def update(
@@ -124,6 +126,24 @@ class TwoSample(Detector):
         kept = [batch] if found or self.baseline is None else [self.baseline, batch]
         self.baseline = np.concatenate(kept)[-self.keep:]
         return bool(found)
+
+# %% ../../nbs/50_interactive/540_unlabelled_drift.ipynb #55976f0d
+@dataclass(repr=False)
+class KsDrift(TwoSample):
+    "`TwoSample` by the Kolmogorov-Smirnov test of each feature."
+    test: str = "ks"    # a key of `SAMPLE_TESTS`
+
+@dataclass(repr=False)
+class MmdDrift(TwoSample):
+    "`TwoSample` by the maximum mean discrepancy."
+    test: str = "mmd"    # a key of `SAMPLE_TESTS`
+
+@dataclass(repr=False)
+class ClassifierDrift(TwoSample):
+    "`TwoSample` by a classifier."
+    test: str = "classifier"    # a key of `SAMPLE_TESTS`
+
+DETECTORS.update(ks=KsDrift, mmd=MmdDrift, classifier=ClassifierDrift)
 
 # %% ../../nbs/50_interactive/540_unlabelled_drift.ipynb #2905ecd2
 @dataclass(frozen=True)
