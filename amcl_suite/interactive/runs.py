@@ -11,6 +11,7 @@ import numpy as np
 from ..core.expect import integer, one_of
 from ..core.statistics import holm
 from .config import SessionConfig
+from .hypotheses import CommitteeConfig, HypothesesLearner
 from .keeping import open_session, save_session
 from .learners import LogisticConfig, LogisticLearner, NetworkLearner
 from .metrics import METRICS
@@ -27,7 +28,7 @@ __all__ = ['InteractiveConfig', 'InteractiveResults', 'run_interactive', 'paired
 class InteractiveConfig:
     "One setting: how sessions run, and what learns."
     session: SessionConfig = SessionConfig()                     # questions, corrections, memory
-    learner: LogisticConfig | LearnerConfig = LogisticConfig()   # which learner, and its training
+    learner: LogisticConfig | LearnerConfig | CommitteeConfig = LogisticConfig()   # what learns
     small: bool = True       # a network of 64 units instead of the released 1024
 
     def make_learner(self,
@@ -37,7 +38,8 @@ class InteractiveConfig:
         "Return a learner that knows nothing."
         if isinstance(self.learner, LogisticConfig): return LogisticLearner(dim, self.learner)
         sizes = NetworkConfig.small if self.small else NetworkConfig
-        return NetworkLearner(sizes(dim), self.learner, seed)
+        kind = HypothesesLearner if isinstance(self.learner, CommitteeConfig) else NetworkLearner
+        return kind(sizes(dim), self.learner, seed)
 
 # %% ../../nbs/50_interactive/549_runs.ipynb #2c26baab
 @dataclass(frozen=True)
