@@ -80,8 +80,12 @@ def run_interactive(
             parts[name, s] = done[key]
             if progress: progress(len(parts), total, label=f"{name}, seed {s}")
     order = [(name, s) for name in configs for s in seeds]
-    tables = [pandas.concat([parts[key][i].assign(variant=key[0], seed=key[1]) for key in order],
-                            ignore_index=True) for i in range(3)]
+    tables = []
+    for i in range(3):
+        lines = [len(parts[key][i]) for key in order]
+        tables.append(pandas.concat([parts[key][i] for key in order], ignore_index=True).assign(
+            variant=np.repeat([name for name, _ in order], lines).tolist(),
+            seed=np.repeat([s for _, s in order], lines)))
     return InteractiveResults(*tables, dict(configs))
 
 # %% ../../nbs/50_interactive/549_runs.ipynb #ee9209ad

@@ -255,9 +255,12 @@ def _padded(x, y, n_runs, dim, device) -> tuple[Tensor, Tensor]:
         raise ValueError(f"x, y: expected {n_runs} pools, got {len(x)} and {len(y)}")
     checks = StreamLearner(); checks.dim = dim
     nothing = torch.zeros(0, dim), torch.zeros(0, dtype=torch.int64)
-    pools = [nothing if pool[1] is None else checks.checked(*pool) for pool in zip(x, y)]
-    return (pad_sequence([a for a, _ in pools], True).to(device),
-            pad_sequence([b for _, b in pools], True, -1).to(device))
+    pools = [nothing if pool[1] is None else pool for pool in zip(x, y)]
+    for rows, labels in pools:
+        shaped("x", rows, "n", dim, kind="float"), shaped("y", labels, len(rows), kind="int")
+    x, y = (pad_sequence(side, True, fill) for side, fill in zip(zip(*pools), (0., -2)))
+    checks.checked(x.flatten(0, 1), torch.where(y == -2, 0, y).flatten())       # all at once
+    return x.to(device), y.long().clamp(min=-1).to(device)
 
 def _reports(result, counts, patience, seconds) -> list[FitReport]:
     "Return what each run took: up to its last epoch before it stopped."
@@ -384,7 +387,8 @@ class StackedLogisticLearner:
             raise ValueError(f"x, y: expected {self.n_runs} pools, got {len(x)} and {len(y)}")
         for runs in similar_pools(y):
             pools = _padded([x[i] for i in runs], [y[i] for i in runs], len(runs), self.dim, "cpu")
-            found, losses, steps = solve_logistic(*pools, c.weights, c.penalty, c.balanced)
+            found, losses, steps = solve_logistic(*pools, c.weights, c.penalty, c.balanced,
+                                                  {name: w[runs] for name, w in self.weights.items()})
             for name, values in found.items(): self.weights[name][runs] = values
             if c.calibrate: self._calibrate(*pools, runs)
             for i, row, loss in zip(runs, pools[1], losses.tolist()):
