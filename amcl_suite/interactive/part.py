@@ -13,8 +13,12 @@ __all__ = []
 # %% ../../nbs/50_interactive/588_part.ipynb #6acc8fd8
 _STYLES = {
     "bootstrap_only": Style("bootstrap only", "#8A5A2B", "v", ":"),
-    "active_learning": Style("online active learning", "#0072B2", "o", "--"),
-    "interactive_learning": Style("interactive learning", "#D55E00", "s"),
+    "active_learning": Style("online active learning", "#0072B2", "o", "--",
+                             ("OAL", "OAL smax")),
+    "active_learning_random": Style("OAL random", "#56B4E9", "o", ":"),
+    "interactive_learning": Style("interactive learning", "#D55E00", "s",
+                                  names=("IML", "IML smax")),
+    "interactive_learning_random": Style("IML random", "#E69F00", "s", "--"),
     "feedback_only": Style("feedback only", "#009E73", "^", "-."),
     "labels_of_the_past": Style("labels of the past", "#332288", "D", ":")}
 
@@ -39,4 +43,5 @@ def _data_sets() -> dict[str, Resource]:   # data sets by name
 
 # %% ../../nbs/50_interactive/588_part.ipynb #459381d4
 FACE = Face("interactive", "Interactive learning", "50_interactive", _STYLES, _data_sets,
-            traps="50_interactive/traps.yaml")
+            claims="50_interactive/claims.yaml", traps="50_interactive/traps.yaml",
+            jobs=("interactive", "interactive_demo"))
