@@ -80,21 +80,28 @@ def test_listen_answer_restart_go_on(server, out):
         cell = page.locator(".jp-CodeCell").first
         head = page.locator(".amcl-do-target")
 
-        def open_panel():
-            cell.locator(".cm-content").click()
-            page.keyboard.press("Shift+Enter")
-            head.wait_for(timeout=20_000)
-            page.wait_for_function("document.activeElement.className.includes('amcl-')")
+        def mark(): return page.evaluate(
+            "document.activeElement.className.match(/amcl-[0-9a-f]{8}/)?.[0] || ''")
+
+        def open_panel(old=""):
+            "Run the cell until a new panel has the focus; a kernel that isn't ready drops the cell."
+            page.wait_for_selector("text=(ipykernel) | Idle")
+            for _ in range(6):
+                cell.locator(".cm-content").click()
+                page.keyboard.press("Control+Enter")
+                try: return until(lambda: (new := mark()) != old and new, 8)
+                except AssertionError: continue
+            raise AssertionError("no panel came up")
 
         def press(key, n):
             page.keyboard.press(key)
             until(lambda: len(lines()) == n)
 
-        open_panel()
+        first = open_panel()
         page.wait_for_function("document.querySelector('audio')?.duration > .4")
         head.click()                                                  # by mouse
         until(lambda: len(lines()) == 1)
-        page.wait_for_function("document.activeElement.className.includes('amcl-')")
+        until(lambda: mark() == first)
         for n, key in enumerate("nut", 2): press(key, n)              # and by key
         assert [line["label"] for line in lines()] == [1, 0, -1, 1]
         press("z", 5)                                                 # undo
@@ -106,8 +113,7 @@ def test_listen_answer_restart_go_on(server, out):
 
         kernel = call(server, "kernels")[0]["id"]
         call(server, f"kernels/{kernel}/restart", "POST")
-        page.wait_for_timeout(500)
-        open_panel()
+        open_panel(first)
         page.wait_for_selector("text=4 answers saved")
         press("n", 7)
         press("t", 8)                                                 # the questions are over
