@@ -39,4 +39,5 @@ def _data_sets() -> dict[str, Resource]:   # data sets by name
 
 # %% ../../nbs/50_interactive/588_part.ipynb #459381d4
 FACE = Face("interactive", "Interactive learning", "50_interactive", _STYLES, _data_sets,
+            command="amcl_suite.interactive.command_line:app",
             traps="50_interactive/traps.yaml")
