@@ -1,6 +1,5 @@
 "The labelling notebook in a browser, on a real Jupyter server: heard, clicked, typed, restarted."
 import csv, json, os, shutil, socket, subprocess, sys, time, urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
