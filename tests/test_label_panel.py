@@ -26,7 +26,11 @@ def out(tmp_path):
     for k in range(2):
         parts = [.05 * rng.standard_normal(4000) + .3 * (n % 3 == 0) * np.sin(2e3 * np.pi * t) for n in range(20)]
         write_audio(tmp_path / "sounds" / f"day{k}.wav", np.concatenate(parts), 8000)
-    return prepare_labels(tmp_path / "sounds", seconds=.5, session_size=20, questions=6, review=4)[0]
+    out = prepare_labels(tmp_path / "sounds", seconds=.5, session_size=20, questions=6, review=4)[0]
+    notebook = (out / "label.ipynb").read_text()         # also a slow machine ends its trainings in time
+    (out / "label.ipynb").write_text(notebook.replace(f"label_panel({str(out)!r})", f"label_panel({str(out)!r}, patience=60)"))
+    assert "patience" in (out / "label.ipynb").read_text()
+    return out
 
 
 @pytest.fixture
