@@ -106,7 +106,8 @@ def solve_logistic(
     x = x / scale[..., None, :]
     weights = known * torch.where(y == 1, class_weights[1], class_weights[0]).double()
     if balanced:
-        of_class = torch.where(y == 1, target.sum(-1)[..., None], (known - target).sum(-1)[..., None])
+        n1, n0 = target.sum(-1)[..., None], (known - target).sum(-1)[..., None]
+        of_class = torch.where(y == 1, n1, n0)
         weights = weights * (n[..., None] / (2 * of_class.clamp(min=1)))
     total = torch.stack([(weights * (known - target)).sum(-1), (weights * target).sum(-1)], -1)
     both = (total > 0).all(-1)
