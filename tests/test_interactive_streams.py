@@ -157,6 +157,36 @@ def test_memory_and_open_files_do_not_grow_with_hours(tmp_path):
     assert (n_sessions, n) == (100, len(range(3, 72_000, 14)))
     assert grown < 120, f"{grown} MB"                 # 16 maps and two blocks of windows
 
+SESSIONS = """
+import resource, sys
+import torch
+from amcl_suite.interactive.learners import LogisticLearner
+from amcl_suite.interactive.session import InteractiveSession
+from amcl_suite.interactive.streams import Stream
+from amcl_suite.interactive.vtd_files import read_vtd
+torch.set_num_threads(1)
+stream = read_vtd(sys.argv[1] + "/labels", [sys.argv[1] + "/wavlm"], "rm1_mc20")
+peaks = []
+for hours in (10, len(stream.sessions)):
+    part = Stream('cut', stream.sessions[:hours])
+    run = InteractiveSession(LogisticLearner(512), part, "rand", None, tuple(int(k % 10 == 0) for k in range(hours)), boot_in=True, context=0, bootstrap=4)
+    run.run()
+    assert len(run.rows) == hours
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(*peaks)
+"""
+
+
+def test_peak_memory_of_a_run_does_not_grow_with_hours(tmp_path):
+    "Sessions over 10 and over 100 hours (147 MB, sparse): the peak stays within a few hours' features."
+    (tmp_path / "labels").mkdir(), (tmp_path / "wavlm").mkdir()
+    for k in range(100):
+        np.save(tmp_path / "labels" / f"rm1_{k:03d}_1.npy", (np.arange(720) % 5 == 0).astype(np.int8))
+        np.lib.format.open_memmap(tmp_path / "wavlm" / f"rm1_{k:03d}_mc20_wavlm_1.npy", "w+", np.float32, (720, 512))
+    output = subprocess.run([sys.executable, "-c", SESSIONS, str(tmp_path)], capture_output=True, text=True, check=True).stdout
+    ten, hundred = map(int, output.split())
+    assert hundred - ten < 60, f"{ten} MB for 10 hours, {hundred} MB for 100"
+
 
 def test_windows_against_a_plain_loop():
     rng = np.random.default_rng(1)

@@ -157,4 +157,14 @@ def open_session(
             raise DataError(f"{path}: a run with {name}={saved['config'][name]!r}, got {value!r}: "
                             f"choose another folder, or {kept}")
     restore_session(session, saved["state"])
+    _recall(session)
     return session
+
+def _recall(session) -> None:
+    "Give a session in mid-work the answers that came after its state was written."
+    if session.stage == "ask":
+        said = session._remembered("query")
+        session.answers |= {s: said[s] for s in session.questions if s in said}
+    if session.stage == "review":
+        said = session._remembered("feedback")
+        session.corrections |= {s: v for s, v in said.items() if s in session.rest}

@@ -17,6 +17,7 @@ from .network import (NetworkConfig, NetworkOutput, inference_copy,
                                             make_network, network_gradient_norms)
 from .pair_training import (FitReport, LearnerConfig, inverse_weights,
                                                   train_pairs)
+from .sensitivity import input_slopes
 
 # %% auto #0
 __all__ = ['StreamLearner', 'LogisticConfig', 'LogisticLearner', 'NetworkLearner']
@@ -254,3 +255,22 @@ def gradient_norms(self: NetworkLearner,
     "Return the length of each sample's gradient for either label."
     return torch.cat([network_gradient_norms(self.network, part.to(self.device), loss).cpu()
                       for part in x.split(chunk)])
+
+# %% ../../nbs/50_interactive/530_learners.ipynb #693d8e1e
+@patch
+def slopes(self: LogisticLearner,
+    x: Tensor,        # `(n, dim)`
+) -> Tensor:          # `(n, dim)`, the same for all
+    "Return the slope of the logits' difference along each feature."
+    rule = self.weights["coefficients"][:-1] / self.weights["scale"]
+    return rule.to(x.dtype).expand(x.shape)
+
+@patch
+def slopes(self: NetworkLearner,
+    x: Tensor,                    # `(n, dim)`
+    chunk: int = 1024,            # windows at a time
+) -> Tensor:                      # `(n, dim)`
+    "Return the slope of the logits' difference along each feature, for each window."
+    self.network.eval()
+    return torch.cat([input_slopes(lambda rows: self.network(rows).logits,
+                                   part.to(self.device)).cpu() for part in x.split(chunk)])

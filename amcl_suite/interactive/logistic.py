@@ -12,6 +12,36 @@ from ..core.expect import like, one_of, shaped
 # %% auto #0
 __all__ = ['fit_logistic', 'solve_logistic', 'calibrated_threshold']
 
+# %% ../../nbs/50_interactive/527_logistic.ipynb #fb3ed972
+def _span(x: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
+    "Return a basis `(..., dim, n)` of the span of samples, and the samples in it."
+    if exact: return (q := torch.linalg.qr(x.mT)[0]), x @ q
+    gram = x @ x.mT
+    size = gram.diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True).clamp(min=1e-12)
+    samples = torch.linalg.cholesky(gram + torch.diag_embed(1e-10 * size.expand(gram.shape[:-1])))
+    return torch.linalg.solve_triangular(samples, x, upper=False).mT, samples
+
+class _Curvature:
+    "The factors of a Hessian: new and exact in each step, or kept while steps get short fast."
+    def __init__(self, exact: bool): self.exact, self.factors, self.length = exact, None, None
+
+    def solve(self, gradient: Tensor, x: Tensor, weights: Tensor, ridge: Tensor) -> Tensor:
+        "Return the Newton step uphill, `(..., dim, 1)`."
+        kind = torch.float64 if self.exact else torch.float32
+        if self.factors is None:
+            x = x.to(kind)
+            hessian = x.mT @ (x * weights.to(kind)[..., None]) + torch.diag_embed(ridge.to(kind))
+            self.factors = torch.linalg.cholesky(hessian)
+        return torch.cholesky_solve(gradient.to(kind), self.factors).double()
+
+    def done(self, change: Tensor, tolerance: float) -> bool:
+        "Tell whether a step has ended the search, and forget factors that serve badly."
+        before, self.length = self.length or torch.inf, float(change.abs().max())
+        if self.exact: self.factors = None
+        if self.exact or before == torch.inf: return self.length < tolerance
+        if self.length > .2 * before: self.factors = None
+        return self.length * min(self.length / before, 1) < .1 * tolerance    # the steps to come
+
 # %% ../../nbs/50_interactive/527_logistic.ipynb #325eff1a
 def fit_logistic(
     x: Tensor,                   # `(..., n, dim)`, float64, standardised
@@ -20,19 +50,23 @@ def fit_logistic(
     penalty: float = 1.,         # lambda > 0; scikit-learn's 1 / C
     tolerance: float = 1e-5,     # the last step changes no score by more
     n_max: int = 60,             # Newton steps at most
+    start: Tensor | None = None,    # `(..., dim + 1)`, an answer close by: see `_Curvature`
 ) -> tuple[Tensor, int]:         # `(..., dim + 1)`, intercept last; steps taken
     "Return the penalised maximum likelihood, converged for all leading indices."
-    rotation = None
-    if x.shape[-2] < x.shape[-1]: rotation, x = (q := torch.linalg.qr(x.mT)[0]), x @ q
+    rotation, curvature = None, _Curvature(exact=start is None)
+    if x.shape[-2] < x.shape[-1]: rotation, x = _span(x, exact=start is None)
     x = torch.cat([x, torch.ones_like(x[..., :1])], -1)
     ridge = torch.full_like(x[..., 0, :], penalty); ridge[..., -1] = 1e-9
     w, score = torch.zeros_like(ridge), torch.zeros_like(weights)
+    if start is not None:
+        inside = start[..., :-1] if rotation is None else (rotation.mT @ start[..., :-1, None])[..., 0]
+        w = torch.cat([inside, start[..., -1:]], -1)
+        score = (x @ w[..., None])[..., 0]
     value = _logistic_objective(w, score, y, weights, ridge)
     for step in range(1, n_max + 1):
         p = score.sigmoid()
         gradient = ((p - y) * weights)[..., None, :] @ x + (ridge * w)[..., None, :]
-        hessian = x.mT @ (x * (weights * p * (1 - p))[..., None]) + torch.diag_embed(ridge)
-        move = -torch.cholesky_solve(gradient.mT, torch.linalg.cholesky(hessian))
+        move = -curvature.solve(gradient.mT, x, weights * p * (1 - p), ridge)
         along, rate = (x @ move)[..., 0], torch.ones_like(value)[..., None]
         for _ in range(30):                                   # halve until the objective falls
             new = _logistic_objective(w + rate * move[..., 0], score + rate * along, y, weights,
@@ -40,7 +74,7 @@ def fit_logistic(
             if bool((ok := new <= value + 1e-12 * value.abs()).all()): break
             rate = torch.where(ok[..., None], rate, rate / 2)
         w, score, value = w + rate * move[..., 0], score + rate * along, new
-        if not weights.numel() or float((along * (weights > 0)).abs().max()) < tolerance: break
+        if not weights.numel() or curvature.done(along * (weights > 0), tolerance): break
     if rotation is None: return w, step
     return torch.cat([(rotation @ w[..., :-1, None])[..., 0], w[..., -1:]], -1), step
 
@@ -56,6 +90,7 @@ def solve_logistic(
     class_weights: tuple[float, float] = (1., 3.),   # of a non-target and a target
     penalty: float = 1.,        # lambda > 0
     balanced: bool = False,     # the weights are of whole classes, however many samples they have
+    start: dict[str, Tensor] | None = None,   # weights of a pool that was nearly the same
 ) -> tuple[dict[str, Tensor], Tensor, int]:   # weights, loss per sample `(...)`, steps
     "Fit standardised features in float64; one class gets its share; `ValueError` on shapes."
     shaped("x", x, "...", "n", "dim", kind="float")
@@ -71,17 +106,25 @@ def solve_logistic(
     x = x / scale[..., None, :]
     weights = known * torch.where(y == 1, class_weights[1], class_weights[0]).double()
     if balanced:
-        of_class = torch.where(y == 1, target.sum(-1)[..., None], (known - target).sum(-1)[..., None])
+        n1, n0 = target.sum(-1)[..., None], (known - target).sum(-1)[..., None]
+        of_class = torch.where(y == 1, n1, n0)
         weights = weights * (n[..., None] / (2 * of_class.clamp(min=1)))
     total = torch.stack([(weights * (known - target)).sum(-1), (weights * target).sum(-1)], -1)
     both = (total > 0).all(-1)
-    w, steps = fit_logistic(x, target, weights * both[..., None], penalty)
+    start = start and _restandardised(start, mean, scale)
+    w, steps = fit_logistic(x, target, weights * both[..., None], penalty, start=start)
     share = ((total[..., 1] + 1) / (total[..., 0] + 1)).log()
     share = torch.cat([torch.zeros_like(w[..., :-1]), share[..., None]], -1)
     w = torch.where(both[..., None], w, share)
     score = (x @ w[..., :-1, None])[..., 0] + w[..., -1:]
     loss = (weights * (softplus(score) - target * score)).sum(-1) / n
     return {"coefficients": w, "mean": mean, "scale": scale}, loss, steps
+
+def _restandardised(old: dict[str, Tensor], mean: Tensor, scale: Tensor) -> Tensor:
+    "Return the coefficients that give the scores of an old answer for new means and scales."
+    slopes = old["coefficients"][..., :-1] / old["scale"]
+    offset = old["coefficients"][..., -1] + ((mean - old["mean"]) * slopes).sum(-1)
+    return torch.cat([slopes * scale, offset[..., None]], -1)
 
 # %% ../../nbs/50_interactive/527_logistic.ipynb #a7851783
 def calibrated_threshold(

@@ -43,5 +43,6 @@ def _data_sets() -> dict[str, Resource]:   # data sets by name
 
 # %% ../../nbs/50_interactive/588_part.ipynb #459381d4
 FACE = Face("interactive", "Interactive learning", "50_interactive", _STYLES, _data_sets,
-            claims="50_interactive/claims.yaml", traps="50_interactive/traps.yaml",
-            jobs=("interactive", "interactive_demo"))
+        command="amcl_suite.interactive.command_line:app",
+        claims="50_interactive/claims.yaml", traps="50_interactive/traps.yaml",
+        jobs=("interactive", "interactive_demo"))

@@ -21,7 +21,7 @@ from .scoring import lower_p_value, run_counts, run_curves, run_scores
 from .session import InteractiveSession
 
 # %% auto #0
-__all__ = ['InteractiveConfig', 'InteractiveResults', 'run_interactive', 'paired_runs', 'record_rows', 'curve_arrays']
+__all__ = ['ENGINES', 'InteractiveConfig', 'InteractiveResults', 'run_interactive', 'paired_runs', 'record_rows', 'curve_arrays']
 
 # %% ../../nbs/50_interactive/549_runs.ipynb #3dfd1455
 @dataclass(frozen=True)
@@ -61,14 +61,19 @@ def run_interactive(
     seed: int = 0,                              # the first
     every: int = 1,                             # sessions between two states on the disk
     progress: Callable | None = None,           # called as `(done, total, label=...)`
+    engine: str = "exact",                      # or "stacked": in lockstep, nothing is kept
 ) -> InteractiveResults:                        # scores of runs and sessions
-    "Run settings over seeds, one after another; what a folder holds goes on, or counts as done."
+    "Run settings over seeds; what a folder holds goes on, or counts as done."
     import pandas
     integer("n_seeds", n_seeds, 1), integer("every", every, 1)
     if not configs: raise ValueError("configs: expected at least one variant, got none")
-    parts, done, total = {}, {}, len(configs) * n_seeds
-    for s in range(seed, seed + n_seeds):
-        stream, other = streams(s)
+    total, seeds = len(configs) * n_seeds, range(seed, seed + n_seeds)
+    parts, done = {}, {}
+    if one_of("engine", engine, ENGINES) == "stacked":
+        done = _lockstep(configs, seeds, streams, folder)
+    for s in seeds:
+        single = any((repr(config), s) not in done for config in configs.values())
+        stream, other = streams(s) if single else (None, None)
         for name, config in configs.items():
             key = repr(config), s
             if key not in done:
@@ -76,9 +81,13 @@ def run_interactive(
                 done[key] = _one_run(config, stream, other, s, at, every)
             parts[name, s] = done[key]
             if progress: progress(len(parts), total, label=f"{name}, seed {s}")
-    order = [(name, s) for name in configs for s in range(seed, seed + n_seeds)]
-    tables = [pandas.concat([parts[key][i].assign(variant=key[0], seed=key[1]) for key in order],
-                            ignore_index=True) for i in range(3)]
+    order = [(name, s) for name in configs for s in seeds]
+    tables = []
+    for i in range(3):
+        lines = [len(parts[key][i]) for key in order]
+        tables.append(pandas.concat([parts[key][i] for key in order], ignore_index=True).assign(
+            variant=np.repeat([name for name, _ in order], lines).tolist(),
+            seed=np.repeat([s for _, s in order], lines)))
     return InteractiveResults(*tables, dict(configs))
 
 # %% ../../nbs/50_interactive/549_runs.ipynb #ee9209ad
@@ -101,6 +110,16 @@ def _one_run(config: InteractiveConfig, stream, other, seed: int, folder, every:
         n_bootstrap=counts.n_bootstrap, n_corrections=int((rows["cf_tp"] + rows["cf_fp"]).sum()),
         n_pool=len(run.pool), target_share=rows["p_target"].iloc[-1], seconds=rows["time"].sum())
     return pandas.DataFrame([facts]), rows, run_curves(rows)
+
+# %% ../../nbs/50_interactive/549_runs.ipynb #e281ec73
+ENGINES = ("exact", "stacked")
+
+def _lockstep(configs, seeds, streams, folder) -> dict:
+    "Run in lockstep what can be; return tables by setting and seed."
+    from amcl_suite.interactive.grid import run_stacked, stack_obstacle    # stands on this module
+    if folder is not None: raise ValueError("folder: expected None, a stack keeps no states")
+    able = {repr(config): config for config in configs.values() if not stack_obstacle(config)}
+    return run_stacked(able, seeds, streams) if able else {}
 
 # %% ../../nbs/50_interactive/549_runs.ipynb #e63a4aff
 def paired_runs(

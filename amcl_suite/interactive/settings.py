@@ -5,7 +5,6 @@
 # %% ../../nbs/50_interactive/580_settings.ipynb #20b44183
 from __future__ import annotations
 from collections.abc import Callable
-from dataclasses import replace
 from ..core.expect import one_of
 from .config import SessionConfig
 from .learners import LogisticConfig

@@ -23,7 +23,7 @@ from .pair_training import (FitReport, LearnerConfig, inverse_weights,
                                                   pair_batches, pair_loss)
 
 # %% auto #0
-__all__ = ['StackedNetwork', 'StackedPools', 'StackedNetworkLearner', 'StackedLogisticLearner']
+__all__ = ['StackedNetwork', 'StackedPools', 'StackedNetworkLearner', 'similar_pools', 'StackedLogisticLearner']
 
 # %% ../../nbs/50_interactive/531_stacked.ipynb #ea0a927f
 class _MaskedNorm(torch.autograd.Function):
@@ -218,8 +218,8 @@ class StackedNetworkLearner:
 
 # %% ../../nbs/50_interactive/531_stacked.ipynb #da6467d5
 def _fit(self,
-    x: Sequence[Tensor],        # one pool `(n, dim)` per run, in stream order
-    y: Sequence[Tensor],        # labels `(n,)`, 0 or 1
+    x: Sequence[Tensor | None], # one pool `(n, dim)` per run, in stream order; None: it stays
+    y: Sequence[Tensor | None], # labels `(n,)`, 0 or 1
     seeds: Sequence[int],       # of the pairs, one per run
     reweigh: bool = True,       # compute automatic class weights from these pools
 ) -> list[FitReport]:           # one per run
@@ -254,9 +254,13 @@ def _padded(x, y, n_runs, dim, device) -> tuple[Tensor, Tensor]:
     if not len(x) == len(y) == n_runs:
         raise ValueError(f"x, y: expected {n_runs} pools, got {len(x)} and {len(y)}")
     checks = StreamLearner(); checks.dim = dim
-    pools = [checks.checked(*pool) for pool in zip(x, y)]
-    return (pad_sequence([a for a, _ in pools], True).to(device),
-            pad_sequence([b for _, b in pools], True, -1).to(device))
+    nothing = torch.zeros(0, dim), torch.zeros(0, dtype=torch.int64)
+    pools = [nothing if pool[1] is None else pool for pool in zip(x, y)]
+    for rows, labels in pools:
+        shaped("x", rows, "n", dim, kind="float"), shaped("y", labels, len(rows), kind="int")
+    x, y = (pad_sequence(side, True, fill) for side, fill in zip(zip(*pools), (0., -2)))
+    checks.checked(x.flatten(0, 1), torch.where(y == -2, 0, y).flatten())       # all at once
+    return x.to(device), y.long().clamp(min=-1).to(device)
 
 def _reports(result, counts, patience, seconds) -> list[FitReport]:
     "Return what each run took: up to its last epoch before it stopped."
@@ -340,6 +344,18 @@ def _unstack(self,
 StackedNetworkLearner.state, StackedNetworkLearner.load_state = _state, _load_state
 StackedNetworkLearner.unstack = _unstack
 
+# %% ../../nbs/50_interactive/531_stacked.ipynb #0092cccf
+def similar_pools(
+    pools: Sequence,       # one per run, with a length; None: no pool
+    most: float = 1.5,     # >= 1, largest over smallest pool of a group
+) -> list[list[int]]:      # runs of each group; those without a pool are in none
+    "Sort runs into groups of pools of similar size."
+    groups = []
+    for i in sorted((i for i, p in enumerate(pools) if p is not None), key=lambda i: len(pools[i])):
+        if not groups or len(pools[i]) > most * max(len(pools[groups[-1][0]]), 16): groups.append([])
+        groups[-1].append(i)
+    return groups
+
 # %% ../../nbs/50_interactive/531_stacked.ipynb #d318be95
 class StackedLogisticLearner:
     "Logistic regressions of many runs, fitted at once."
@@ -360,22 +376,33 @@ class StackedLogisticLearner:
         self.thresholds = torch.full((self.n_runs,), .5, dtype=torch.float64)
 
     def fit(self,
-        x: Sequence[Tensor],            # one pool `(n, dim)` per run
-        y: Sequence[Tensor],            # labels `(n,)`, 0 or 1
+        x: Sequence[Tensor | None],     # one pool `(n, dim)` per run; None: it stays as it is
+        y: Sequence[Tensor | None],     # labels `(n,)`, 0 or 1
         seeds: Sequence[int] = (),      # without effect
         reweigh: bool = True,           # without effect
-    ) -> list[FitReport]:               # one per run
+    ) -> list[FitReport | None]:        # one per run
         "Fit all pools; `ValueError` on bad input."
-        start, (x, y) = time.perf_counter(), _padded(x, y, self.n_runs, self.dim, "cpu")
-        self.weights, losses, steps = solve_logistic(x, y, self.config.weights,
-                                                     self.config.penalty, self.config.balanced)
-        if self.config.calibrate: self._calibrate(x, y)
-        seconds = time.perf_counter() - start
-        return [FitReport(int((row >= 0).sum()), int((row == 1).sum()), steps, float(loss),
-                          seconds=seconds) for row, loss in zip(y, losses)]
+        start, c, reports = time.perf_counter(), self.config, [None] * self.n_runs
+        if not len(x) == len(y) == self.n_runs:
+            raise ValueError(f"x, y: expected {self.n_runs} pools, got {len(x)} and {len(y)}")
+        for runs in similar_pools(y):
+            pools = _padded([x[i] for i in runs], [y[i] for i in runs], len(runs), self.dim, "cpu")
+            found, losses, steps = solve_logistic(*pools, c.weights, c.penalty, c.balanced,
+                                                  {name: w[runs] for name, w in self.weights.items()})
+            for name, values in found.items(): self.weights[name][runs] = values
+            if c.calibrate: self._calibrate(*pools, runs)
+            for i, row, loss in zip(runs, pools[1], losses.tolist()):
+                reports[i] = FitReport(int((row >= 0).sum()), int((row == 1).sum()), steps, loss,
+                                       seconds=time.perf_counter() - start)
+        return reports
+
+    def _calibrate(self, x: Tensor, y: Tensor, runs: list[int]) -> None:
+        "Set the thresholds of some runs on padded pools."
+        for i, features, labels in zip(runs, x, y):
+            logits = self.unstack(i).logits(features)
+            self.thresholds[i] = calibrated_threshold(logits, labels, self.config.calibrate)
 
 StackedLogisticLearner.decide = StackedNetworkLearner.decide
-StackedLogisticLearner._calibrate = StackedNetworkLearner._calibrate
 
 # %% ../../nbs/50_interactive/531_stacked.ipynb #303ff558
 def _embed_logistic(self,

@@ -169,9 +169,10 @@ def _note(self: StreamRun, kind: str, samples, found, allowed, store: dict) -> N
 
 @patch
 def _remembered(self: StreamRun, kind: str) -> dict:
-    "Return the answers of an earlier sitting to this session, the last one of each sample."
-    return {line["sample"]: (line["label"], line["seconds"], line["due"]) for line in self.known
-            if line["kind"] == kind and line["session"] == self.number}
+    "Return the answers of an earlier sitting to this session: of each sample the last that stands."
+    found = {line["sample"]: (line["label"], line["seconds"], line["due"]) for line in self.known
+             if line["kind"] == kind and line["session"] == self.number}
+    return {s: said for s, said in found.items() if said[0] is not None}     # None: taken back
 
 @patch
 def _say(self: StreamRun, samples: np.ndarray):
