@@ -59,8 +59,9 @@ def fit_logistic(
     ridge = torch.full_like(x[..., 0, :], penalty); ridge[..., -1] = 1e-9
     w, score = torch.zeros_like(ridge), torch.zeros_like(weights)
     if start is not None:
-        inside = start[..., :-1] if rotation is None else (rotation.mT @ start[..., :-1, None])[..., 0]
-        w = torch.cat([inside, start[..., -1:]], -1)
+        inside = start[..., :-1, None]
+        if rotation is not None: inside = rotation.mT @ inside
+        w = torch.cat([inside[..., 0], start[..., -1:]], -1)
         score = (x @ w[..., None])[..., 0]
     value = _logistic_objective(w, score, y, weights, ridge)
     for step in range(1, n_max + 1):

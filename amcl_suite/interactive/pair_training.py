@@ -118,7 +118,7 @@ def train_pairs(
     both, losses = nn.ModuleList([network, loss]), []
     before, kept = copy.deepcopy(both.state_dict()), None
     optimiser = torch.optim.Adam(both.parameters(), config.learning_rate,
-                                 weight_decay=config.weight_decay)
+                                 weight_decay=config.weight_decay, fused=True)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, patience=config.lr_patience)
     generator, best, stale = torch.Generator().manual_seed(seed), math.inf, 0
     while len(losses) < (config.max_epochs or math.inf) and stale < config.patience:

@@ -352,7 +352,8 @@ def similar_pools(
     "Sort runs into groups of pools of similar size."
     groups = []
     for i in sorted((i for i, p in enumerate(pools) if p is not None), key=lambda i: len(pools[i])):
-        if not groups or len(pools[i]) > most * max(len(pools[groups[-1][0]]), 16): groups.append([])
+        if not groups or len(pools[i]) > most * max(len(pools[groups[-1][0]]), 16):
+            groups.append([])
         groups[-1].append(i)
     return groups
 
@@ -387,8 +388,8 @@ class StackedLogisticLearner:
             raise ValueError(f"x, y: expected {self.n_runs} pools, got {len(x)} and {len(y)}")
         for runs in similar_pools(y):
             pools = _padded([x[i] for i in runs], [y[i] for i in runs], len(runs), self.dim, "cpu")
-            found, losses, steps = solve_logistic(*pools, c.weights, c.penalty, c.balanced,
-                                                  {name: w[runs] for name, w in self.weights.items()})
+            before = {name: values[runs] for name, values in self.weights.items()}
+            found, losses, steps = solve_logistic(*pools, c.weights, c.penalty, c.balanced, before)
             for name, values in found.items(): self.weights[name][runs] = values
             if c.calibrate: self._calibrate(*pools, runs)
             for i, row, loss in zip(runs, pools[1], losses.tolist()):
