@@ -147,7 +147,7 @@ def room_rates(
     n: int = 64,          # segments
     small: bool = False,  # a smaller room of synthetic voices
 ) -> dict:                # render_ms, features_ms, of a segment; features per second
-    "Return what a simulated segment of five seconds costs on one core."
+    "Return what a simulated segment of two seconds costs on one core."
     config = ROOM_PRESETS[name].small() if small else ROOM_PRESETS[name]
     script = room_script(config, 0, "stream", room_voices(config, 0)["stream"])
     chosen, sound = np.arange(n), []
