@@ -41,6 +41,7 @@ class Adwin(Detector):
     "ADWIN: an adaptive window over numbers."
     delta: float = .002   # confidence: smaller fires less often
     clock: int = 32       # cuts are tried at every `clock`-th value
+    every_cut: bool = False   # also at the newest bucket of each size: fires earlier
     count: int = 0        # values since the last detection
     rows: list = field(default_factory=list)   # row i: buckets [sum, scatter] of 2**i values
     total: float = 0.     # sum of the window
@@ -99,7 +100,7 @@ def _has_cut(self: Adwin) -> bool:
     "Tell whether a cut divides the window into parts of different means."
     n0, total0, variance = 0, 0., self.scatter / max(self.width, 1)
     for i in range(len(self.rows) - 1, -1, -1):
-        for total, _ in self.rows[i][:-1]:                # the newest of each size is no cut
+        for total, _ in self.rows[i] if self.every_cut else self.rows[i][:-1]:
             n0, total0 = n0 + 2 ** i, total0 + total
             n1 = self.width - n0
             if min(n0, n1) < 5: continue
