@@ -154,6 +154,7 @@ def embeddings(self: BaggingLearner,
     "Return features as the members see them on average, `(n, dim)`."
     return self.members.embeddings(x).mean(0)
 
+# %% ../../nbs/50_interactive/533_baselines.ipynb #4f0e5ee1
 @patch
 def gradient_norms(self: BaggingLearner,
     x: Tensor,        # `(n, dim)`

@@ -96,6 +96,7 @@ def label(
     if start and not finish: _open_lab(place)
     if start or finish: print_line(console, f"{finish_labels(place)}\nresults: {place}")
 
+# %% ../../nbs/50_interactive/589_interactive_commands.ipynb #05db11b3
 def _open_lab(place: Path) -> None:
     "Open JupyterLab on the notebook, until it is closed."
     check_installed("dev", "jupyterlab")

@@ -183,6 +183,7 @@ def _recall(self: LabelDesk) -> None:
         if kind == "query": s.questions += [n for n in said if n not in s.questions]
         s.answers |= {n: v for n, v in said.items() if n in s.questions and n not in s.answers}
 
+# %% ../../nbs/50_interactive/583_desk.ipynb #545b73ca
 @patch
 def _flagged(self: LabelDesk) -> list[int]:
     "Return what waits for a review: flagged segments, or any while a class is unknown."

@@ -6,6 +6,7 @@
 from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import numpy as np
+from scipy.stats import pearsonr
 from ..core.expect import finite, integer, one_of, shaped
 from ..core.plots import PALETTE
 from .pictures import LABELS, plot_over_sessions, run_tables, session_frame
@@ -45,9 +46,7 @@ def pearson(
     "Return Pearson's correlation."
     x = shaped("x", finite("x", np.asarray(x, float)), "n")
     y = shaped("y", finite("y", np.asarray(y, float)), integer("x: values", len(x), 2))
-    x, y = x - x.mean(), y - y.mean()
-    scale = np.sqrt((x @ x) * (y @ y))
-    return float(x @ y / scale) if scale > 0 else float("nan")
+    return float(pearsonr(x, y).statistic) if np.ptp(x) and np.ptp(y) else float("nan")
 
 def lag_one(
     series,     # `(n,)`, such as the DCF of each session; n >= 3

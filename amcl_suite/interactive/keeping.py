@@ -133,6 +133,7 @@ def save_session(
     write_text_atomic(folder / "al_samples.txt", "\n".join(pool_lines(session)) + "\n")
     return folder / "state.pt"
 
+# %% ../../nbs/50_interactive/548_keeping.ipynb #31dc735f
 def open_session(
     folder: str | Path,   # of the run; may be empty, or not there yet
     model,                # a learner with its initial weights

@@ -79,6 +79,7 @@ def fit_logistic(
     if rotation is None: return w, step
     return torch.cat([(rotation @ w[..., :-1, None])[..., 0], w[..., -1:]], -1), step
 
+# %% ../../nbs/50_interactive/527_logistic.ipynb #27871cf1
 def _logistic_objective(w, score, y, weights, ridge) -> Tensor:
     "Return the penalised negative log-likelihood."
     losses = softplus(score) - y * score
@@ -121,6 +122,7 @@ def solve_logistic(
     loss = (weights * (softplus(score) - target * score)).sum(-1) / n
     return {"coefficients": w, "mean": mean, "scale": scale}, loss, steps
 
+# %% ../../nbs/50_interactive/527_logistic.ipynb #3b53c260
 def _restandardised(old: dict[str, Tensor], mean: Tensor, scale: Tensor) -> Tensor:
     "Return the coefficients that give the scores of an old answer for new means and scales."
     slopes = old["coefficients"][..., :-1] / old["scale"]

@@ -19,7 +19,8 @@ from .losses import LossConfig
 from .metrics import METRICS
 from .network import NetworkConfig
 from .pair_training import LearnerConfig
-from .scoring import SCORE_COLUMNS, legacy_imlm, run_curves, run_scores
+from .pictures import plot_over_sessions, session_frame
+from .scoring import SCORE_COLUMNS, legacy_imlm, run_scores
 from .settings import STREAMS, named_streams
 from .streams import reversed_stream
 from .vtd_files import bootstrap_environment, read_vtd, split_environment
@@ -45,6 +46,7 @@ class StreamFlags:
     order_file: str = "cluster"          # lid: or random
     lid_target: str | None = None        # lid: code of the target language
 
+# %% ../../nbs/50_interactive/586_run_command.ipynb #107a0fbf
 @dataclass(frozen=True)
 class LearnerFlags(StreamFlags):
     "Flags of the learner, most of them of the network."
@@ -244,6 +246,7 @@ def run_from_flags(
     write_text_atomic(folder / "time.txt", f"{sum(r['time'] for r in session.rows):.3f}\n")
     return folder
 
+# %% ../../nbs/50_interactive/586_run_command.ipynb #9b78733c
 def _check_command(folder: Path, words: Sequence[str]) -> None:
     "Raise `DataError` if a folder holds the run of another command."
     path = folder / "command.txt"
@@ -294,20 +297,22 @@ def score_runs(
     if len(tables) > 1: rows.append(row("all", [*tables.values()]))
     return rows, tables
 
+# %% ../../nbs/50_interactive/586_run_command.ipynb #410d5321
 def plot_score_curves(
     tables: dict,                # name -> rows of a run
     metric: str = "imlm",        # a name of `METRICS`
     kinds: Sequence[str] = ("cumulative", "instant"),   # a panel each
 ):                               # figure
     "Draw scores over sessions, a line per run."
+    import pandas
     from matplotlib.figure import Figure
     one_of("metric", metric, METRICS, "metric")
+    runs = pandas.concat([rows.assign(variant=name) for name, rows in tables.items()],
+                         ignore_index=True)
     fig = Figure(figsize=(4.5 * len(kinds), 3), layout="constrained")
     axes = fig.subplots(1, len(kinds), squeeze=False)
     for ax, kind in zip(axes[0], kinds):
-        for name, rows in tables.items():
-            curve = run_curves(rows, kind)
-            ax.plot(curve["session"], curve[metric], label=name)
-        ax.set(xlabel="session", ylabel=f"{metric.upper()}, {kind}")
+        plot_over_sessions(ax, session_frame(runs, kind), metric)
+        ax.set_ylabel(f"{ax.get_ylabel()}, {kind}")
     axes[0][0].legend()
     return fig

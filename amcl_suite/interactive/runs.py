@@ -53,6 +53,7 @@ class InteractiveResults:
     def __repr__(self): return (f"InteractiveResults({len(self.runs)} runs, "
                                 f"{len(self.sessions)} sessions)")
 
+# %% ../../nbs/50_interactive/549_runs.ipynb #74494d1c
 def run_interactive(
     configs: Mapping[str, InteractiveConfig],   # variant -> setting
     n_seeds: int,                               # >= 1, runs of each

@@ -108,6 +108,7 @@ def plot_stream_curves(
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig
 
+# %% ../../nbs/50_interactive/582_shown.ipynb #359434f8
 def _band(ax, values, style: Style, shaded: bool) -> None:
     "Draw a mean `(seeds, sessions)`, with its interval if shaded."
     found = mean_interval(values.T)
