@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that only tests and demos need: a browser, Slurm, a speech synthesiser.
+# Installs the Debian packages that only tests and demos need: a browser, Slurm, a speech synthesiser, measured ears.
 # Does nothing when they are there; where it can't install them, it says so, and those tests skip.
 # usage: bash scripts/system.sh
 set -uo pipefail
@@ -11,6 +11,7 @@ need chromium chromium
 need slurmctld slurm-wlm
 need munged munge
 need espeak-ng espeak-ng
+[[ -e /usr/share/libmysofa/MIT_KEMAR_normal_pinna.sofa ]] || missing+=(libmysofa1)   # measured ears
 (( ${#missing[@]} )) || exit 0
 
 say() { printf '[system] %s\n' "$*"; }
