@@ -7,6 +7,7 @@ amcl_suite.separation   speech separation: objectives, corpora, models, training
 amcl_suite.ensembles    independent to joint ensembles, their diagnostics, scikit-learn estimators
 amcl_suite.objects      scenes of objects, slots that compete for pixels, decompositions
 amcl_suite.interactive  streams, questions to an expert, corrections, drift, the session loop
+amcl_suite.audition     rooms to hear and move in, agents that find sounds, separation by moving
 amcl_suite.core         data, training, run records, statistics, tables and plots for all of them
 amcl_suite.reproduce    jobs, runs on one machine or a cluster, reports, documentation
 
