@@ -33,12 +33,12 @@ def ideal_binary_mask(
     first = loud.argmax(-3, keepdim=True)
     return torch.zeros_like(loud).scatter_(-3, first, 1.)
 
-# %% ../../nbs/60_audition/628_clustering.ipynb #1086ee25
+# %% ../../nbs/60_audition/628_clustering.ipynb #a4ac5c5f
 def spatial_points(
     audio,                      # `(2, time)`, the mixture
     sample_rate: int = 8000,    # Hz
     legacy: bool = False,       # True: the released toolkit's first number
-) -> Tensor:                    # `(frames, n_frequencies, 2)`: delay in samples, level difference in dB
+) -> Tensor:                    # `(frames, n_frequencies, 2)`: delay in samples, level in dB
     "Return the two numbers that describe where a bin comes from."
     left, right = stft(shaped("audio", torch.as_tensor(audio), 2, "time+"))
     frequency = torch.linspace(0, sample_rate / 2, left.shape[-1], dtype=left.real.dtype)
@@ -47,7 +47,7 @@ def spatial_points(
     else: delay = (-phase / (2 * torch.pi * frequency.clamp_min(50)) * sample_rate).clamp(-8, 8)
     return torch.stack([delay, level], -1)
 
-# %% ../../nbs/60_audition/628_clustering.ipynb #e8dad72a
+# %% ../../nbs/60_audition/628_clustering.ipynb #81167119
 def cluster_masks(
     audio,                       # `(2, time)`, the mixture
     n_sources: int = 2,          # clusters
@@ -71,9 +71,8 @@ def cluster_masks(
     if standardise: points, chosen = (x / (chosen.std(0) + 1e-12) for x in (points, chosen))
     centres = KMeans(integer("n_sources", n_sources, 1), n_init=10, random_state=seed).fit(chosen)
     distance = centres.transform(points.reshape(-1, 2)).T.reshape(-1, *magnitude.shape)
-    if kind == "binary":
-        return torch.from_numpy(np.eye(n_sources, dtype=np.float32)[distance.argmin(0)]).movedim(-1, 0)
-    shares = np.exp(-sharpness * (distance - distance.min(0))) + 1e-8
+    if kind == "binary": shares = (distance == distance.min(0)).astype(float)
+    else: shares = np.exp(-sharpness * (distance - distance.min(0))) + 1e-8
     return torch.from_numpy((shares / shares.sum(0)).astype(np.float32))
 
 def spatial_clustering(
@@ -83,4 +82,5 @@ def spatial_clustering(
 ) -> Tensor:              # `(n, n_sources, 2, time)`
     "Separate mixtures one by one."
     audio = shaped("audio", torch.as_tensor(audio), "n+", 2, "time+")
-    return torch.stack([apply_masks(one, cluster_masks(one, n_sources, **options)) for one in audio])
+    masks = torch.stack([cluster_masks(one, n_sources, **options) for one in audio])
+    return apply_masks(audio, masks)

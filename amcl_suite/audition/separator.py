@@ -45,7 +45,7 @@ class SeparatorConfig:
         "Return the larger network of stage \"spring\"."
         return cls(hidden=300, n_layers=2, activation="sigmoid")
 
-# %% ../../nbs/60_audition/640_separator.ipynb #bc2a583e
+# %% ../../nbs/60_audition/640_separator.ipynb #ff2018dd
 class Separator(nn.Module):
     "A recurrent network that estimates a mask for each source, one microphone at a time."
     def __init__(
@@ -58,7 +58,7 @@ class Separator(nn.Module):
         self.config, self.sample_rate = config, checked_rate(sample_rate)
         self.frozen, n_freqs = False, config.frame // 2 + 1
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
-            if seed is not None: torch.random.default_generator.manual_seed(integer("seed", seed, 0))
+            if seed is not None: torch.default_generator.manual_seed(integer("seed", seed, 0))
             self.norm = nn.BatchNorm1d(1)
             self.lstm = nn.LSTM(n_freqs, config.hidden, config.n_layers, batch_first=True,
                                 bidirectional=True,
@@ -77,34 +77,39 @@ class Separator(nn.Module):
     def n_parameters(self) -> int:   # that are trained
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
-    def masks(
-        self,
-        spectra: Tensor,   # complex `(..., frames, n_frequencies)` of `stft` with floor 1e-8
-    ) -> Tensor:           # `(..., frames, n_frequencies, n_sources)`, in (0, 1)
-        "Return the masks of spectra that are at hand, such as cached ones."
-        n_freqs = self.config.frame // 2 + 1
-        shaped("spectra", spectra, "...", "frames+", n_freqs)
-        level = log_spectrum(spectra).reshape(-1, *spectra.shape[-2:])
-        level = self.norm(level.reshape(1, 1, -1)).reshape(level.shape)
-        logits = self.out(self.lstm(level)[0]).reshape(*spectra.shape, self.config.n_sources)
-        return logits.softmax(-1) if self.config.activation == "softmax" else logits.sigmoid()
+# %% ../../nbs/60_audition/640_separator.ipynb #c89a2902
+@patch
+def spectra(
+    self: Separator,
+    audio: Tensor,   # `(..., time)`
+) -> Tensor:         # complex `(..., frames, n_frequencies)`
+    "Return what `masks` takes."
+    return stft(audio, self.config.frame, self.config.hop, floor=1e-8)
 
-    def spectra(self,
-                audio: Tensor,   # `(..., time)`
-                ) -> Tensor:     # complex `(..., frames, n_frequencies)`
-        "Return what `masks` takes."
-        return stft(audio, self.config.frame, self.config.hop, floor=1e-8)
+@patch
+def masks(
+    self: Separator,
+    spectra: Tensor,   # complex `(..., frames, n_frequencies)` of `stft` with floor 1e-8
+) -> Tensor:           # `(..., frames, n_frequencies, n_sources)`, in (0, 1)
+    "Return the masks of spectra."
+    n_freqs = self.config.frame // 2 + 1
+    shaped("spectra", spectra, "...", "frames+", n_freqs)
+    level = log_spectrum(spectra).reshape(-1, *spectra.shape[-2:])
+    level = self.norm(level.reshape(1, 1, -1)).reshape(level.shape)
+    logits = self.out(self.lstm(level)[0]).reshape(*spectra.shape, self.config.n_sources)
+    return logits.softmax(-1) if self.config.activation == "softmax" else logits.sigmoid()
 
-    def forward(
-        self,
-        audio: Tensor,             # `(n, m, time)`
-    ) -> tuple[Tensor, Tensor]:    # estimates `(n, s, m, time)`, masks `(n, m, frames, freqs, s)`
-        "Separate mixtures, microphone by microphone."
-        shaped("audio", audio, "n+", "m+", "time+", kind="float")
-        spectra = self.spectra(audio)
-        masks = self.masks(spectra)
-        parts = masks.permute(0, 4, 1, 2, 3) * spectra[:, None]
-        return istft(parts, audio.shape[-1], self.config.hop), masks
+@patch
+def forward(
+    self: Separator,
+    audio: Tensor,             # `(n, m, time)`
+) -> tuple[Tensor, Tensor]:    # estimates `(n, s, m, time)`, masks `(n, m, frames, freqs, s)`
+    "Separate mixtures, microphone by microphone."
+    shaped("audio", audio, "n+", "m+", "time+", kind="float")
+    spectra = self.spectra(audio)
+    masks = self.masks(spectra)
+    parts = masks.permute(0, 4, 1, 2, 3) * spectra[:, None]
+    return istft(parts, audio.shape[-1], self.config.hop), masks
 
 # %% ../../nbs/60_audition/640_separator.ipynb #7ab9b810
 def freeze(
