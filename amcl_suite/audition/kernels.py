@@ -13,7 +13,7 @@ from ..core.expect import between, integer, shaped
 from .acoustics import HALF_KERNEL, SPEED_OF_SOUND, lattice, rir_length
 
 # %% auto #0
-__all__ = ['shoebox_rirs', 'shoebox_rirs_torch']
+__all__ = ['add_images', 'shoebox_rirs', 'shoebox_rirs_torch']
 
 # %% ../../nbs/60_audition/613_kernels.ipynb #e746d07b
 def _tables() -> tuple[np.ndarray, np.ndarray]:
@@ -23,7 +23,7 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
     window = (.5 + .5 * np.cos(np.pi * whole / HALF_KERNEL)) * (1 - 2 * (taps % 2))
     return window.astype(np.float32), taps.astype(np.float32)
 
-_WINDOW, _TAPS = _tables()
+PULSE_WINDOW, PULSE_TAPS = _tables()
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _add_pulses(out, n, starts, above, fractions, heights, window, taps):
@@ -81,6 +81,23 @@ def _delays(n, places, gains, microphone, scale, floor, starts, above, fractions
         fractions[k] = f
     return nearest
 
+# %% ../../nbs/60_audition/613_kernels.ipynb #84f994a8
+@njit(cache=True, nogil=True, error_model="numpy")
+def add_images(
+    out,           # float32 `(time,)`, response that the pulses are added to
+    places,        # `(d, k)`, m, of images; the source itself first
+    gains,         # `(k,)`; 0: not heard
+    microphone,    # `(d,)`, m
+    scale,         # samples a metre
+    window,        # `PULSE_WINDOW`
+    taps,          # `PULSE_TAPS`
+):
+    "Add the pulses of given images to a response, for rooms of any shape; called from compiled code."
+    starts, above, fractions, heights = np.empty((4, len(gains)))
+    _delays(len(gains), places, gains, microphone, scale, 0., starts, above, fractions, heights)
+    _add_pulses(out, len(gains), starts, above, fractions, heights, window, taps)
+
+
 # %% ../../nbs/60_audition/613_kernels.ipynb #fad3cb8c
 @njit(cache=True, nogil=True, error_model="numpy")
 def _rirs(sizes, reflections, sources, microphones, cells, scale, floor, window, taps, out):
@@ -122,7 +139,7 @@ def shoebox_rirs(
     scale = sample_rate / SPEED_OF_SOUND
     def work(rows):
         return _rirs(sizes[rows], reflections[rows], sources[rows], microphones[rows], cells, scale,
-                     floor, _WINDOW, _TAPS, out[rows])
+                     floor, PULSE_WINDOW, PULSE_TAPS, out[rows])
     n, n_threads = len(sizes), integer("n_threads", n_threads, 1)
     parts = [slice(n * i // n_threads, n * (i + 1) // n_threads) for i in range(n_threads)]
     if n_threads == 1: nearest = work(slice(0, n))
@@ -210,7 +227,7 @@ def _scatter(out: torch.Tensor, delays: torch.Tensor, amplitudes: torch.Tensor) 
     fraction = delays - whole - above
     fraction = torch.where(fraction.abs() > 1e-9, fraction, 1e-9)
     scale = (amplitudes * torch.special.sinc(fraction) * fraction).float()[..., None]
-    window, taps = (torch.from_numpy(table).to(out.device)[above] for table in (_WINDOW, _TAPS))
+    window, taps = (torch.from_numpy(table).to(out.device)[above] for table in (PULSE_WINDOW, PULSE_TAPS))
     fraction = fraction.float()[..., None]
     pulses = scale * window / (fraction - taps)
     start = whole.long().clamp(max=out.shape[-1] - 2 * HALF_KERNEL)

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 from ..core.expect import between, finite, integer, shaped
 from .acoustics import HALF_KERNEL, SPEED_OF_SOUND, impulses, reflection
-from .kernels import _TAPS, _WINDOW, _add_pulse
+from .kernels import PULSE_TAPS, PULSE_WINDOW, add_images
 from .rooms import Room, is_inside
 
 # %% auto #0
@@ -103,11 +103,9 @@ def _gains_at(gains, points, places, walls, parents, normals, offsets, corners, 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _add_seen(places, gains, microphones, scale, window, taps, out):
     "Add the pulses of the images that each microphone sees, `gains (m, k)`, to `out (m, length)`."
+    across = np.ascontiguousarray(places.T)
     for m in range(len(microphones)):
-        for k in range(len(places)):
-            if gains[m, k] == 0.: continue
-            distance = np.hypot(places[k, 0] - microphones[m, 0], places[k, 1] - microphones[m, 1])
-            _add_pulse(out[m], distance * scale, gains[m, k] / max(distance, 1e-3), window, taps)
+        add_images(out[m], across, gains[m], microphones[m], scale, window, taps)
 
 # %% ../../nbs/60_audition/618_polygons.ipynb #804c9240
 @lru_cache(maxsize=256)
@@ -154,7 +152,7 @@ def polygon_rirs(
     out = np.zeros((len(sources), len(microphones), length), np.float32)
     for row, source in zip(out, sources):
         places, gains = images_heard(room, source, microphones, order)
-        _add_seen(places, gains, microphones, sample_rate / SPEED_OF_SOUND, _WINDOW, _TAPS, row)
+        _add_seen(places, gains, microphones, sample_rate / SPEED_OF_SOUND, PULSE_WINDOW, PULSE_TAPS, row)
     return out
 
 def _places(name: str, points, room: Room) -> np.ndarray:
