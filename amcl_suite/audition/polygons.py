@@ -10,7 +10,7 @@ import numba
 import numpy as np
 from ..core.expect import between, finite, integer, shaped
 from .acoustics import HALF_KERNEL, SPEED_OF_SOUND, impulses, reflection
-from .kernels import _TAPS, _WINDOW, _add_pulse
+from .kernels import PULSE_TAPS, PULSE_WINDOW, add_pulse
 from .rooms import Room, is_inside
 
 # %% auto #0
@@ -96,7 +96,7 @@ def _add_seen(places, gains, walls, parents, normals, offsets, corners, edges, m
             if visible:
                 distance = np.hypot(places[image, 0] - microphones[m, 0],
                                     places[image, 1] - microphones[m, 1])
-                _add_pulse(out[m], distance * scale, gains[image] / max(distance, 1e-3), window, taps)
+                add_pulse(out[m], distance * scale, gains[image] / max(distance, 1e-3), window, taps)
 
 @lru_cache(maxsize=256)
 def _kept_images(room: Room, x: float, y: float, order: int) -> Images:
@@ -132,7 +132,7 @@ def polygon_rirs(
     for row, (x, y) in zip(out, sources.tolist()):
         images = _kept_images(room, x, y, order)
         _add_seen(images.places, images.gains, images.walls, images.parents, *shape, microphones,
-                  sample_rate / SPEED_OF_SOUND, _WINDOW, _TAPS, row)
+                  sample_rate / SPEED_OF_SOUND, PULSE_WINDOW, PULSE_TAPS, row)
     return out
 
 def _places(name: str, points, room: Room) -> np.ndarray:
