@@ -13,7 +13,11 @@ from ..core.expect import between, integer, shaped
 from .acoustics import HALF_KERNEL, SPEED_OF_SOUND, lattice, rir_length
 
 # %% auto #0
+<<<<<<< HEAD
 __all__ = ['PULSE_WINDOW', 'PULSE_TAPS', 'add_pulse', 'shoebox_rirs', 'shoebox_rirs_torch']
+=======
+__all__ = ['add_images', 'shoebox_rirs', 'shoebox_rirs_torch']
+>>>>>>> main
 
 # %% ../../nbs/60_audition/613_kernels.ipynb #d28ff044
 def _tables() -> tuple[np.ndarray, np.ndarray]:
@@ -24,6 +28,7 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
     return window.astype(np.float32), taps.astype(np.float32)
 
 PULSE_WINDOW, PULSE_TAPS = _tables()
+<<<<<<< HEAD
 
 # %% ../../nbs/60_audition/613_kernels.ipynb #5f89e939
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -34,6 +39,8 @@ def _split_delay(delay):
     above = 1. if fraction > .5 else 0.
     fraction -= above
     return start, above, fraction if abs(fraction) > 1e-9 else 1e-9
+=======
+>>>>>>> main
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _sine_over_pi(fraction):
@@ -100,7 +107,28 @@ def _delays(n, places, gains, microphone, scale, floor, starts, above, fractions
         heights[k] = height * _sine_over_pi(fractions[k]) if height * nearest >= floor else 0.
     return nearest
 
+<<<<<<< HEAD
 # %% ../../nbs/60_audition/613_kernels.ipynb #76c7582c
+=======
+# %% ../../nbs/60_audition/613_kernels.ipynb #84f994a8
+@njit(cache=True, nogil=True, error_model="numpy")
+def add_images(
+    out,           # float32 `(time,)`, response that the pulses are added to
+    places,        # `(d, k)`, m, of images; the source itself first
+    gains,         # `(k,)`; 0: not heard
+    microphone,    # `(d,)`, m
+    scale,         # samples a metre
+    window,        # `PULSE_WINDOW`
+    taps,          # `PULSE_TAPS`
+):
+    "Add the pulses of given images to a response, for rooms of any shape; called from compiled code."
+    starts, above, fractions, heights = np.empty((4, len(gains)))
+    _delays(len(gains), places, gains, microphone, scale, 0., starts, above, fractions, heights)
+    _add_pulses(out, len(gains), starts, above, fractions, heights, window, taps)
+
+
+# %% ../../nbs/60_audition/613_kernels.ipynb #fad3cb8c
+>>>>>>> main
 @njit(cache=True, nogil=True, error_model="numpy")
 def _rirs(sizes, reflections, sources, microphones, cells, scale, floor, window, taps, out):
     "Fill responses of some environments; return the smallest distance of a source."
