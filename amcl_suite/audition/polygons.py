@@ -10,11 +10,7 @@ import numba
 import numpy as np
 from ..core.expect import between, finite, integer, shaped
 from .acoustics import HALF_KERNEL, SPEED_OF_SOUND, impulses, reflection
-<<<<<<< HEAD
-from .kernels import PULSE_TAPS, PULSE_WINDOW, add_pulse
-=======
 from .kernels import PULSE_TAPS, PULSE_WINDOW, add_images
->>>>>>> main
 from .rooms import Room, is_inside
 
 # %% auto #0
@@ -81,28 +77,6 @@ def seen_by(
 
 # %% ../../nbs/60_audition/618_polygons.ipynb #412575ed
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-<<<<<<< HEAD
-def _add_seen(places, gains, walls, parents, normals, offsets, corners, edges, microphones, scale,
-              window, taps, out):
-    "Add the pulses of all images that each microphone sees to `out (m, length)`."
-    for m in range(len(microphones)):
-        for image in range(len(places)):
-            node, x, y = image, microphones[m, 0], microphones[m, 1]
-            visible = True
-            while visible and walls[node] >= 0:
-                w = walls[node]
-                near = normals[w, 0] * x + normals[w, 1] * y - offsets[w]
-                far = normals[w, 0] * places[node, 0] + normals[w, 1] * places[node, 1] - offsets[w]
-                part = near / (near - far)
-                x, y = x + part * (places[node, 0] - x), y + part * (places[node, 1] - y)
-                along = (x - corners[w, 0]) * edges[w, 0] + (y - corners[w, 1]) * edges[w, 1]
-                visible = 0 <= along < edges[w, 0] ** 2 + edges[w, 1] ** 2
-                node = parents[node]
-            if visible:
-                distance = np.hypot(places[image, 0] - microphones[m, 0],
-                                    places[image, 1] - microphones[m, 1])
-                add_pulse(out[m], distance * scale, gains[image] / max(distance, 1e-3), window, taps)
-=======
 def _sees(node, x, y, places, walls, parents, normals, offsets, corners, edges):
     "Tell whether the line from a place to an image comes through its walls."
     while walls[node] >= 0:
@@ -115,7 +89,6 @@ def _sees(node, x, y, places, walls, parents, normals, offsets, corners, edges):
         if not 0 <= along < edges[w, 0] ** 2 + edges[w, 1] ** 2: return False
         node = parents[node]
     return True
->>>>>>> main
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _gains_at(gains, points, places, walls, parents, normals, offsets, corners, edges):
@@ -177,18 +150,9 @@ def polygon_rirs(
     length = length or polygon_length(room, integer("order", order, 0), sample_rate)
     if not room.convex: return library_rirs(room, sources, microphones, order, sample_rate, length)
     out = np.zeros((len(sources), len(microphones), length), np.float32)
-<<<<<<< HEAD
-    corners = np.array(room.corners)
-    shape = (*room.walls, corners, np.roll(corners, -1, 0) - corners)
-    for row, (x, y) in zip(out, sources.tolist()):
-        images = _kept_images(room, x, y, order)
-        _add_seen(images.places, images.gains, images.walls, images.parents, *shape, microphones,
-                  sample_rate / SPEED_OF_SOUND, PULSE_WINDOW, PULSE_TAPS, row)
-=======
     for row, source in zip(out, sources):
         places, gains = images_heard(room, source, microphones, order)
         _add_seen(places, gains, microphones, sample_rate / SPEED_OF_SOUND, PULSE_WINDOW, PULSE_TAPS, row)
->>>>>>> main
     return out
 
 def _places(name: str, points, room: Room) -> np.ndarray:
