@@ -83,7 +83,7 @@ def scale_metrics(
     return dict(snr=_db(energy, error), sd_sdr=_db(alpha.square() * energy, error),
                 srr=_db(alpha.square(), (alpha - one).square()))
 
-# %% ../../nbs/60_audition/648_evaluation.ipynb #0096d24d
+# %% ../../nbs/60_audition/648_evaluation.ipynb #ed229a6a
 def _mixture(audio: Tensor, images: Tensor) -> Tensor:
     return audio[:, None].expand_as(images)
 
@@ -93,9 +93,10 @@ def _clustering(audio: Tensor, images: Tensor) -> Tensor:
 def _ideal(audio: Tensor, images: Tensor) -> Tensor:
     return apply_masks(audio, ideal_binary_mask(images))
 
-BASELINES: dict[str, Callable] = {"mixture": _mixture, "clustering": _clustering,   # (audio, images)
-                                  "ideal mask": _ideal}                              # -> estimates
+BASELINES: dict[str, Callable] = {"mixture": _mixture,          # (audio, images) -> estimates
+                                  "clustering": _clustering, "ideal mask": _ideal}
 
+# %% ../../nbs/60_audition/648_evaluation.ipynb #7d02b3e1
 @torch.no_grad()
 def _estimates(method: Callable, audio: Tensor) -> Tensor:
     "Return what a separator makes of mixtures, in evaluation mode, as it was before."
@@ -128,7 +129,7 @@ def _rows(name: str, found: Tensor, references: Tensor, at_input) -> list[dict]:
     values = dict(zip(("si_sdr", "si_sir", "si_sar"), si_metrics(found, references)))
     values |= {f"{key}i": values[key] - x for key, x in zip(("si_sdr", "si_sir"), at_input)}
     values |= scale_metrics(found, references)
-    return [dict(mixture=i, method=name, source=k, **{key: float(x[i, k]) for key, x in values.items()})
+    return [dict(mixture=i, method=name, source=k) | {key: float(x[i, k]) for key, x in values.items()}
             for i in range(found.shape[0]) for k in range(found.shape[1])]
 
 # %% ../../nbs/60_audition/648_evaluation.ipynb #baec9b47

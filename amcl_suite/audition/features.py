@@ -17,7 +17,7 @@ from ..core.expect import between, integer, like, shaped
 __all__ = ['FRAME', 'HOP', 'BAND_EDGES', 'LAGS', 'N_FEATURES', 'stft', 'istft', 'interaural', 'n_features', 'band_features_plain',
            'band_features']
 
-# %% ../../nbs/60_audition/626_features.ipynb #4dc79d24
+# %% ../../nbs/60_audition/626_features.ipynb #4a50afa4
 FRAME, HOP = 256, 64    # samples, window and step of the short-time spectrum
 
 @functools.lru_cache(maxsize=16)
@@ -44,6 +44,7 @@ def stft(
         spectra = torch.view_as_complex(torch.where(parts.abs() <= floor, floor, parts))
     return spectra.reshape(*audio.shape[:-1], *spectra.shape[1:])
 
+# %% ../../nbs/60_audition/626_features.ipynb #1d9d6673
 def istft(
     spectra,                # complex `(..., frames, n_frequencies)` of `stft`
     length: int,            # samples wanted
@@ -80,7 +81,7 @@ def interaural(
         phase = (left * right.conj()).angle()
     return (level, phase) if as_tensors else (level.numpy(), phase.numpy())
 
-# %% ../../nbs/60_audition/626_features.ipynb #cb9419dd
+# %% ../../nbs/60_audition/626_features.ipynb #0563ae2a
 BAND_EDGES = (100, 250, 450, 700, 1050, 1500, 2150, 3000, 3900)   # Hz
 LAGS = tuple(k / 8000 for k in range(-5, 6))                        # s, of the cross-correlation
 N_FEATURES = 4 * (len(BAND_EDGES) - 1) + len(LAGS)                  # 43, of a pair of microphones
@@ -100,7 +101,7 @@ def _grid(n_freqs: int, sample_rate: int) -> tuple[np.ndarray, np.ndarray, float
     frequency = np.linspace(0, sample_rate / 2, integer("spectra: frequencies", n_freqs, 2))
     edges = np.searchsorted(frequency, BAND_EDGES)
     if (np.diff(edges) < 1).any():
-        raise ValueError(f"spectra: {n_freqs} frequencies are too few for the bands; use 64 or more")
+        raise ValueError(f"spectra: {n_freqs} frequencies are too few for bands; use 64 or more")
     angle = 2 * np.pi * np.outer(frequency[edges[0]:edges[-1]], LAGS)
     turns = np.concatenate([np.cos(angle), -np.sin(angle)]).astype(np.float32)
     return edges, turns, 2 / (2 * (n_freqs - 1)) ** 2
@@ -160,10 +161,10 @@ def _bands(parts, edges, power, cross, unit, weight):
             total += size[k] * factor
         weight[i] = total
 
-# %% ../../nbs/60_audition/626_features.ipynb #d736e19c
+# %% ../../nbs/60_audition/626_features.ipynb #58549cc2
 @njit(cache=True, nogil=True)
 def _pressed(power, cross, scale, correlation, weight, found):
-    "Write levels, level differences, coherences and correlations of each pair, as networks like them."
+    "Write levels, level differences, coherences and correlations of each pair."
     n_bands = power.shape[2]
     for i in range(len(power)):
         tiny = 0.
@@ -179,7 +180,7 @@ def _pressed(power, cross, scale, correlation, weight, found):
         for k in range(correlation.shape[1]):
             found[i, 4 * n_bands + k] = correlation[i, k] / (weight[i] + 1e-9)
 
-# %% ../../nbs/60_audition/626_features.ipynb #695cdd7b
+# %% ../../nbs/60_audition/626_features.ipynb #5042c601
 def band_features(
     spectra,             # complex `(n, m, f)`, regular frequencies from 0 to half the rate
     sample_rate: int,    # Hz, at least 7,800
@@ -192,7 +193,7 @@ def band_features(
     if m == 1: spectra = spectra.repeat(2, 1)
     parts = spectra.view(np.float32).reshape(-1, 2, 2 * f)
     rows, n_bands, n_bins = len(parts), len(edges) - 1, edges[-1] - edges[0]
-    power, cross = np.empty((rows, 2, n_bands), np.float32), np.empty((rows, 2, n_bands), np.float32)
+    power, cross = np.empty((2, rows, 2, n_bands), np.float32)
     unit, weight = np.empty((rows, 2 * n_bins), np.float32), np.empty(rows, np.float32)
     _bands(parts, edges, power, cross, unit, weight)
     found = np.empty((rows, N_FEATURES), np.float32)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from .agents import PlannerAgent, RandomAgent, StraightAgent
 from .config import GameConfig, HearingConfig, RoomSpec, WorldConfig
-from .dqn import NetworkAgent
+from .dqn import DQNConfig, NetworkAgent
 from .environment import OtoWorldVector
 from .heads import FeatureNet
 from .playing import play
@@ -21,13 +21,14 @@ from .training import TrainConfig, Training, train, validator
 from ..core.expect import integer, one_of
 
 # %% auto #0
-__all__ = ['SETTINGS', 'setting', 'sounds_of', 'Trial', 'trained_agent', 'known_agents', 'judged']
+__all__ = ['SETTINGS', 'setting', 'sounds_of', 'learning', 'Trial', 'trained_agent', 'known_agents', 'judged']
 
 # %% ../../nbs/60_audition/649_settings.ipynb #bc58fea9
-def _game(n_sources: int) -> GameConfig: return GameConfig(n_sources=n_sources, reward_scale=.05)
+def _game(n_sources: int, limit: int = 100) -> GameConfig:
+    return GameConfig(n_sources=n_sources, reward="potential", reward_scale=.05, gamma=.95, limit=limit)
 
 SETTINGS = {
-    "tiny": replace(WorldConfig.small(), game=GameConfig(n_sources=1, limit=50, reward_scale=.05)),
+    "tiny": replace(WorldConfig.small(), game=_game(1, 50)),
     "one": WorldConfig(game=_game(1)),
     "two": WorldConfig(game=_game(2)),
     "echo": WorldConfig(RoomSpec(size=(8., 8.), absorption=.36, order=10), game=_game(2)),
@@ -52,15 +53,25 @@ def sounds_of(
     return split(bank, n_sounds // 2, seed)
 
 # %% ../../nbs/60_audition/649_settings.ipynb #d92e2b64
+def learning(
+    n_steps: int = 150_000,     # of all environments together
+    every: int = 25_000,        # steps between validations; 0: none
+    **others,                   # of `TrainConfig`
+) -> TrainConfig:
+    "Return how agents on features learn on all pages."
+    dqn = DQNConfig(gamma=.95, train_freq=16)
+    return TrainConfig(n_steps=n_steps, validation_freq=every, **{"n_envs": 64, "dqn": dqn} | others)
+
 @dataclass(frozen=True)
 class Trial:
     "One training of an agent on features, and how it is judged."
     world: WorldConfig = field(default_factory=lambda: SETTINGS["one"])
-    training: TrainConfig = field(default_factory=TrainConfig)
-    dueling: bool = False          # value and advantages apart
+    training: TrainConfig = field(default_factory=lambda: learning())
+    dueling: bool = True           # value and advantages apart
     n_validation: int = 100        # episodes of each validation
     n_test: int = 300              # episodes to judge with
 
+# %% ../../nbs/60_audition/649_settings.ipynb #72a52957
 def trained_agent(
     trial: Trial,
     seed: int = 0,                        # of everything

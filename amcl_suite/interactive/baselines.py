@@ -9,14 +9,15 @@ import math
 import torch
 from torch import Tensor, nn
 from fastcore.basics import patch
-from ..core.expect import integer, one_of, shaped
+from ..core.expect import between, integer, one_of, shaped
 from .learners import LogisticConfig, NetworkLearner, StreamLearner
 from .network import NetworkConfig
 from .pair_training import FitReport, LearnerConfig
 from .stacked_learners import StackedLogisticLearner
 
 # %% auto #0
-__all__ = ['BASELINES', 'ConstantLearner', 'baseline_logits', 'BaggingLearner', 'DropoutLearner', 'disagreement']
+__all__ = ['BASELINES', 'ConstantLearner', 'baseline_logits', 'VoiceActivityLearner', 'BaggingLearner', 'DropoutLearner',
+           'disagreement']
 
 # %% ../../nbs/50_interactive/533_baselines.ipynb #bb44b9f0
 class ConstantLearner(StreamLearner):
@@ -97,6 +98,27 @@ def _past_logits(learner, sessions, bootstrap, seed) -> list[Tensor]:
                     seed + i)
         logits.append(learner.logits(x))
     return logits
+
+# %% ../../nbs/50_interactive/533_baselines.ipynb #fbc49b8c
+class VoiceActivityLearner(ConstantLearner):
+    "Flags what sounds like speech, by one feature; training changes nothing."
+    def __init__(self,
+        dim: int,                 # features
+        column: int,              # the one that holds the mean probability of speech
+        threshold: float = .5,    # flag above it
+    ):
+        super().__init__(dim, True)
+        self.column = integer("column", column, 0, dim - 1, "the features")
+        self.cut = between("threshold", threshold, 0, 1, "()")
+
+    def __repr__(self): return f"VoiceActivityLearner({self.dim}, {self.column}, {self.cut:g})"
+
+    def logits(self,
+        x: Tensor,                # `(n, dim)`
+    ) -> Tensor:                  # `(n, 2)`
+        "Return scores whose difference is zero at the threshold."
+        score = x[..., self.column].logit(eps=1e-6) - math.log(self.cut / (1 - self.cut))
+        return torch.stack([-score / 2, score / 2], -1)
 
 # %% ../../nbs/50_interactive/533_baselines.ipynb #39523194
 class BaggingLearner(StreamLearner):

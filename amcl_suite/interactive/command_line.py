@@ -27,15 +27,16 @@ def features(
     source: Annotated[Path, typer.Argument(metavar="FOLDER", help="Recordings.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the features.")],
     kind: Annotated[str, typer.Option("--features", help=(
-        "logmel, level, or a speech model: wavlm, ecapa, xvector."))] = "logmel",
+        "logmel, level, silero (voice activity), logmel-silero, or a speech model: wavlm, "
+        "ecapa, xvector."))] = "logmel",
     weights: Weights = "",
     seconds: Annotated[Optional[float], typer.Option(
         help="Length of a segment, s; default: one vector per file.")] = None,
 ) -> None:
     "Make feature files, or go on where it was stopped; status 1 if files failed."
     from amcl_suite.interactive.features import extract
-    from amcl_suite.interactive.speech_models import speech_extractor
-    made = extract(source, out, speech_extractor(kind, weights) if weights else kind, seconds)
+    from amcl_suite.interactive.voice_activity import named_extractor
+    made = extract(source, out, named_extractor(kind, weights), seconds)
     print_line(open_console(), repr(made))
     if made.failures: raise typer.Exit(1)
 

@@ -4,18 +4,22 @@
 
 # %% ../../nbs/50_interactive/524_languages.ipynb #f4c3f1f4
 from __future__ import annotations
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
+from ..core.audio import read_audio
 from ..core.expect import between, integer, only
+from ..core.files import DataError, walk_files
 from .features import EXTRACTORS, Extractor
 from .streams import Stream, cut_stream
 from .voices import (VOICE_RATE, archive_path, archive_rows, archive_sound,
-                                           draw_voice, formant_speech)
+                                           draw_voice, formant_speech, levelled)
 
 # %% auto #0
-__all__ = ['LANGUAGES', 'CAUTIONS', 'Language', 'LanguageClips', 'language_clips', 'say', 'language_stream', 'recorded_languages']
+__all__ = ['LANGUAGES', 'CAUTIONS', 'TELEPHONE_FOLDER', 'TELEPHONE_CAUTION', 'Language', 'LanguageClips', 'language_clips', 'say',
+           'language_stream', 'recorded_languages', 'telephone_prompts']
 
 # %% ../../nbs/50_interactive/524_languages.ipynb #6b701f9e
 @dataclass(frozen=True)
@@ -109,15 +113,50 @@ def recorded_languages(
 ) -> LanguageClips:                                   # windows; groups are recordings
     "Cut real recordings into windows; `DataError` if the archive is nowhere. Mind `CAUTIONS`."
     archive, size = archive_path("multilingual-speech", path), round(seconds * VOICE_RATE)
+    return _windows(((row["language"], row["path"], archive_sound(archive, row, 600.))
+                     for row in archive_rows(archive) if row["collection"] in collections
+                     and int(row["samples"]) >= size), size, extractor)
+
+def _windows(recordings: Iterable[tuple], size: int, extractor: Extractor) -> LanguageClips:
+    "Cut recordings (language, path, samples) into windows of so many samples."
     vectors, languages, names, groups = [], [], [], []
-    for row in archive_rows(archive):
-        n = int(row["samples"]) // size if row["collection"] in collections else 0
-        if n == 0: continue
-        sound = archive_sound(archive, row, 600.)[:n * size]
-        vectors.append(extractor(sound.reshape(n, size)))
-        stem = row["path"].rpartition(".")[0].replace("/", "-")
-        languages += n * [row["language"]]
+    for language, path, sound in recordings:
+        if (n := len(sound) // size) == 0: continue
+        vectors.append(extractor(sound[:n * size].reshape(n, size)))
+        stem = path.rpartition(".")[0].replace("/", "-")
+        languages += n * [language]
         names += [f"{stem}_{i:03d}" for i in range(n)]
         groups += n * [stem]
     vectors = np.concatenate(vectors or [np.zeros((0, extractor.dim), np.float32)])
     return LanguageClips(vectors, np.array(languages), tuple(names), np.array(groups))
+
+# %% ../../nbs/50_interactive/524_languages.ipynb #6c2529a3
+TELEPHONE_FOLDER = "/usr/share/asterisk/sounds"   # where the packages put their prompts
+TELEPHONE_CAUTION = (
+    "Telephone prompts have one or two readers for each language: language and voice are "
+    "confounded, and what a model learns from them says nothing about languages.")
+
+def telephone_prompts(
+    languages: Sequence[str] = ("en", "es", "fr", "it", "ru"),   # how their folders begin
+    seconds: float = 2.,                           # length of a window, s
+    extractor: Extractor = EXTRACTORS["logmel"],   # makes the vectors
+    path: str | Path = TELEPHONE_FOLDER,           # holds a folder for each language and reader
+) -> LanguageClips:                                # windows; groups are prompts
+    "Cut prompts into windows at 16 kHz and print the caution; `DataError` says what to install."
+    prompts = [(language, file) for language in languages for file in _prompts(path, language)]
+    print(TELEPHONE_CAUTION)
+    sounds = ((language, file.relative_to(path).as_posix(),
+               levelled(read_audio(file, VOICE_RATE)[0].numpy()))
+              for language, file in prompts
+              if file.stat().st_size >= seconds * 16_000)      # 8,000 samples of two bytes; not empty
+    return _windows(sounds, round(seconds * VOICE_RATE), extractor)
+
+def _prompts(path: str | Path, language: str) -> Iterator[Path]:
+    "Yield the sound files of a language; `DataError` if there is no folder."
+    found = [folder for folder in Path(path).glob("*_*") if folder.is_dir()
+             and folder.name.partition("_")[0] == language]
+    if not found: raise DataError(
+        f"{path} has no folder {language}_...: run `apt-get install asterisk-core-sounds-"
+        f"{language}-wav`, or name the folder that holds it")
+    for folder in sorted(found):
+        yield from (file for file in walk_files(folder, (".wav",)) if file.parent.name != "silence")

@@ -14,7 +14,7 @@ from ..core.data import cache_dir, sha256_of
 from ..core.expect import integer
 from ..core.files import json_text, read_npz, write_arrays
 from ..core.settings import require
-from .features import EXTRACTORS, logmel_statistics
+from .features import EXTRACTORS, Extractor
 from .scenes import (ROOM_PRESETS, RoomConfig, RoomScript, Scene, room_script,
                                            room_voices)
 from .streams import Session, Stream
@@ -125,11 +125,12 @@ def _hiss(script: RoomScript, segments, n: int) -> np.ndarray:
 def room_features(
     script: RoomScript,              # what happens
     microphone: int | None = None,   # None: the one of the configuration
-    block: int = 16,                 # segments in memory at once
-) -> np.ndarray:                     # float32 `(n, 140)`
-    "Return the log-mel statistics of all segments of a script."
+    block: int = 64,                 # segments in memory at once
+    extractor: Extractor = EXTRACTORS["logmel"],   # makes the vectors
+) -> np.ndarray:                     # float32 `(n, dim)`
+    "Return the features of all segments of a script."
     every = np.arange(len(script.labels))
-    return np.concatenate([logmel_statistics(render_room(script, every[i:i + block], microphone))
+    return np.concatenate([extractor(render_room(script, every[i:i + block], microphone))
                            for i in range(0, len(every), block)])
 
 def _as_stream(script: RoomScript, features: np.ndarray) -> Stream:
@@ -147,21 +148,22 @@ def room_stream(
     config: RoomConfig = ROOM_PRESETS["base"],   # what is planned
     seed: int = 0,                               # >= 0; another seed is another room
     cache: bool = False,                         # keep the features for the next time
+    extractor: Extractor = EXTRACTORS["logmel"], # makes the vectors of segments
 ) -> tuple[Stream, Stream]:                      # the stream, and one from the bootstrap room
     "Simulate a room and another one; the same for the same arguments."
     voices = room_voices(config, seed)
     scripts = [room_script(config, seed, part, own) for part, own in voices.items()]
-    path = _cache_path(config, seed, voices["stream"].origin)
+    path = _cache_path(config, seed, voices["stream"].origin, extractor)
     if cache and path.is_file(): arrays = read_npz(path)
-    else: arrays = {script.part: room_features(script) for script in scripts}
+    else: arrays = {script.part: room_features(script, extractor=extractor) for script in scripts}
     if cache and not path.is_file(): write_arrays(path, arrays)
     return tuple(_as_stream(script, arrays[script.part]) for script in scripts)
 
-def _cache_path(config: RoomConfig, seed: int, origin: str) -> Path:
+def _cache_path(config: RoomConfig, seed: int, origin: str, extractor: Extractor) -> Path:
     "Return where the features of a room are kept."
     sources = [sha256_of(archive_path(name)) for name in ("librispeech", "environment-sounds")
                ] if origin == "recorded" else [origin]
-    key = json_text([config, seed, sources, EXTRACTORS["logmel"].identity, 1])
+    key = json_text([config, seed, sources, extractor.identity, 1])
     return cache_dir() / "interactive" / f"room-{sha256_of(key.encode())[:20]}.npz"
 
 # %% ../../nbs/50_interactive/522_rooms.ipynb #2b8bd0db

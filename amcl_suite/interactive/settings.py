@@ -12,6 +12,7 @@ from .rooms import room_stream
 from .runs import InteractiveConfig
 from .scenes import ROOM_PRESETS
 from .streams import Stream, numeric_stream
+from .voice_activity import named_extractor
 
 # %% auto #0
 __all__ = ['PARADIGMS', 'STREAMS', 'paradigm', 'named_streams']
@@ -46,6 +47,7 @@ def named_streams(
     name: str = "base",       # "numeric", or a name of `ROOM_PRESETS`
     small: bool = False,      # a short stream of synthetic voices
     cache: bool = True,       # keep the features of rooms for the next time
+    features: str = "logmel", # of rooms, an extractor of `named_extractor` without weights
 ) -> Callable:                # seed -> stream, and that of the bootstrap
     "Return what `run_interactive` wants; `ValueError` names the nearest known stream."
     if one_of("stream", name, STREAMS, "stream") == "numeric":
@@ -53,4 +55,5 @@ def named_streams(
             return numeric_stream(6 if small else 20, seed=seed)
         return pair
     config = ROOM_PRESETS[name].small() if small else ROOM_PRESETS[name]
-    return lambda seed: room_stream(config, seed, cache=cache)
+    extractor = named_extractor(features)
+    return lambda seed: room_stream(config, seed, cache, extractor)
