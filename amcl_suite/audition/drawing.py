@@ -9,7 +9,7 @@ from ..core.plots import PALETTE
 from .config import WorldConfig
 from .game import heading_angles
 from .receivers import microphone_positions
-from .rooms import draw_room, is_inside
+from .rooms import plot_room, is_inside
 from .worlds import WorldState
 
 # %% auto #0
@@ -26,7 +26,7 @@ def draw_game(
 ):                           # the axes
     "Draw one game."
     from matplotlib.patches import Circle
-    draw_room(ax, state.rooms[row])
+    plot_room(ax, state.rooms[row])
     for s, (place, live) in enumerate(zip(state.sources[row], state.live[row])):
         shade = PALETTE[(0, 3, 2, 5, 1, 4)[s % 6]]
         ax.plot(*place, "o", color=shade, mfc=shade if live else "white", ms=7)

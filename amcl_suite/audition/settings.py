@@ -21,7 +21,7 @@ from .training import TrainConfig, Training, train, validator
 from ..core.expect import integer, one_of
 
 # %% auto #0
-__all__ = ['SETTINGS', 'setting', 'sounds_of', 'learning', 'Trial', 'trained_agent', 'known_agents', 'judged']
+__all__ = ['SETTINGS', 'trial_world', 'sounds_of', 'learning', 'Trial', 'trained_agent', 'known_agents', 'judged']
 
 # %% ../../nbs/60_audition/649_settings.ipynb #bc58fea9
 def _game(n_sources: int, limit: int = 100) -> GameConfig:
@@ -35,7 +35,7 @@ SETTINGS = {
     "four": WorldConfig(RoomSpec(size=(8., 8.)), game=_game(4),
                         hearing=HearingConfig(Receiver("ears")))}
 
-def setting(
+def trial_world(
     name: str,          # a key of `SETTINGS`
 ) -> WorldConfig:
     "Return a world by its name; `ValueError` for an unknown one."
