@@ -50,7 +50,8 @@ def walls_by_axis(
 ) -> np.ndarray:         # `(d, 2)`: for each axis the wall at 0 and the one across
     "Sort absorptions by axis; walls of a room go round from the lower one, then floor, ceiling."
     values = np.asarray(absorption, float)
-    if values.shape == (2 * n_dims,): values = values[[3, 1, 0, 2, 4, 5][:2 * n_dims]].reshape(-1, 2)
+    if values.shape == (2 * n_dims,):
+        values = values[[3, 1, 0, 2, 4, 5][:2 * n_dims]].reshape(-1, 2)
     if values.shape not in ((), (n_dims, 2)):
         raise ValueError(f"absorption: expected one number, ({2 * n_dims},) or ({n_dims}, 2), "
                          f"got shape {values.shape}")
