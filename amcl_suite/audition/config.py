@@ -127,7 +127,7 @@ class WorldConfig:
     placement: Placement = field(default_factory=Placement)   # who begins where
     game: GameConfig = field(default_factory=GameConfig)   # the rules
     hearing: HearingConfig = field(default_factory=HearingConfig)   # microphones and sound
-    observation: ObservationConfig = field(default_factory=ObservationConfig)   # what the agent is shown
+    observation: ObservationConfig = field(default_factory=ObservationConfig)   # what is shown
 
     @classmethod
     def paper(

@@ -35,7 +35,8 @@ class GameEpisode:
     agent: str = ""                # who played
 
     def __repr__(self):
-        return f"GameEpisode(seed {self.seed}, {len(self.actions)} actions, {self.agent or 'unnamed'})"
+        who = self.agent or "unnamed"
+        return f"GameEpisode(seed {self.seed}, {len(self.actions)} actions, {who})"
 
 @dataclass(frozen=True)
 class ReplayedStep:

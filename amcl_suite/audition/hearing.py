@@ -198,7 +198,8 @@ def _mixed_responses(self: Hearing, state, picks, boxes) -> np.ndarray:
         if self.ears: out[row] = _polygon_ears(self, room, sources, places[row], angles[row])
         else:
             at = microphone_positions(places[row], angles[row], self.config.hearing.receiver)
-            out[row] = polygon_rirs(room, sources, at, self.config.room.order, self.rate, self.length)
+            out[row] = polygon_rirs(room, sources, at, self.config.room.order, self.rate,
+                                    self.length)
     return out
 
 def _polygon_ears(self: Hearing, room: Room, sources, place, angle) -> np.ndarray:
