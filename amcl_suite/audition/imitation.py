@@ -16,7 +16,7 @@ from .training import retold, symmetries
 from ..core.expect import between, counts, integer
 
 # %% auto #0
-__all__ = ['Lessons', 'watch', 'ImitationConfig', 'imitate']
+__all__ = ['Lessons', 'watched', 'ImitationConfig', 'imitate']
 
 # %% ../../nbs/60_audition/647_imitation.ipynb #a970951d
 @dataclass
@@ -28,13 +28,13 @@ class Lessons:
     def __len__(self): return len(self.actions)
     def __repr__(self): return f"Lessons({len(self)})"
 
-def watch(
+def watched(
     envs,                     # `OtoWorldVector` with SAME_STEP
     pupil: Callable | None,   # observations -> actions; None: random ones
     n_steps: int,             # of all environments together
     share: float,             # of steps in which the planner's action is taken
-    rng: np.random.Generator,
-) -> Lessons:
+    rng: np.random.Generator,   # the only source of chance
+) -> Lessons:   # observations and the planner's actions
     "Walk through worlds and write down what the planner says."
     planner, seed = PlannerAgent(envs.config), int(rng.integers(2**31))
     obs, heard, said = flat(envs.reset(seed=seed)[0]), [], []
@@ -43,7 +43,8 @@ def watch(
         wise = planner.act(None, envs.state, rng)
         heard.append(obs.astype(np.float16)); said.append(wise.astype(np.int8))
         own = pupil(obs) if pupil else rng.integers(envs.single_action_space.n, size=len(wise))
-        obs, _, terminated, truncated, _ = envs.step(np.where(rng.random(len(wise)) < share, wise, own))
+        actions = np.where(rng.random(len(wise)) < share, wise, own)
+        obs, _, terminated, truncated, _ = envs.step(actions)
         obs = flat(obs)
         planner.reset(np.flatnonzero(terminated | truncated))
     return Lessons(np.concatenate(heard), np.concatenate(said))
@@ -56,9 +57,9 @@ class ImitationConfig:
     n_steps: int = 6_000          # watched in a round, of all environments together
     share: float = .5             # of steps in which the planner acts
     n_updates: int = 400          # in a round
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    seed: int = 0
+    batch_size: int = 256   # transitions of an update
+    learning_rate: float = 1e-3   # of Adam
+    seed: int = 0   # of everything
 
     def __post_init__(self):
         counts(self, "n_rounds", "n_steps", "n_updates", "batch_size")
@@ -68,7 +69,7 @@ class ImitationConfig:
 def imitate(
     envs,                # `OtoWorldVector` with SAME_STEP
     make_net: Callable,  # () -> network
-    config: ImitationConfig = ImitationConfig(),
+    config: ImitationConfig = ImitationConfig(),   # settings
 ) -> nn.Module:          # network whose largest output is the planner's action
     "Let a network learn from the planner in rounds."
     rng = np.random.default_rng(config.seed)
@@ -79,7 +80,7 @@ def imitate(
     known, agent, all_lessons = symmetries(envs.config), NetworkAgent(net), []
     for turn in range(config.n_rounds):
         pupil = (lambda obs: agent.values(obs).argmax(1)) if turn else None
-        all_lessons.append(watch(envs, pupil, config.n_steps, config.share, rng))
+        all_lessons.append(watched(envs, pupil, config.n_steps, config.share, rng))
         if not turn: net.standardise.fit(torch.from_numpy(all_lessons[0].observations).float())
         for _ in range(config.n_updates): _study(net, optimiser, all_lessons, known, config, rng)
     return net.eval()

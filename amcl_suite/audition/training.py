@@ -16,7 +16,8 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 from torch import nn
-from .dqn import DQNConfig, Learner, NetworkAgent, choose, epsilon_schedule
+from .dqn import (DQNConfig, NetworkAgent, QLearner, choose_actions,
+                                     epsilon_schedule)
 from .features import BAND_EDGES, N_FEATURES
 from .playing import flat, play
 from .replay import Replay
@@ -28,7 +29,7 @@ from ..core.identity import check_same
 
 # %% auto #0
 __all__ = ['TrainConfig', 'Training', 'last_observations', 'Symmetry', 'symmetries', 'retold', 'passed', 'tensors',
-           'worlds_state', 'set_worlds_state', 'validator', 'train', 'save', 'Curves', 'load_network']
+           'worlds_state', 'set_worlds_state', 'validator', 'train_agent', 'save', 'Curves', 'load_network']
 
 # %% ../../nbs/60_audition/646_training.ipynb #f8458b35
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class TrainConfig:
     save_freq: int = 0               # steps between checkpoints; 0: only at the end
     decay: float = .05               # share of the learning rate that is left at the end
     retell: bool = True              # learn from each transition in four ways, where they exist
-    dqn: DQNConfig = field(default_factory=DQNConfig)
+    dqn: DQNConfig = field(default_factory=DQNConfig)   # how it learns
 
     def __post_init__(self):
         counts(self, "n_steps", "n_envs")
@@ -56,13 +57,13 @@ class Training:
         self,
         envs,                       # vector environment of features, such as `OtoWorldVector`
         make_net: Callable,         # () -> network; called twice
-        config: TrainConfig = TrainConfig(),
+        config: TrainConfig = TrainConfig(),   # settings
     ):
         self.envs, self.config = envs, config
         integer("envs: number", envs.num_envs, config.n_envs, config.n_envs, "n_envs")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.learner = Learner(make_net(), make_net(), config.dqn)
+            self.learner = QLearner(make_net(), make_net(), config.dqn)
         self.rng = np.random.default_rng(config.seed)
         self.epsilon = epsilon_schedule(config.dqn, config.n_steps)
         self.symmetries = symmetries(envs.config) if config.retell else []
@@ -87,7 +88,7 @@ def act(self: Training) -> np.ndarray:     # int `(n_envs,)`
     "Choose actions: at random in the beginning, then by the network and the share of chance."
     if self.steps < self.config.dqn.learning_starts:
         return self.rng.integers(self.n_actions, size=len(self.obs))
-    return choose(self.agent.values(self.obs), self.rng, self.epsilon(self.steps))
+    return choose_actions(self.agent.values(self.obs), self.rng, self.epsilon(self.steps))
 
 @patch
 def step(self: Training) -> None:
@@ -105,7 +106,11 @@ def step(self: Training) -> None:
     for env in np.flatnonzero(ended): self.finish(env, bool(terminated[env]))
 
 @patch
-def finish(self: Training, env: int, won: bool) -> None:
+def finish(
+    self: Training,
+    env: int,     # place of its world
+    won: bool,    # all sources were found
+) -> None:
     "Write down an episode."
     count = self.counts
     length, total = int(count["length"][env]), float(count["total"][env])
@@ -161,9 +166,9 @@ def _symmetry(n_frames: int, swaps: bool, actions: np.ndarray) -> Symmetry:
 
 def retold(
     batch: dict,                  # arrays of `Replay.n_step`
-    known: list[Symmetry],
-    rng: np.random.Generator,
-) -> dict:
+    known: list[Symmetry],   # batch as it was remembered
+    rng: np.random.Generator,   # the only source of chance
+) -> dict:   # the batch, some of it told another way
     "Return a batch in which each transition is changed by one of the symmetries."
     which = rng.integers(len(known), size=len(batch["action"]))
     places, signs, actions = (np.stack(parts) for parts in zip(*known))
@@ -177,7 +182,7 @@ def passed(
     steps: int,     # now
     before: int,    # a moment ago
     every: int,     # steps; 0: never
-) -> int:
+) -> int:   # 0 or more
     "Return how many multiples of an interval were passed."
     return steps // every - before // every if every else 0
 
@@ -235,7 +240,8 @@ def worlds_state(
                 layouts=[_layout_of(layout) for layout in worlds.layouts],
                 rooms=[_room_of(room) for room in worlds.state.rooms],
                 frames=worlds.frames, starts=worlds.starts, ended=envs.ended,
-                shown=dict(envs._shown), rngs=[json.dumps(r.bit_generator.state) for r in envs.rngs])
+                shown=dict(envs._shown),
+                rngs=[json.dumps(r.bit_generator.state) for r in envs.rngs])
 
 def set_worlds_state(
     envs,           # `OtoWorldVector` of the same make
@@ -285,7 +291,10 @@ def state_dict(self: Training) -> dict:
                 replay=_packed(self.replay.state_dict()), envs=_packed(worlds_state(self.envs)))
 
 @patch
-def load_state_dict(self: Training, saved: dict) -> None:
+def load_state_dict(
+    self: Training,
+    saved: dict,    # of `state_dict`
+) -> None:
     "Go on from a checkpoint; `ValueError` names what differs from this training."
     check_same(saved["config"], asdict(self.config), "the checkpoint")
     learner = self.learner
@@ -302,7 +311,10 @@ def load_state_dict(self: Training, saved: dict) -> None:
 
 # %% ../../nbs/60_audition/646_training.ipynb #5dae63e0
 @patch
-def look(self: Training, validate: Callable) -> dict:
+def look(
+    self: Training,
+    validate: Callable,    # agent -> dict with "score"
+) -> dict:                 # what was found, and when
     "Validate the network, keep it if it is the best, and return what was found."
     found = dict(total_steps=self.steps, **validate(self.agent))
     self.validations.append(found)
@@ -315,7 +327,7 @@ def look(self: Training, validate: Callable) -> dict:
 def validator(
     config,                   # `WorldConfig`
     bank,                     # `SoundBank` of sounds that were never learned from
-    n_episodes: int = 100,
+    n_episodes: int = 100,   # of the list
     seed: int = 1_000_000,    # of the list of episodes
     epsilon: float = .05,     # share of random actions
 ) -> Callable:                # agent -> dict
@@ -329,8 +341,8 @@ def validator(
     return validate
 
 # %% ../../nbs/60_audition/646_training.ipynb #4fc0d166
-def train(
-    training: Training,
+def train_agent(
+    training: Training,   # under way
     validate: Callable | None = None,   # agent -> dict with "score", larger is better
     folder: str | Path = "",            # for checkpoint, table, curves; "": nowhere
     until: int | None = None,           # steps after which to stop; None: all
@@ -358,8 +370,8 @@ def train(
     return net.eval()
 
 def save(
-    training: Training,
-    folder: str | Path,
+    training: Training,   # under way
+    folder: str | Path,   # where checkpoint and tables are
 ) -> None:
     "Write checkpoint, best network and the tables; `OutputError` without space."
     folder = Path(folder)

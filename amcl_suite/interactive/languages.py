@@ -148,7 +148,7 @@ def telephone_prompts(
     sounds = ((language, file.relative_to(path).as_posix(),
                levelled(read_audio(file, VOICE_RATE)[0].numpy()))
               for language, file in prompts
-              if file.stat().st_size >= seconds * 16_000)      # 8,000 samples of two bytes; not empty
+              if file.stat().st_size >= seconds * 16_000)   # 8,000 samples of two bytes; not empty
     return _windows(sounds, round(seconds * VOICE_RATE), extractor)
 
 def _prompts(path: str | Path, language: str) -> Iterator[Path]:
