@@ -154,14 +154,14 @@ class QLearner:
 # %% ../../nbs/60_audition/644_dqn.ipynb #3e0d2f75
 class NetworkAgent:
     "Play by a network's values: the best action, or one drawn."
-    name = "features"   # in tables and figures
+    name = "features"
 
     def __init__(
         self,
         net: nn.Module,   # observation -> values `(n, n_actions)`
         epsilon: float = 0.,        # share of random actions
         temperature: float = 0.,    # of the draw by values; 0: the best
-        name: str = "features",
+        name: str = "features",        # in tables and figures
     ):
         self.net, self.name = net, name
         self.epsilon = between("epsilon", epsilon, 0, 1)

@@ -16,7 +16,7 @@ from .training import retold, symmetries
 from ..core.expect import between, counts, integer
 
 # %% auto #0
-__all__ = ['Lessons', 'watched', 'ImitationConfig', 'imitate']
+__all__ = ['Lessons', 'watch_planner', 'ImitationConfig', 'imitate']
 
 # %% ../../nbs/60_audition/647_imitation.ipynb #a970951d
 @dataclass
@@ -28,7 +28,7 @@ class Lessons:
     def __len__(self): return len(self.actions)
     def __repr__(self): return f"Lessons({len(self)})"
 
-def watched(
+def watch_planner(
     envs,                     # `OtoWorldVector` with SAME_STEP
     pupil: Callable | None,   # observations -> actions; None: random ones
     n_steps: int,             # of all environments together
@@ -80,7 +80,7 @@ def imitate(
     known, agent, all_lessons = symmetries(envs.config), NetworkAgent(net), []
     for turn in range(config.n_rounds):
         pupil = (lambda obs: agent.values(obs).argmax(1)) if turn else None
-        all_lessons.append(watched(envs, pupil, config.n_steps, config.share, rng))
+        all_lessons.append(watch_planner(envs, pupil, config.n_steps, config.share, rng))
         if not turn: net.standardise.fit(torch.from_numpy(all_lessons[0].observations).float())
         for _ in range(config.n_updates): _study(net, optimiser, all_lessons, known, config, rng)
     return net.eval()

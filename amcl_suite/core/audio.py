@@ -284,5 +284,6 @@ def read_channels(
 ) -> tuple[Tensor, int]:     # `(channels, time)` float32 and its sample rate
     "Read all channels of a sound file; `AudioError` names the file and the fault."
     with _open(path) as file:
-        return torch.from_numpy(file.read(dtype="float32", always_2d=True).T.copy()), file.samplerate
+        samples = file.read(file.frames, dtype="float32", always_2d=True)
+        return torch.from_numpy(samples.T.copy()), file.samplerate
 

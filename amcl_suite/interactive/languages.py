@@ -4,7 +4,6 @@
 
 # %% ../../nbs/50_interactive/524_languages.ipynb #f4c3f1f4
 from __future__ import annotations
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
