@@ -337,6 +337,7 @@ def validator(
         games = play(agent, config, bank, n_episodes, seed)
         return dict(score=-float(games.steps.mean()), success=float(games.success.mean()),
                     steps=float(games.steps.mean()), sna=float(games.sna.mean()),
+                    ratio=float(games.steps.sum() / games.planner_steps.sum()),
                     mean_reward=float((games.return_dense / games.steps).mean()))
     return validate
 
