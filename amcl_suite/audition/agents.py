@@ -32,8 +32,11 @@ class RandomAgent:
                  n_actions: int = 4):   # 4 in the paper's stage, 6 in the spring's
         self.n_actions = integer("n_actions", n_actions, 1)
 
-    def act(self, observations, state, rng): return rng.integers(self.n_actions, size=len(state.live))
-    def reset(self, rows): pass
+    def act(self, observations, state, rng):
+        "Return an action for each world."
+        return rng.integers(self.n_actions, size=len(state.live))
+    def reset(self, rows):
+        "Forget what was remembered of these worlds."
 
 # %% ../../nbs/60_audition/638_planner.ipynb #ddc5ff98
 def _nearest(state) -> np.ndarray:   # `(n, 2)`, from the agent to its nearest live source, m
@@ -54,6 +57,7 @@ class LegacyOracle:
         self.game = game
 
     def act(self, observations, state, rng):
+        "Return an action for each world."
         to, heading = _nearest(state), np.deg2rad(self.game.degrees * state.headings)
         along_x = np.abs(to[:, 0]) >= self.game.radius
         along = np.where(along_x, np.cos(heading), np.sin(heading))       # +-1 on the axis
@@ -62,7 +66,8 @@ class LegacyOracle:
         close = (np.abs(to) < self.game.radius).all(1)
         return np.where(close, rng.integers(4, size=len(to)), action)
 
-    def reset(self, rows): pass
+    def reset(self, rows):
+        "Forget what was remembered of these worlds."
 
 # %% ../../nbs/60_audition/638_planner.ipynb #48688ae7
 class StraightAgent:
@@ -75,6 +80,7 @@ class StraightAgent:
         self.game = game
 
     def act(self, observations, state, rng):
+        "Return an action for each world."
         to, n = _nearest(state), 360. / self.game.degrees
         bearing = np.rad2deg(np.arctan2(to[:, 1], to[:, 0])) / self.game.degrees - state.headings
         bearing = (bearing + n / 2) % n - n / 2                    # in turns, positive: left
@@ -82,7 +88,8 @@ class StraightAgent:
         off = np.where(behind, bearing - np.copysign(n / 2, bearing), bearing)
         return np.where(np.abs(off) <= .5 + 1e-9, behind, np.where(off > 0, 2, 3)).astype(int)
 
-    def reset(self, rows): pass
+    def reset(self, rows):
+        "Forget what was remembered of these worlds."
 
 # %% ../../nbs/60_audition/638_planner.ipynb #0035bb5a
 class Rules(NamedTuple):
@@ -301,6 +308,7 @@ class PlannerAgent:
                               self.rules, walls, self.width, self.slack)
 
     def act(self, observations, state, rng):
+        "Return an action for each world."
         actions = np.zeros(len(state.live), int)
         for row in np.flatnonzero(state.live.any(1)):
             pose = (*state.positions[row], state.headings[row])
@@ -313,6 +321,7 @@ class PlannerAgent:
         return actions
 
     def reset(self, rows):
+        "Forget what was remembered of these worlds."
         for row in rows: self.plans.pop(int(row), None)
 
 # %% ../../nbs/60_audition/638_planner.ipynb #c9331029

@@ -15,24 +15,25 @@ from ..core.expect import between, counts, finite, ranges
 from ..mcl.schedules import ramp
 
 # %% auto #0
-__all__ = ['DQNConfig', 'decaying_epsilon', 'epsilon_schedule', 'q_targets', 'AutoClip', 'Learner', 'NetworkAgent', 'choose']
+__all__ = ['DQNConfig', 'decaying_epsilon', 'epsilon_schedule', 'q_targets', 'AutoClip', 'QLearner', 'NetworkAgent',
+           'choose_actions']
 
 # %% ../../nbs/60_audition/644_dqn.ipynb #b1704080
 @dataclass(frozen=True)
 class DQNConfig:
     "Settings of Q-learning, named as in stable-baselines3 where it has them."
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3   # of Adam
     buffer_size: int = 100_000            # transitions
     learning_starts: int = 2_000          # steps with random actions before the first update
-    batch_size: int = 256
+    batch_size: int = 256   # transitions of an update
     tau: float = 1.                       # share of the network that the target takes over; 1: all
     gamma: float = .98                    # discount of a step
     train_freq: int = 32                  # steps between updates
     gradient_steps: int = 1               # updates each time
     target_update_interval: int = 2_000   # steps between updates of the target
     exploration_fraction: float = .3      # of the training, until epsilon is final
-    exploration_initial_eps: float = 1.
-    exploration_final_eps: float = .05
+    exploration_initial_eps: float = 1.   # share of random actions in the beginning
+    exploration_final_eps: float = .05   # share of random actions in the end
     max_grad_norm: float = 10.            # 0: no limit
     clip_percentile: float = 0.           # limit at this percentile of past norms; 0: off
     n_steps: int = 3                      # rewards that a target sums
@@ -54,12 +55,12 @@ def decaying_epsilon(
     highest: float,   # at k = 0
     lowest: float,    # in the end
     rate: float,      # lambda, per step or episode
-) -> float:
+) -> float:   # in [0, 1]
     "Return the share of random actions of the released schedule."
     return lowest + (highest - lowest) * math.exp(-between("rate", rate, 0) * between("k", k, 0))
 
 def epsilon_schedule(
-    config: DQNConfig,
+    config: DQNConfig,   # settings
     n_steps: int,                    # of the whole training
 ) -> Callable[[float], float]:       # step -> share of random actions
     "Return a straight line over the first part of the training."
@@ -98,14 +99,14 @@ class AutoClip:
         return limit
 
 # %% ../../nbs/60_audition/644_dqn.ipynb #6f0c9994
-class Learner:
+class QLearner:
     "A Q-network that learns from batches."
 
     def __init__(
         self,
         net: nn.Module,        # observation -> values `(n, n_actions)`
         target: nn.Module,     # a second one of the same make
-        config: DQNConfig = DQNConfig(),
+        config: DQNConfig = DQNConfig(),   # settings
     ):
         self.net, self.target, self.config = net, target, config
         self.target.load_state_dict(net.state_dict())
@@ -157,10 +158,10 @@ class NetworkAgent:
 
     def __init__(
         self,
-        net: nn.Module,
+        net: nn.Module,   # observation -> values `(n, n_actions)`
         epsilon: float = 0.,        # share of random actions
         temperature: float = 0.,    # of the draw by values; 0: the best
-        name: str = "features",
+        name: str = "features",        # in tables and figures
     ):
         self.net, self.name = net, name
         self.epsilon = between("epsilon", epsilon, 0, 1)
@@ -173,13 +174,15 @@ class NetworkAgent:
             return self.net(torch.as_tensor(observations, dtype=torch.float32)).numpy()
 
     def act(self, observations, state, rng):
-        return choose(self.values(observations), rng, self.epsilon, self.temperature)
+        "Return an action for each world."
+        return choose_actions(self.values(observations), rng, self.epsilon, self.temperature)
 
-    def reset(self, rows): pass
+    def reset(self, rows):
+        "Forget what was remembered of these worlds."
 
-def choose(
+def choose_actions(
     values: np.ndarray,          # `(n, n_actions)`
-    rng: np.random.Generator,
+    rng: np.random.Generator,   # the only source of chance
     epsilon: float = 0.,         # share of random actions
     temperature: float = 0.,     # of a draw by values; 0: the best
 ) -> np.ndarray:                 # int `(n,)`

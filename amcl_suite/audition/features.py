@@ -14,11 +14,11 @@ from ..core.audio import checked_rate
 from ..core.expect import between, integer, like, shaped
 
 # %% auto #0
-__all__ = ['FRAME', 'HOP', 'BAND_EDGES', 'LAGS', 'N_FEATURES', 'stft', 'istft', 'interaural', 'n_features', 'band_features_plain',
-           'band_features']
+__all__ = ['FRAME_LENGTH', 'HOP', 'BAND_EDGES', 'LAGS', 'N_FEATURES', 'stft', 'istft', 'interaural', 'n_features',
+           'band_features_plain', 'band_features']
 
-# %% ../../nbs/60_audition/626_features.ipynb #4a50afa4
-FRAME, HOP = 256, 64    # samples, window and step of the short-time spectrum
+# %% ../../nbs/60_audition/626_features.ipynb #bf975b74
+FRAME_LENGTH, HOP = 256, 64    # samples, window and step of the short-time spectrum
 
 @functools.lru_cache(maxsize=16)
 def _window(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -27,7 +27,7 @@ def _window(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 def stft(
     audio,                  # `(..., time)` tensor or array, float
-    frame: int = FRAME,     # samples of a window
+    frame: int = FRAME_LENGTH,     # samples of a window
     hop: int = HOP,         # samples between windows
     floor: float = 0.,      # real and imaginary parts no larger than this become this
 ) -> Tensor:                # complex `(..., frames, frame // 2 + 1)`, frames = 1 + ceil(time / hop)

@@ -18,7 +18,7 @@ class Standardise(nn.Module):
     "Bring inputs to mean 0 and deviation 1, by numbers that are measured once."
 
     def __init__(self,
-                 n_features: int):
+                 n_features: int):   # numbers of an input
         super().__init__()
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("scale", torch.ones(n_features))
@@ -31,7 +31,9 @@ class Standardise(nn.Module):
         self.mean.copy_(observations.mean(0))
         self.scale.copy_(torch.where(spread > 1e-4, 1 / spread.clamp_min(1e-4), 1.))
 
-    def forward(self, observations): return ((observations - self.mean) * self.scale).clamp(-10, 10)
+    def forward(self, observations):
+        "Return the standardised numbers, of the same shape."
+        return ((observations - self.mean) * self.scale).clamp(-10, 10)
 
 class FeatureNet(nn.Module):
     "Values of actions from features, by a network of a few layers."
@@ -39,7 +41,7 @@ class FeatureNet(nn.Module):
     def __init__(
         self,
         n_features: int,                      # numbers in an observation
-        n_actions: int = 4,
+        n_actions: int = 4,   # that values are given for
         hidden: Sequence[int] = (128, 128),   # widths of the layers
         dueling: bool = False,                # value and advantages apart
     ):
@@ -80,8 +82,8 @@ class MaskedCuesHead(nn.Module):
 
     def __init__(
         self,
-        n_sources: int = 2,
-        n_actions: int = 4,
+        n_sources: int = 2,   # masks
+        n_actions: int = 4,   # that values are given for
         pose: bool = False,           # also x, y and heading
         hidden: int = 64,             # width of the layer between
         legacy_head: bool = False,    # released form: one layer, PReLU, softmax
@@ -116,9 +118,9 @@ class PlannedHead(nn.Module):
 
     def __init__(
         self,
-        n_freqs: int = 129,
-        n_actions: int = 6,
-        n_sources: int = 2,
+        n_freqs: int = 129,   # bins of the short-time spectrum
+        n_actions: int = 6,   # that values are given for
+        n_sources: int = 2,   # masks
         combine: str = "average",    # "average" of the sources' values, or "concatenate"
         reduce: str = "mean",        # over time: "mean", or "sum" as planned
     ):

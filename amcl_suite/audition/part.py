@@ -12,8 +12,8 @@ __all__ = []
 
 # %% ../../nbs/60_audition/688_part.ipynb #18510987
 _STYLES = {
-    "random": Style("random", "#767676", "v", ":"),
-    "planner": Style("planner", "#222222", "D", ":", ("knows the sources",)),
+    "random": Style("random", "#8A5A2B", "v", ":"),
+    "planner": Style("planner", "#000000", "D", ":", ("knows the sources",)),
     "features": Style("features agent", "#0072B2", "o", names=("DQN on features",)),
     "separator": Style("separator agent", "#D55E00", "s", names=("DQN with separator",)),
     "human": Style("human", "#009E73", "^", "--")}

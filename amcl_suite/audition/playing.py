@@ -16,7 +16,7 @@ from ..core.statistics import bootstrap_interval
 from ..core.tables import Table
 
 # %% auto #0
-__all__ = ['episode_rngs', 'play', 'flat', 'shortest_way', 'summary', 'score_table']
+__all__ = ['episode_rngs', 'play', 'flat', 'shortest_way', 'summary', 'play_table']
 
 # %% ../../nbs/60_audition/639_playing.ipynb #33c9f081
 def episode_rngs(
@@ -88,10 +88,10 @@ def _write(board: _Board, rows: np.ndarray, before: np.ndarray, outcome) -> np.n
 
 # %% ../../nbs/60_audition/639_playing.ipynb #6b4e11de
 def play(
-    agent: Agent,
+    agent: Agent,   # with `act` and `reset`
     config,                  # `WorldConfig`
     bank,                    # `SoundBank`; None: nothing is heard, for agents that know
-    n_episodes: int = 100,
+    n_episodes: int = 100,   # of the list
     seed: int = 0,           # of the list of episodes
     n_envs: int = 64,        # at once
 ) -> pd.DataFrame:           # one row for each episode, in the order of the list
@@ -143,7 +143,8 @@ def _scored(board: _Board, name: str) -> pd.DataFrame:
     games.insert(0, "agent", name)
     long = np.maximum(games.path, games.shortest)
     games["spl"] = games.success * np.where(long > 0, games.shortest / np.maximum(long, 1e-9), 1.)
-    games["sna"] = games.success * games.planner_steps / np.maximum(games.steps, games.planner_steps)
+    most = np.maximum(games.steps, games.planner_steps)
+    games["sna"] = games.success * games.planner_steps / most
     return games
 
 # %% ../../nbs/60_audition/639_playing.ipynb #e51ebb6a
@@ -162,12 +163,13 @@ def summary(
             rows.append(dict(agent=agent, measure=name, mean=mean, low=low, high=high, n=len(part)))
     return pd.DataFrame(rows)
 
-def score_table(
+def play_table(
     games: pd.DataFrame,    # of `play`
-) -> Table:
+) -> Table:   # one row an agent
     "Return agents and their scores as a table."
     found, rows = summary(games), []
     for agent, part in found.groupby("agent", sort=False):
         cells = [f"{r['mean']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for _, r in part.iterrows()]
         rows.append((agent, *cells))
-    return Table(("agent", "won", "steps", "steps / planner's", "SPL", "SNA"), tuple(rows), n_keys=1)
+    return Table(("agent", "won", "steps", "steps / planner's", "SPL", "SNA"), tuple(rows),
+                 n_keys=1)

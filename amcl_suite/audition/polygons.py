@@ -156,7 +156,8 @@ def polygon_rirs(
     out = np.zeros((len(sources), len(microphones), length), np.float32)
     for row, source in zip(out, sources):
         places, gains = images_heard(room, source, microphones, order)
-        _add_seen(places, gains, microphones, sample_rate / SPEED_OF_SOUND, PULSE_WINDOW, PULSE_TAPS, row)
+        _add_seen(places, gains, microphones, sample_rate / SPEED_OF_SOUND, PULSE_WINDOW,
+                  PULSE_TAPS, row)
     return out
 
 def _places(name: str, points, room: Room) -> np.ndarray:

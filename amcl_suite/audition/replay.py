@@ -4,13 +4,12 @@
 
 # %% ../../nbs/60_audition/643_replay.ipynb #04963d6c
 from __future__ import annotations
-import errno
 from pathlib import Path
 import numpy as np
-import soundfile
 from fastcore.basics import patch
 from ..core.expect import integer, one_of, only, shaped
-from ..core.files import DataError, output_errors, read_json, write_json_atomic
+from ..core.audio import read_channels, write_channels
+from ..core.files import output_errors, read_json, write_json_atomic
 
 # %% auto #0
 __all__ = ['SAMPLERS', 'POSE_FIELDS', 'Replay', 'pose_fields', 'ReplayFolder']
@@ -81,7 +80,7 @@ def n_step(
     places: np.ndarray,     # int `(batch,)`
     n: int = 1,             # steps
     gamma: float = 1.,      # discount of a step
-) -> dict[str, np.ndarray]: # states, action, reward `(batch,)`, discount `(batch,)`, "next_..." states
+) -> dict[str, np.ndarray]:   # states and "next_..." states, action, reward, discount `(batch,)`
     "Return transitions of n steps; the discount is 0 where nothing follows."
     flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in self.data.items()}
     reward, discount = np.zeros(len(places), np.float32), np.ones(len(places), np.float32)
@@ -123,8 +122,8 @@ def ready(
 @patch
 def draw(
     self: Replay,
-    rng: np.random.Generator,
-    batch_size: int,
+    rng: np.random.Generator,   # the only source of chance
+    batch_size: int,   # transitions of an update
     sampler: str = "uniform",   # of `SAMPLERS`
     n: int = 1,                 # steps that must follow
     alpha: float = .6,          # power of the priority
@@ -167,7 +166,10 @@ def state_dict(self: Replay) -> dict:      # arrays and plain values
                 places=places, ends=ends)
 
 @patch
-def load_state_dict(self: Replay, saved: dict) -> None:
+def load_state_dict(
+    self: Replay,
+    saved: dict,    # of `state_dict`
+) -> None:
     "Put a state back; `ValueError` if it is of another buffer."
     only("Replay", saved["data"], self.data, "field")
     for name, values in saved["data"].items():
@@ -181,7 +183,7 @@ def load_state_dict(self: Replay, saved: dict) -> None:
 POSE_FIELDS = dict(position=((2,), np.float64), heading=((), np.int16))
 
 def pose_fields(
-    n_sources: int,
+    n_sources: int,   # masks
 ) -> dict:             # fields of a `Replay` that holds poses
     "Return what a pose has to say so that its sound can be rendered again."
     s = integer("n_sources", n_sources, 1)
@@ -218,12 +220,12 @@ class ReplayFolder:
 @patch
 def append(
     self: ReplayFolder,
-    episode: int,
+    episode: int,   # its number
     step: int,                # of the episode
     prev_state: np.ndarray,   # float32 `(m, time)`, heard before
     new_state: np.ndarray,    # float32 `(m, time)`, heard after
-    action: int,
-    reward: float,
+    action: int,   # that was taken
+    reward: float,   # that it earned
     **more,                   # plain values: agent_info, terminated, seed, sources ...
 ) -> None:
     "Write a transition and drop the oldest ones; `OutputError` where there is no space."
@@ -231,9 +233,7 @@ def append(
     before, after, item = self.files(name)
     with output_errors(self.path):
         for file, sound in ((before, prev_state), (after, new_state)):
-            try: soundfile.write(file, np.asarray(sound, np.float32).T, self.sample_rate, "FLOAT")
-            except soundfile.LibsndfileError as error:      # so it reports a full disk
-                raise OSError(errno.ENOSPC, str(error)) from error
+            write_channels(file, sound, self.sample_rate)
     write_json_atomic(item, dict(prev_state=str(before.relative_to(self.path)), action=int(action),
                                  reward=float(reward), new_state=str(after.relative_to(self.path)),
                                  version=1, **more))
@@ -252,7 +252,5 @@ def read(
     item = read_json(self.files(name)[2])
     for key in ("prev_state", "new_state"):
         file = self.path / item[key]
-        try: item[key] = soundfile.read(file, dtype="float32", always_2d=True)[0].T
-        except (OSError, soundfile.LibsndfileError) as error:
-            raise DataError(f"{file}: can't be read ({error}); delete the transition") from None
+        item[key] = read_channels(file)[0].numpy()
     return item

@@ -13,7 +13,7 @@ from ..core.expect import between, distinct, finite, integer, one_of, shaped
 
 # %% auto #0
 __all__ = ['signed_area', 'is_convex', 'bounding_box', 'Room', 'shoebox', 'wall_distance', 'is_inside', 'regular_polygon',
-           'hexagon', 'octagon', 'sample_uniform', 'random_room', 'draw_room']
+           'hexagon', 'octagon', 'sample_uniform', 'random_room', 'plot_room']
 
 # %% ../../nbs/60_audition/610_rooms.ipynb #1f0ea8f8
 def signed_area(
@@ -255,7 +255,7 @@ def random_room(
                     dict(centre=(x / 2, x / 2), absorption=absorption))
 
 # %% ../../nbs/60_audition/610_rooms.ipynb #6a6b9ca5
-def draw_room(
+def plot_room(
     ax,                          # matplotlib axes
     room: Room,                  # what to draw
     colour: str = "#555555",     # of the walls

@@ -11,38 +11,40 @@ import numpy as np
 import pandas as pd
 from .agents import PlannerAgent, RandomAgent, StraightAgent
 from .config import GameConfig, HearingConfig, RoomSpec, WorldConfig
-from .dqn import NetworkAgent
+from .dqn import DQNConfig, NetworkAgent
 from .environment import OtoWorldVector
 from .heads import FeatureNet
 from .playing import play
 from .receivers import Receiver
 from .sounds import SoundBank, generated_bank, split
-from .training import TrainConfig, Training, train, validator
+from .training import TrainConfig, Training, train_agent, validator
 from ..core.expect import integer, one_of
 
 # %% auto #0
-__all__ = ['SETTINGS', 'setting', 'sounds_of', 'Trial', 'trained_agent', 'known_agents', 'judged']
+__all__ = ['SETTINGS', 'trial_world', 'sounds_of', 'learning', 'Trial', 'trained_agent', 'known_agents', 'judged']
 
 # %% ../../nbs/60_audition/649_settings.ipynb #bc58fea9
-def _game(n_sources: int) -> GameConfig: return GameConfig(n_sources=n_sources, reward_scale=.05)
+def _game(n_sources: int, limit: int = 100) -> GameConfig:
+    return GameConfig(n_sources=n_sources, reward="potential", reward_scale=.05, gamma=.95,
+                      limit=limit)
 
 SETTINGS = {
-    "tiny": replace(WorldConfig.small(), game=GameConfig(n_sources=1, limit=50, reward_scale=.05)),
+    "tiny": replace(WorldConfig.small(), game=_game(1, 50)),
     "one": WorldConfig(game=_game(1)),
     "two": WorldConfig(game=_game(2)),
     "echo": WorldConfig(RoomSpec(size=(8., 8.), absorption=.36, order=10), game=_game(2)),
     "four": WorldConfig(RoomSpec(size=(8., 8.)), game=_game(4),
                         hearing=HearingConfig(Receiver("ears")))}
 
-def setting(
+def trial_world(
     name: str,          # a key of `SETTINGS`
-) -> WorldConfig:
+) -> WorldConfig:   # its configuration
     "Return a world by its name; `ValueError` for an unknown one."
     return SETTINGS[one_of("dataset", name, SETTINGS, "setting")]
 
 # %% ../../nbs/60_audition/649_settings.ipynb #7a22c2af
 def sounds_of(
-    config: WorldConfig,
+    config: WorldConfig,   # settings
     seed: int = 0,                     # of the sounds and of which are held out
     n_sounds: int = 120,               # in all, even
 ) -> tuple[SoundBank, SoundBank]:      # for training; held out
@@ -52,17 +54,28 @@ def sounds_of(
     return split(bank, n_sounds // 2, seed)
 
 # %% ../../nbs/60_audition/649_settings.ipynb #d92e2b64
+def learning(
+    n_steps: int = 150_000,     # of all environments together
+    every: int = 25_000,        # steps between validations; 0: none
+    **others,                   # of `TrainConfig`
+) -> TrainConfig:   # settings of a training
+    "Return how agents on features learn on all pages."
+    dqn = DQNConfig(gamma=.95, train_freq=16)
+    chosen = {"n_envs": 64, "dqn": dqn} | others
+    return TrainConfig(n_steps=n_steps, validation_freq=every, **chosen)
+
 @dataclass(frozen=True)
 class Trial:
     "One training of an agent on features, and how it is judged."
-    world: WorldConfig = field(default_factory=lambda: SETTINGS["one"])
-    training: TrainConfig = field(default_factory=TrainConfig)
-    dueling: bool = False          # value and advantages apart
+    world: WorldConfig = field(default_factory=lambda: SETTINGS["one"])   # where it is played
+    training: TrainConfig = field(default_factory=lambda: learning())   # under way
+    dueling: bool = True           # value and advantages apart
     n_validation: int = 100        # episodes of each validation
     n_test: int = 300              # episodes to judge with
 
+# %% ../../nbs/60_audition/649_settings.ipynb #72a52957
 def trained_agent(
-    trial: Trial,
+    trial: Trial,   # world, training, judging
     seed: int = 0,                        # of everything
     folder: str | Path = "",              # for its checkpoint; "": nowhere
     report: Callable | None = None,       # called with each validation
@@ -75,12 +88,12 @@ def trained_agent(
     def make_net(): return FeatureNet(width, int(envs.single_action_space.n), dueling=trial.dueling)
     training = Training(envs, make_net, config)
     validate = validator(world, unheard, trial.n_validation) if config.validation_freq else None
-    net = train(training, validate, folder, report=report)
+    net = train_agent(training, validate, folder, report=report)
     return NetworkAgent(net), training
 
 # %% ../../nbs/60_audition/649_settings.ipynb #556b6148
 def known_agents(
-    config: WorldConfig,
+    config: WorldConfig,   # settings
 ) -> list:                 # agents without anything to learn
     "Return the agents that frame what can be learned."
     game = config.game
@@ -88,9 +101,9 @@ def known_agents(
 
 def judged(
     agent,                    # with `act`
-    config: WorldConfig,
+    config: WorldConfig,   # settings
     seed: int = 0,            # of the sounds, as in training
-    n_episodes: int = 300,
+    n_episodes: int = 300,   # of the list
     epsilon: float = 0.,      # share of random actions of a network
 ) -> pd.DataFrame:            # one row for each episode
     "Play the episodes that judge agents: unheard sounds, new places."

@@ -105,7 +105,7 @@ def hearing_ratios(
         "one by one": lambda: [one.hear(at[None]) for at in walk],
         "in one call": lambda: many.hear(walk)}, rounds)
     for row in found.values(): row["per_second"] = 1e3 * n / row["ms"]
-    return dict(what=f"8 x 8 m, order {order}, absorption {absorption:g}, 2 sources of {seconds:g} s",
+    return dict(what=f"8 x 8 m, order {order}, absorption {absorption:g}, 2 sounds, {seconds:g} s",
                 n=n, candidates=found)
 
 # %% ../../nbs/60_audition/690_speed.ipynb #308e5c86

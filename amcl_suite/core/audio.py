@@ -17,7 +17,7 @@ from .settings import require
 
 # %% auto #0
 __all__ = ['SOUND_SUFFIXES', 'AudioError', 'AudioInfo', 'audio_info', 'pcm16', 'wav_bytes', 'checked_rate', 'write_audio',
-           'compact_sound', 'resample', 'read_audio']
+           'compact_sound', 'resample', 'read_audio', 'write_channels', 'read_channels']
 
 # %% ../../nbs/70_core/742_audio.ipynb #03ad4104
 class AudioError(DataError):
@@ -265,3 +265,25 @@ def _check_part(path, start: int, wanted: int | None, total: int | None) -> None
     raise AudioError(f"{path}: samples {start} to {end} were asked for, but the file has "
                      f"{'unknown many' if total is None else total}; ask for less or leave the "
                      "file out")
+
+# %% ../../nbs/70_core/742_audio.ipynb #876c4eae
+def write_channels(
+    path: str | Path,   # place of the WAV file; its folder is made if missing
+    waveform,           # `(channels, time)` tensor or array, any size
+    sample_rate: int,   # Hz
+) -> Path:              # the path
+    "Write all channels as 32-bit floats, whole or not at all; `ValueError` for another shape."
+    samples = np.asarray(shaped("waveform", waveform, "channels+", "time+"), np.float32).T
+    buffer = io.BytesIO()
+    require("soundfile").write(buffer, samples, checked_rate(sample_rate), "FLOAT", format="WAV")
+    with replacing(path) as temporary: temporary.write_bytes(buffer.getvalue())
+    return Path(path)
+
+def read_channels(
+    path: str | Path,        # sound file
+) -> tuple[Tensor, int]:     # `(channels, time)` float32 and its sample rate
+    "Read all channels of a sound file; `AudioError` names the file and the fault."
+    with _open(path) as file:
+        samples = file.read(file.frames, dtype="float32", always_2d=True)
+        return torch.from_numpy(samples.T.copy()), file.samplerate
+

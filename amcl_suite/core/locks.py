@@ -7,9 +7,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from filelock import FileLock, Timeout
+from .files import DataError, output_errors, read_bytes, write_text_atomic
 
 # %% auto #0
-__all__ = ['LOCK_NAME', 'is_locked', 'run_folders', 'link_on_the_way']
+__all__ = ['LOCK_NAME', 'is_locked', 'hold_folder', 'run_folders', 'link_on_the_way']
 
 # %% ../../nbs/70_core/721_locks.ipynb #1945c9a2
 LOCK_NAME = "run.lock"
@@ -24,6 +25,27 @@ def is_locked(
         with FileLock(path, timeout=0): return False
     except Timeout: return True
     except OSError: return False
+
+# %% ../../nbs/70_core/721_locks.ipynb #77a912af
+def hold_folder(
+    folder: str | Path,  # made if missing
+) -> FileLock:           # held as long as somebody has it; `release` lets go
+    "Hold a folder for this process; `DataError` names the process that holds it already."
+    folder = Path(folder).resolve()
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK_NAME, is_singleton=True)     # one object for all who ask
+        try: lock.acquire(timeout=1, poll_interval=.05)            # others may be probing it
+        except Timeout:
+            raise DataError(f"{folder}: process {_owner(folder)} is at work in this folder; wait "
+                            "for it or end it, or choose another folder") from None
+    if _owner(folder) != str(os.getpid()): write_text_atomic(folder / "run.pid", str(os.getpid()))
+    return lock
+
+def _owner(folder: Path) -> str:
+    "Return the number of the process that held a folder last."
+    path = folder / "run.pid"
+    return read_bytes(path).decode(errors="replace").strip() if path.exists() else "(unknown)"
 
 # %% ../../nbs/70_core/721_locks.ipynb #7b2bedd5
 def run_folders(

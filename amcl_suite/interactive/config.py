@@ -41,9 +41,9 @@ class SessionConfig:
     bootstrap: int = 8                    # labels before the start, half of each class
     boot_in: bool = False                 # from the first session; False: from another stream
     context: int = 3                      # frames on each side of a sample
-    memory: str = "all"                   # "forget", "ring" or "reservoir": see `Memory`
-    memory_sessions: int = 1              # of "forget": labels live for so many sessions
-    memory_cap: int = 1000                # of "ring" and "reservoir": labels that stay
+    memory: str = "all"                   # "forget", "ring", "forget-ring" or "reservoir"
+    memory_sessions: int = 1              # of "forget...": labels live for so many sessions
+    memory_cap: int = 1000                # of "...ring" and "reservoir": labels that stay
     reset_weights: bool = False           # train from the initial weights each session
     answer_seconds: float = 0.            # time of an answer beyond listening, s
     seed: int = 18792                     # of everything random; the released code's default

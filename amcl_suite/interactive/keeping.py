@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from ..core.files import (DataError, output_errors, read_bytes, read_weights,
                                    write_text_atomic, write_weights)
+from ..core.locks import hold_folder
+from .config import SessionConfig
 from .session import InteractiveSession
 
 # %% auto #0
@@ -139,27 +141,41 @@ def open_session(
     model,                # a learner with its initial weights
     stream,               # sessions in order
     **options,            # of `InteractiveSession`
-) -> InteractiveSession:  # logs its answers in the folder
+) -> InteractiveSession:  # logs its answers in the folder, and holds it
     "Begin a run, or go on with the one in the folder; `DataError` if that can't be done."
     path, answers = Path(folder) / "state.pt", AnswerFile(Path(folder) / "answers.jsonl")
+    lock = hold_folder(folder)
     options = dict(log=answers, known=answers.lines()) | options
-    if not path.exists(): return InteractiveSession(model, stream, **options)
-    kept = "delete it to begin again; the answers in answers.jsonl are kept and used"
-    try: saved = read_weights(path)
-    except DataError as error: raise DataError(f"{error}. The run: {kept}") from None
-    if (version := saved.get("version")) != STATE_VERSION:
-        raise DataError(f"{path}: a state of version {version}, and {STATE_VERSION} is read here: "
-                        f"use the amcl_suite that wrote it, or {kept}")
-    session = InteractiveSession(model, stream, begin=False, **options)
-    if [_stream_sum(session.stream), _stream_sum(session.other)] != saved["streams"]:
-        raise DataError(f"{path}: a state of another stream: choose another folder, or {kept}")
-    for name, value in asdict(session.config).items():
-        if value != saved["config"][name]:
-            raise DataError(f"{path}: a run with {name}={saved['config'][name]!r}, got {value!r}: "
-                            f"choose another folder, or {kept}")
+    saved = _read_state(path) if path.exists() else None
+    session = InteractiveSession(model, stream, begin=saved is None, **options)
+    session.lock = lock               # as long as the session is there
+    if saved is None: return session
+    _check_same(session, saved, path)
     restore_session(session, saved["state"])
     _recall(session)
     return session
+
+_WAYS = "delete it to begin again; the answers in answers.jsonl are kept and used"
+
+def _read_state(path: Path) -> dict:
+    "Read a state; `DataError` if it is damaged or of another version."
+    try: saved = read_weights(path)
+    except DataError as error: raise DataError(f"{error}. The run: {_WAYS}") from None
+    if (version := saved.get("version")) != STATE_VERSION:
+        raise DataError(f"{path}: a state of version {version}, and {STATE_VERSION} is read here: "
+                        f"use the amcl_suite that wrote it, or {_WAYS}")
+    return saved
+
+# %% ../../nbs/50_interactive/548_keeping.ipynb #23eb3227
+def _check_same(session, saved: dict, path: Path) -> None:
+    "Raise `DataError` where a state belongs to another stream or to other options."
+    if [_stream_sum(session.stream), _stream_sum(session.other)] != saved["streams"]:
+        raise DataError(f"{path}: a state of another stream: choose another folder, or {_WAYS}")
+    for name, value in asdict(session.config).items():
+        then = saved["config"].get(name, getattr(SessionConfig, name))    # a field that came later
+        if value != then:
+            raise DataError(f"{path}: a run with {name}={then!r}, got {value!r}: choose another "
+                            f"folder, or {_WAYS}")
 
 def _recall(session) -> None:
     "Give a session in mid-work the answers that came after its state was written."

@@ -4,7 +4,6 @@
 
 # %% ../../nbs/50_interactive/524_languages.ipynb #f4c3f1f4
 from __future__ import annotations
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +147,7 @@ def telephone_prompts(
     sounds = ((language, file.relative_to(path).as_posix(),
                levelled(read_audio(file, VOICE_RATE)[0].numpy()))
               for language, file in prompts
-              if file.stat().st_size >= seconds * 16_000)      # 8,000 samples of two bytes; not empty
+              if file.stat().st_size >= seconds * 16_000)   # 8,000 samples of two bytes; not empty
     return _windows(sounds, round(seconds * VOICE_RATE), extractor)
 
 def _prompts(path: str | Path, language: str) -> Iterator[Path]:

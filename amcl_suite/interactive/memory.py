@@ -9,7 +9,7 @@ import numpy as np
 from ..core.expect import integer, like, one_of
 
 # %% auto #0
-__all__ = ['MEMORIES', 'forget_mask', 'ring_mask', 'stable_draw', 'reservoir_mask', 'Memory']
+__all__ = ['MEMORIES', 'forget_mask', 'ring_mask', 'aging_ring_mask', 'stable_draw', 'reservoir_mask', 'Memory']
 
 # %% ../../nbs/50_interactive/541_memory.ipynb #ea0a1c3c
 def forget_mask(
@@ -26,6 +26,15 @@ def ring_mask(
 ) -> np.ndarray:       # bool `(n_entries,)`, what stays: the newest
     "Tell which entries a ring buffer keeps."
     return np.arange(n_entries) >= n_entries - integer("cap", cap, 1)
+
+def aging_ring_mask(
+    added,             # int `(n,)`, session in which each entry was added, oldest entry first
+    session: int,      # that has just ended
+    n_sessions: int,   # of `forget_mask`; >= 1
+    cap: int,          # of `ring_mask`; >= 1
+) -> np.ndarray:       # bool `(n,)`, what stays
+    "Tell which entries a ring buffer keeps whose entries also age."
+    return forget_mask(added, session, n_sessions) & ring_mask(len(np.asarray(added)), cap)
 
 # %% ../../nbs/50_interactive/541_memory.ipynb #f1c11b1d
 def stable_draw(
@@ -58,14 +67,14 @@ def reservoir_mask(
     return kept
 
 # %% ../../nbs/50_interactive/541_memory.ipynb #b4e5b4c9
-MEMORIES = ("all", "forget", "ring", "reservoir")
+MEMORIES = ("all", "forget", "ring", "forget-ring", "reservoir")
 
 @dataclass(frozen=True)
 class Memory:
     "Which entries of the pool stay when a session has ended."
     kind: str = "all"      # one of `MEMORIES`
-    n_sessions: int = 1    # of "forget"
-    cap: int = 1000        # of "ring" and "reservoir"
+    n_sessions: int = 1    # of "forget" and "forget-ring"
+    cap: int = 1000        # of "ring", "forget-ring" and "reservoir"
     seed: int = 0          # of "reservoir"
 
     def __post_init__(self):
@@ -86,5 +95,7 @@ class Memory:
         like("added", np.asarray(added), samples.shape, "samples")
         if self.kind == "forget": return forget_mask(added, session, self.n_sessions)
         if self.kind == "ring": return ring_mask(len(samples), self.cap)
+        if self.kind == "forget-ring":
+            return aging_ring_mask(added, session, self.n_sessions, self.cap)
         if self.kind == "reservoir": return reservoir_mask(samples, labels, self.cap, self.seed)
         return np.ones(len(samples), bool)

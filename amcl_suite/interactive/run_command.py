@@ -159,7 +159,7 @@ def session_config(
     "Return what flags say of questions, corrections, memory; `ValueError` as of the class."
     f = flags
     budget = "drift" if f.drift_budget else "rolling" if f.separate_class_al else f.n_queries
-    memory = "ring" if f.memory_buffer else "forget" if f.forget_n_batches else "all"
+    memory = "-".join(["forget"] * bool(f.forget_n_batches) + ["ring"] * bool(f.memory_buffer))
     if f.budget_path is not None and budget != f.n_queries:
         raise ValueError("budget_path: expected no other budget beside a plan")
     if f.separate_class_al and f.adapt_distr is None:
@@ -169,7 +169,7 @@ def session_config(
         combo=f.combo, threshold=f.thresh, target_share=f.adapt_distr, separate=f.separate_class_al,
         min_asked=f.min_al_samples, budget=budget, n_queries=f.n_queries, feedback=f.sim_type,
         max_feedback=f.max_fb_samples, ranked=f.rank_cf, drift=f.drift_budget,
-        bootstrap=f.bootstrap, boot_in=f.boot_in, context=f.context, memory=memory,
+        bootstrap=f.bootstrap, boot_in=f.boot_in, context=f.context, memory=memory or "all",
         memory_sessions=f.forget_n_batches or 1, memory_cap=f.buffer_cap,
         reset_weights=f.reset_weights, seed=f.seed)
 

@@ -18,7 +18,8 @@ from .report import (Collection, Group, collect, cost_table, data_lines,
                                          run_table, superseded_table, warning_lines, write_parquet)
 
 # %% auto #0
-__all__ = ['MAX_FILE', 'MAX_PAGE', 'Room', 'data_uri', 'media_html', 'report_html', 'report_markdown', 'Report', 'write_report']
+__all__ = ['MAX_FILE', 'MAX_PAGE', 'PageSpace', 'data_uri', 'media_html', 'report_html', 'report_markdown', 'Report',
+           'write_report']
 
 # %% ../../nbs/80_reproduce/830_report_page.ipynb #cc3abcf4
 MAX_FILE, MAX_PAGE = 8_000_000, 64_000_000   # bytes inside a page: of one file, of all
@@ -26,7 +27,7 @@ _KINDS = {".png": "image/png", ".gif": "image/gif", ".jpg": "image/jpeg", ".svg"
           ".wav": "audio/wav", ".ogg": "audio/ogg", ".mp3": "audio/mpeg", ".flac": "audio/flac"}
 
 @dataclass
-class Room:
+class PageSpace:
     "What a page may still take in."
     left: int = MAX_PAGE   # bytes
 
@@ -65,7 +66,7 @@ def _player(path: Path, caption: str) -> str:
 def media_html(
     folder: Path,               # folder of the run
     item: dict,                 # a figure or a sound of its record: name, file, caption
-    room: Room | None = None,   # what the page may still take in; None: a page of its own
+    room: PageSpace | None = None,   # what the page may still take in; None: a page of its own
 ) -> str:                       # one `<figure>` element, or a remark
     "Return a figure or a sound of a run as HTML with its file inside."
     path, name = folder / item["file"], html.escape(item["name"])
@@ -75,7 +76,7 @@ def media_html(
             return f"<p>{name} lies outside its run's folder and was left out.</p>"
         if path.exists() and not path.is_file(): return f"<p>{name} is no file.</p>"
         size = path.stat().st_size
-        if not (room or Room()).takes(size):
+        if not (room or PageSpace()).takes(size):
             return (f"<p>{name} ({size / 1e6:.1f} MB) is too large to be kept in this page: "
                     f"<code>{html.escape(str(path))}</code></p>")
         player = _player(path, caption)
@@ -231,7 +232,7 @@ def _table_html(table: Table, label: str) -> str:
 
 def _media_sections(found: Collection) -> str:
     "Return figures and sounds, run by run."
-    room, parts, start = Room(), [], " open" if len(found.media) <= 20 else ""
+    room, parts, start = PageSpace(), [], " open" if len(found.media) <= 20 else ""
     for r, items in found.media:
         body = "".join(media_html(r["folder"], item, room) for item in items)
         heading = f"<h3>{html.escape(r['job'])}/{html.escape(r['name'])}</h3>"
