@@ -69,10 +69,10 @@ class ImitationConfig:
 
 # %% ../../nbs/60_audition/647_imitation.ipynb #a94b64ff
 def imitate(
-    envs,                                          # `OtoWorldVector` with SAME_STEP
-    make_net: Callable,                            # () -> network
+    envs,                 # `OtoWorldVector` with SAME_STEP
+    make_net: Callable,   # () -> network
     config: ImitationConfig = ImitationConfig(),   # settings
-) -> nn.Module:                                    # network whose largest output is the planner's action
+) -> nn.Module:           # network whose largest output is the planner's action
     "Let a network learn from the planner in rounds."
     rng = np.random.default_rng(config.seed)
     with torch.random.fork_rng(devices=[]):

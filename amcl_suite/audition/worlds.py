@@ -209,9 +209,9 @@ def reset(
 @patch
 def act(
     self: Worlds,
-    actions,                                  # int `(k,)`, codes
-    rows: np.ndarray | None = None,           # places of those that act; None: all
-) -> StepOutcome:
+    actions,                           # int `(k,)`, codes
+    rows: np.ndarray | None = None,    # places of those that act; None: all
+) -> StepOutcome:                      # one entry for each row that acted
     "Take one step; `ValueError` for other actions and episodes that are over."
     game, state = self.config.game, self.state
     rows = np.arange(self.n) if rows is None else np.asarray(rows)
