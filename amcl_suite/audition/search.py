@@ -20,7 +20,7 @@ class Rules(NamedTuple):
     radius: float     # at which a source is found, m
     n_headings: int   # of a full turn
     max_turn: int     # more are never shorter, as backward is as good as forward
-    turning: bool     # turns cost steps; False: moves along the axes, whatever the heading
+    turning: bool     # turns cost steps; False: moves along the axes, in any heading
 
 def rules(
     game,        # `GameConfig`
@@ -127,7 +127,8 @@ def _leg(goal, walls, rules, slack, poses, links):
     "Append the ways from pose 0 to a source, of the fewest steps and up to `slack` more."
     least = _at_least(poses[0, 0], poses[0, 1], goal, rules)
     if least == 0: return _here(poses, links, rules)
-    for limit in range(least, least + 9):
+    most = least + 9 if rules.turning else 2 * least + 9     # along axes ways are longer
+    for limit in range(least, most):
         n = _ways(limit, goal, walls, rules, poses, links)
         for node in range(1, n):
             if links[node, 3] == 0:
