@@ -3,7 +3,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from amcl_suite.audition.environment import IDS   # importing it registers the worlds
+from amcl_suite.audition.environment import IDS  # importing it registers the worlds
 
 
 @pytest.mark.parametrize("name", IDS)
