@@ -35,13 +35,14 @@ class Standardise(nn.Module):
         "Return the standardised numbers, of the same shape."
         return ((observations - self.mean) * self.scale).clamp(-10, 10)
 
+# %% ../../nbs/60_audition/642_heads.ipynb #fe194dbc
 class FeatureNet(nn.Module):
     "Values of actions from features, by a network of a few layers."
 
     def __init__(
         self,
         n_features: int,                      # numbers in an observation
-        n_actions: int = 4,   # that values are given for
+        n_actions: int = 4,                   # that values are given for
         hidden: Sequence[int] = (128, 128),   # widths of the layers
         dueling: bool = False,                # value and advantages apart
     ):
@@ -82,8 +83,8 @@ class MaskedCuesHead(nn.Module):
 
     def __init__(
         self,
-        n_sources: int = 2,   # masks
-        n_actions: int = 4,   # that values are given for
+        n_sources: int = 2,           # masks
+        n_actions: int = 4,           # that values are given for
         pose: bool = False,           # also x, y and heading
         hidden: int = 64,             # width of the layer between
         legacy_head: bool = False,    # released form: one layer, PReLU, softmax
@@ -118,9 +119,9 @@ class PlannedHead(nn.Module):
 
     def __init__(
         self,
-        n_freqs: int = 129,   # bins of the short-time spectrum
-        n_actions: int = 6,   # that values are given for
-        n_sources: int = 2,   # masks
+        n_freqs: int = 129,          # bins of the short-time spectrum
+        n_actions: int = 6,          # that values are given for
+        n_sources: int = 2,          # masks
         combine: str = "average",    # "average" of the sources' values, or "concatenate"
         reduce: str = "mean",        # over time: "mean", or "sum" as planned
     ):
