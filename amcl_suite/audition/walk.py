@@ -66,7 +66,7 @@ def episode_seed(
     "Return the one seed that begins an episode of a list."
     return integer("seed", seed, 0, 2**32 - 1) + (integer("number", number, 0) << 32)
 
-# %% ../../nbs/60_audition/682_play.ipynb #4504b434
+# %% ../../nbs/60_audition/682_play.ipynb #b81638b9
 class Walk:
     "One game under way, by whoever acts."
 
@@ -96,13 +96,15 @@ class Walk:
     def won(self) -> bool: return not self.worlds.state.live.any()
 
     def __repr__(self):
-        return f"Walk({self.agent}, episode {self.number} of seed {self.seed}, {len(self.actions)} steps)"
+        return (f"Walk({self.agent}, episode {self.number} of seed {self.seed}, "
+                f"{len(self.actions)} steps)")
 
     def _look(self, codes, earned: float) -> None:
         "Observe, and add the observation to the checksum."
         if self.bank is None: return
         self.observation = self.worlds.observe([0], [self.rng], codes)
-        for name in sorted(self.observation): self.digest.update(self.observation[name][0].tobytes())
+        for name in sorted(self.observation):
+            self.digest.update(self.observation[name][0].tobytes())
         self.digest.update(np.float64(earned).tobytes())
 
 # %% ../../nbs/60_audition/682_play.ipynb #d4116510
@@ -210,7 +212,7 @@ def walk_as(
         walk.act(int(agent.act(flat(walk.observation), walk.worlds.state, rng)[0]))
     return walk
 
-# %% ../../nbs/60_audition/682_play.ipynb #caaa2a1d
+# %% ../../nbs/60_audition/682_play.ipynb #34a733a8
 def scoreboard(
     rows: pd.DataFrame,     # columns of `SCORE_COLUMNS`
 ) -> Table:                 # one row an agent
@@ -219,7 +221,8 @@ def scoreboard(
     for agent, part in rows.groupby("agent", sort=False):
         ratio = part.steps.sum() / max(1, part.planner_steps.sum())
         cells.append((agent, f"{part.success.sum()} of {len(part)}", f"{part.steps.mean():.4g}",
-                      f"{ratio:.2f}" if part.success.all() else "–", f"{part['return'].mean():.4g}", f"{part.spl.mean():.2f}",
+                      f"{ratio:.2f}" if part.success.all() else "–",
+                      f"{part['return'].mean():.4g}", f"{part.spl.mean():.2f}",
                       f"{part.sna.mean():.2f}"))
     return Table(("agent", "won", "steps", "steps / planner's", "return", "SPL", "SNA"),
                  tuple(cells), n_keys=1)
