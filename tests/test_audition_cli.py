@@ -130,7 +130,7 @@ def test_train_goes_on_bit_by_bit_and_is_judged_and_filmed(amcl, agent, tmp_path
     assert read_settings(half)[0].training.n_steps == 2048 and (half / "best.pt").exists()
 
     status, out, err = amcl("evaluate", half, "--episodes", 5, "--seed", 1, "--out", "table.csv")
-    assert status == 0 and "features greedy" in out and "of 5" in out, err
+    assert status == 0 and "features greedy" in out and "5 held-out episodes" in out, err
     frame = pandas.read_csv("table.csv")
     assert tuple(frame) == SCORE_COLUMNS and set(frame.agent) == {"features", "features greedy", "random", "straight", "planner"}
     assert (frame.groupby("agent").size() == 5).all() and frame[frame.agent == "planner"].success.all()
@@ -145,13 +145,14 @@ def test_train_goes_on_bit_by_bit_and_is_judged_and_filmed(amcl, agent, tmp_path
 
 
 def test_masks_that_learn_and_masks_that_stay(amcl, tmp_path):
-    words = (*TRAIN, "--agent", "separator", "--set", "hidden=4", "--set", "n_validation=2", "--set", "validation_freq=512")
-    status, out, err = amcl(*words, "--out", "learns", "--until", 512)
-    assert status == 0 and "512 of 2,048" in out, out + err
+    words = (*TRAIN, "--agent", "separator", "--set", "hidden=4", "--set", "n_validation=2", "--set", "validation_freq=256",
+             "--set", "learning_starts=128")
+    status, out, err = amcl(*words, "--out", "learns", "--until", 256)
+    assert status == 0 and "256 of 2,048" in out, out + err
     status, out, err = amcl("evaluate", "learns", "--episodes", 2)
     assert status == 0 and "separator greedy" in out, err
     save_separator(tmp_path / "masks.pt", MaskSeparator(SeparatorConfig(1, hidden=4), seed=0))
-    status, out, err = amcl(*words, "--separator", "masks.pt", "--out", "stays", "--until", 512)
+    status, out, err = amcl(*words, "--separator", "masks.pt", "--out", "stays", "--until", 256)
     assert status == 0, err
     (tmp_path / "masks.pt").unlink()                                       # the folder has its own copy
     assert amcl("evaluate", "stays", "--episodes", 2)[0] == 0

@@ -15,7 +15,7 @@ from ..core.terminal import (make_app, open_console, parse_assignment, print_lin
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/60_audition/686_command_line.ipynb #c45c8963
+# %% ../../nbs/60_audition/686_command_line.ipynb #3c4d938e
 app = make_app("Find sounds by ear: play, train, evaluate, render.")
 
 World = Annotated[str, typer.Option(help=(
@@ -36,10 +36,11 @@ def _parsed(values: list[str] | None) -> dict:
         raise ValueError(f"--set: {twice} is given twice")
     return found
 
-def _table(console, frame) -> None:
-    "Print scores."
+def _table(console, frame, intervals: bool = False) -> None:
+    "Print scores, with intervals over episodes where asked."
+    from amcl_suite.audition.playing import play_table
     from amcl_suite.audition.walk import scoreboard
-    table = scoreboard(frame)
+    table = play_table(frame) if intervals else scoreboard(frame)
     print_table(console, table.columns, table.rows)
 
 # %% ../../nbs/60_audition/686_command_line.ipynb #755ecf0c
@@ -136,7 +137,7 @@ def _tell_scores(console, walks: list, trained, scores: str, record: Path | None
                          walk.number).row() for walk in walks]
     _table(console, pandas.DataFrame(rows))
 
-# %% ../../nbs/60_audition/686_command_line.ipynb #8c84a624
+# %% ../../nbs/60_audition/686_command_line.ipynb #c602b78a
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the agent; an earlier attempt goes on.")] = ...,
@@ -162,8 +163,9 @@ def train(
     console = open_console()
     made = agent_settings(world, ears, steps, seed, sounds, separator, smoke, _parsed(values))
     if settings: return print_table(console, ("setting", "value"), leaves(made).items())
-    print_line(console, f"{made.ears} in {made.world.room.kind} {world}, "
-                        f"{made.training.n_steps:,} steps, to {out}")
+    print_line(console, f"{made.ears} agent, world {world} ({made.world.room.kind}, "
+                        f"{made.world.game.n_sources} to find), {made.training.n_steps:,} steps, "
+                        f"to {out}")
     training = train_folder(made, out, _reporter(console, made), until)
     print_line(console, f"ended: {training.steps:,} steps, {len(training.rows):,} episodes, "
                         f"{_lately(training.rows)}")
@@ -171,12 +173,12 @@ def train(
     print_line(console, "next: the same command goes on" if goes_on else
                f"next: amcl audition evaluate {out}")
 
-# %% ../../nbs/60_audition/686_command_line.ipynb #73928dce
+# %% ../../nbs/60_audition/686_command_line.ipynb #74becbdf
 def _reporter(console, made):
     "Return what prints a line per validation."
     def report(found: dict) -> None:
         print_line(console, f"step {found['total_steps']:,} of {made.training.n_steps:,}: won "
-                            f"{found['success']:.0%} of unheard episodes, {found['steps']:.1f} "
+                            f"{found['success']:.0%} of held-out episodes, {found['steps']:.1f} "
                             f"steps, {found['ratio']:.2f} x the planner's")
     return report
 
@@ -187,7 +189,7 @@ def _lately(rows: list) -> str:
     won, steps = (sum(row[name] for row in last) / len(last) for name in ("success", "steps"))
     return f"the last {len(last)} won {won:.0%} in {steps:.1f} steps"
 
-# %% ../../nbs/60_audition/686_command_line.ipynb #d01048c8
+# %% ../../nbs/60_audition/686_command_line.ipynb #54f12c7c
 @app.command()
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a training.")],
@@ -203,7 +205,8 @@ def evaluate(
     if out is not None:
         with replacing(out) as temporary: frame.to_csv(temporary, index=False)
         print_line(console, f"episodes: {out}")
-    _table(console, frame)
+    if episodes > 1: print_line(console, f"{episodes} held-out episodes, 95 % intervals of means")
+    _table(console, frame, intervals=episodes > 1)
 
 # %% ../../nbs/60_audition/686_command_line.ipynb #5246da67
 @app.command()
