@@ -12,11 +12,11 @@ import pytest
 import torch
 from scipy.io import wavfile
 
-from amcl_suite.audition.agent_files import agent_settings, read_settings
+from amcl_suite.audition.agent_files import agent_settings, read_agent_settings
 from amcl_suite.audition.episodes import load_episode, replay_episode
 from amcl_suite.audition.separator import MaskSeparator, SeparatorConfig, save_separator
 from amcl_suite.audition.sounds import SoundBank
-from amcl_suite.audition.walk import SCORE_COLUMNS, Walk
+from amcl_suite.audition.walk import WALK_COLUMNS, Walk
 from amcl_suite.core.files import read_npz
 from amcl_suite.reproduce.cli import main
 
@@ -74,7 +74,7 @@ def test_play_by_given_keys_keeps_scores_and_episode(amcl, tmp_path):
     assert rate == 8000 and sound.shape[1] == 2
     assert amcl(*words)[0] == 0
     scores = pandas.read_csv("audition_scores.csv")
-    assert tuple(scores) == SCORE_COLUMNS and list(scores.steps) == [9, 9] and scores.success.all()
+    assert tuple(scores) == WALK_COLUMNS and list(scores.steps) == [9, 9] and scores.success.all()
     episode, held = load_episode("mine/episode.json"), read_npz("mine/sounds.npz")
     bank = SoundBank(held["signals"], tuple(map(str, held["names"])), int(held["sample_rate"]))
     assert len(list(replay_episode(episode, bank, strict=True))) == 10
@@ -127,12 +127,12 @@ def test_train_goes_on_bit_by_bit_and_is_judged_and_filmed(amcl, agent, tmp_path
     assert status == 0 and "2,048 of" not in out and "ended: 2,048 steps" in out, err
     status, out, err = amcl(*TRAIN, "--out", half, "--set", "order=1")
     assert no_traceback(status, out, err) and "order" in err and "another folder" in err
-    assert read_settings(half)[0].training.n_steps == 2048 and (half / "best.pt").exists()
+    assert read_agent_settings(half)[0].training.n_steps == 2048 and (half / "best.pt").exists()
 
     status, out, err = amcl("evaluate", half, "--episodes", 5, "--seed", 1, "--out", "table.csv")
     assert status == 0 and "features greedy" in out and "5 held-out episodes" in out, err
     frame = pandas.read_csv("table.csv")
-    assert tuple(frame) == SCORE_COLUMNS and set(frame.agent) == {"features", "features greedy", "random", "straight", "planner"}
+    assert tuple(frame) == WALK_COLUMNS and set(frame.agent) == {"features", "features greedy", "random", "straight", "planner"}
     assert (frame.groupby("agent").size() == 5).all() and frame[frame.agent == "planner"].success.all()
 
     status, out, err = amcl("render", half, "--out", "film", "--seed", 3)

@@ -15,11 +15,12 @@ from ..core.terminal import (make_app, open_console, parse_assignment, print_lin
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/60_audition/686_command_line.ipynb #3c4d938e
+# %% ../../nbs/60_audition/686_command_line.ipynb #cd44d13c
 app = make_app("Find sounds by ear: play, train, evaluate, render.")
 
 World = Annotated[str, typer.Option(help=(
-    "tiny, one, two, echo, four, hexagon, \"experiment 1\" to \"experiment 5\", tutorial, spring."))]
+    "tiny, one, two, echo, four, hexagon, spring, tutorial, "
+    "\"experiment 1\" to \"experiment 5\"."))]
 Values = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help=(
     "Any other setting, by name (order=6, absorption=0.3, step_size=1) or place "
     "(world.room.kind=hexagon); may be repeated."))]
@@ -137,10 +138,11 @@ def _tell_scores(console, walks: list, trained, scores: str, record: Path | None
                          walk.number).row() for walk in walks]
     _table(console, pandas.DataFrame(rows))
 
-# %% ../../nbs/60_audition/686_command_line.ipynb #c602b78a
+# %% ../../nbs/60_audition/686_command_line.ipynb #94435660
 @app.command()
 def train(
-    out: Annotated[Path, typer.Option(help="Folder of the agent; an earlier attempt goes on.")] = ...,
+    out: Annotated[Path, typer.Option(
+        help="Folder of the agent; an earlier attempt goes on.")] = ...,
     world: World = "one",
     ears: Annotated[str, typer.Option("--agent", help=(
         "features of the mixture, or separator: hears through masks."))] = "features",

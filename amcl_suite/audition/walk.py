@@ -25,7 +25,7 @@ from ..core.files import DataError, read_text, write_text_atomic
 from ..core.tables import Table
 
 # %% auto #0
-__all__ = ['SCORE_COLUMNS', 'any_world', 'game_keys', 'parse_keys', 'episode_seed', 'Walk', 'scored_games', 'companions',
+__all__ = ['WALK_COLUMNS', 'any_world', 'game_keys', 'parse_keys', 'episode_seed', 'Walk', 'scored_games', 'companions',
            'walk_as', 'scoreboard', 'add_scores']
 
 # %% ../../nbs/60_audition/682_play.ipynb #0e4b1cd6
@@ -107,7 +107,7 @@ class Walk:
             self.digest.update(self.observation[name][0].tobytes())
         self.digest.update(np.float64(earned).tobytes())
 
-# %% ../../nbs/60_audition/682_play.ipynb #d4116510
+# %% ../../nbs/60_audition/682_play.ipynb #bbd4f8d2
 @patch
 def act(
     self: Walk,
@@ -122,8 +122,7 @@ def act(
     self.actions.append(int(action))
     self.way.append(self.worlds.state.positions[0].copy())
     self.blocked = bool(outcome.blocked[0])
-    self.rewards.append({kind: float(reward(outcome.terms, self.config.game, kind)[0])
-                         for kind in ("sparse", "dense")})
+    self.rewards.append(float(reward(outcome.terms, self.config.game, "sparse")[0]))
     if outcome.found[0] >= 0: self.found.append(len(self.actions))
     self._look(codes, float(outcome.reward[0]))
     return bool(outcome.found[0] >= 0)
@@ -160,33 +159,32 @@ def episode(self: Walk) -> GameEpisode:   # as far as it was played
     return GameEpisode(self.config, episode_seed(self.seed, self.number), tuple(self.actions),
                        bank_checksum(self.bank), self.digest.copy().hexdigest()[:16], self.agent)
 
-# %% ../../nbs/60_audition/682_play.ipynb #33e8e646
-SCORE_COLUMNS = ("episode", "seed", "agent", "room", "steps", "return", "success", "spl", "sna",
-                 "found", "path", "initial_distance", "shortest", "planner_steps", "return_dense")
+# %% ../../nbs/60_audition/682_play.ipynb #d9ff2996
+WALK_COLUMNS = ("episode", "seed", "agent", "room", "steps", "return", "success", "spl", "sna",
+                "found", "path", "initial_distance", "shortest", "planner_steps")
 
 @patch
-def row(self: Walk) -> dict:   # column -> value, of `SCORE_COLUMNS`
+def row(self: Walk) -> dict:   # column -> value, of `WALK_COLUMNS`
     "Return the scores of a walk."
     start, steps = self.begun, len(self.actions)
     far = nearest_distance(start.positions, start.sources, start.live)[0]
     least = shortest_way(start.positions, start.sources, self.config.game.radius)[0]
     fewest = int(planned_steps(start, self.config)[0])
     path = float(np.hypot(*np.diff(self.way, axis=0).T).sum()) if steps else 0.
-    total = {kind: sum(one[kind] for one in self.rewards) for kind in ("sparse", "dense")}
-    values = (self.number, self.seed, self.agent, self.config.room.kind, steps, total["sparse"],
+    values = (self.number, self.seed, self.agent, self.config.room.kind, steps, sum(self.rewards),
               self.won, self.won * least / max(path, least, 1e-9),
               self.won * fewest / max(steps, fewest, 1), len(self.found), path, float(far),
-              float(least), fewest, total["dense"])
-    return dict(zip(SCORE_COLUMNS, values))
+              float(least), fewest)
+    return dict(zip(WALK_COLUMNS, values))
 
-# %% ../../nbs/60_audition/682_play.ipynb #fb092d31
+# %% ../../nbs/60_audition/682_play.ipynb #9e09ecf8
 def scored_games(
     games: pd.DataFrame,    # of `play`
     config: WorldConfig,    # the world it was played in
-) -> pd.DataFrame:          # columns of `SCORE_COLUMNS`
+) -> pd.DataFrame:          # columns of `WALK_COLUMNS`
     "Return a list's table with the columns of scores."
     named = games.rename(columns={"return_sparse": "return"}).assign(room=config.room.kind)
-    return named[list(SCORE_COLUMNS)]
+    return named[list(WALK_COLUMNS)]
 
 # %% ../../nbs/60_audition/682_play.ipynb #6ab7b06d
 def companions(
@@ -212,9 +210,9 @@ def walk_as(
         walk.act(int(agent.act(flat(walk.observation), walk.worlds.state, rng)[0]))
     return walk
 
-# %% ../../nbs/60_audition/682_play.ipynb #34a733a8
+# %% ../../nbs/60_audition/682_play.ipynb #96322982
 def scoreboard(
-    rows: pd.DataFrame,     # columns of `SCORE_COLUMNS`
+    rows: pd.DataFrame,     # columns of `WALK_COLUMNS`
 ) -> Table:                 # one row an agent
     "Return agents and what they did, as means over their episodes; no ratio where one was lost."
     cells = []
@@ -232,9 +230,9 @@ def add_scores(
     rows: Iterable[Mapping],   # of `Walk.row`
 ) -> Path:                  # the path
     "Append scores to a file; `DataError` if it is another table, `OutputError` if it can't be."
-    path, head = Path(path), ",".join(SCORE_COLUMNS)
+    path, head = Path(path), ",".join(WALK_COLUMNS)
     before = read_text(path) if path.exists() else f"{head}\n"
     if before.splitlines()[:1] != [head]:
         raise DataError(f"{path}: no table of scores; name another file for them")
-    new = pd.DataFrame(list(rows), columns=list(SCORE_COLUMNS)).to_csv(index=False, header=False)
+    new = pd.DataFrame(list(rows), columns=list(WALK_COLUMNS)).to_csv(index=False, header=False)
     return write_text_atomic(path, before.rstrip("\n") + "\n" + new)
