@@ -254,8 +254,12 @@ def test_wrong_calls_are_one_line(amcl, agent, tmp_path, words, contains):
     assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob("*.csv"))
 
 
-def test_films_of_a_stored_episode_that_is_damaged(amcl, tmp_path):
+def test_films_of_a_stored_episode_that_is_damaged(amcl, tmp_path, monkeypatch):
     assert amcl(*RENDER)[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "")
+        status, out, err = amcl("render", "x/episode.json", "--out", "film.mp4")
+        assert no_traceback(status, out, err) and "ffmpeg" in err
     status, out, err = amcl("render", "x/episode.json", "--out", "film.avi")
     assert no_traceback(status, out, err) and ".gif" in err
     wrong = json.loads((tmp_path / "x/episode.json").read_text()) | {"actions": [0, 7]}

@@ -69,7 +69,7 @@ _KEY_SCRIPT = """(() => {
   begin(100);
 })()"""
 
-# %% ../../nbs/60_audition/685_play_panel.ipynb #e9521c34
+# %% ../../nbs/60_audition/685_play_panel.ipynb #dba9a485
 class WalkPanel:
     "A walk with buttons, sound, and a map at the end."
 
@@ -103,14 +103,16 @@ class WalkPanel:
     @property
     def done(self) -> bool: return self.given_up or self.walk.over
 
-    def _ipython_display_(self):
-        "Show the panel, and let keys press its buttons."
-        from IPython.display import Javascript, display
-        game = self.walk.config.game
-        keys = {key: self.names[code] for key, code in game_keys(game).items()}
-        keys |= {key: name for name, key in _PANEL_KEYS[game.stage].items()} | {" ": "listen again"}
-        keys = {key: name.replace(" ", "-") for key, name in keys.items()}
-        display(self.box, Javascript(_KEY_SCRIPT % (self.mark, json.dumps(keys))))
+# %% ../../nbs/60_audition/685_play_panel.ipynb #df17a455
+@patch
+def _ipython_display_(self: WalkPanel):
+    "Show the panel, and let keys press its buttons."
+    from IPython.display import Javascript, display
+    game = self.walk.config.game
+    keys = {key: self.names[code] for key, code in game_keys(game).items()}
+    keys |= {key: name for name, key in _PANEL_KEYS[game.stage].items()} | {" ": "listen again"}
+    keys = {key: name.replace(" ", "-") for key, name in keys.items()}
+    display(self.box, Javascript(_KEY_SCRIPT % (self.mark, json.dumps(keys))))
 
 # %% ../../nbs/60_audition/685_play_panel.ipynb #d3bd84b9
 @patch
