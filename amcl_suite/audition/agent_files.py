@@ -18,11 +18,11 @@ from .masked import CuesNet, CuesVector, MaskedNet, cues_agent
 from .playing import play
 from .separator import (MaskSeparator, SeparatorConfig, freeze, load_separator,
                                            save_separator)
-from .settings import learning
+from .settings import known_agents, learning
 from .sounds import SoundBank, bank_from_folder, generated_bank, split
 from .training import (TrainConfig, Training, load_network, train_agent,
                                           validator)
-from .walk import any_world, companions, scored_games
+from .walk import any_world, scored_games
 from .worlds import frame_width
 from ..core.configuration import changed, leaves, placed
 from ..core.expect import counts, integer, make, one_of
@@ -275,7 +275,7 @@ def judged_agents(
     "Play a list of episodes with an agent and with those that frame what can be learned."
     opened = open_agent(folder)
     world, games = opened.settings.world, []
-    for agent in (opened.agent, opened.greedy, *companions(world)):
+    for agent in (opened.agent, opened.greedy, *known_agents(world)):
         bank = opened.bank if isinstance(agent, NetworkAgent) else None
         games.append(scored_games(play(agent, world, bank, n_episodes, seed), world))
     return pd.concat(games, ignore_index=True)

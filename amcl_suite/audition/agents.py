@@ -112,7 +112,7 @@ class PlannerAgent:
             expected, live, left = self.plans.get(row, (pose, None, ()))
             if not len(left) or (live != state.live[row]).any() or not np.allclose(pose, expected):
                 left = self.plan(state, row)
-            actions[row] = left[0] if len(left) else rng.integers(4)     # no way: any action
+            actions[row] = left[0] if len(left) else rng.integers(4 if self.rules.turning else 6)
             self.plans[row] = (_after(pose, actions[row], self.rules), state.live[row].copy(),
                                left[1:])
         return actions

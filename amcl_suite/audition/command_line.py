@@ -127,13 +127,14 @@ def _tell_scores(console, walks: list, trained, scores: str, record: Path | None
     "Print scores beside those of agents, and keep them."
     import pandas
     from amcl_suite.audition.stored_films import record_walk
-    from amcl_suite.audition.walk import add_scores, companions, walk_as
+    from amcl_suite.audition.settings import known_agents
+    from amcl_suite.audition.walk import add_scores, walk_as
     rows, config = [walk.row() for walk in walks], walks[0].config
     played = [row for row in rows if row["steps"]]
     if scores != "none" and played: print_line(console, f"scores: {add_scores(scores, played)}")
     if record is not None:
         print_line(console, f"episode: {record_walk(walks[-1], record)}")
-    for agent in [*companions(config), *([trained] if trained else [])]:
+    for agent in [*known_agents(config), *([trained] if trained else [])]:
         rows += [walk_as(agent, config, walk.bank if agent is trained else None, walk.seed,
                          walk.number).row() for walk in walks]
     _table(console, pandas.DataFrame(rows))
@@ -236,9 +237,9 @@ def render(
 
 def _player(who: str, world: str, values: dict):
     "Return world, sounds and agent; `ValueError` for what is none."
-    from amcl_suite.audition.walk import companions
+    from amcl_suite.audition.settings import known_agents
     from amcl_suite.core.expect import one_of
     if Path(who).is_dir(): return _opened(world, Path(who), "", values)
     config, bank, _ = _opened(world, None, "", values)
-    agents = {agent.name: agent for agent in companions(config)}
+    agents = {agent.name: agent for agent in known_agents(config)}
     return config, bank, agents[one_of("agent, if it is no folder", who, agents, "agent")]

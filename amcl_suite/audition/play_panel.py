@@ -16,9 +16,9 @@ from .config import WorldConfig
 from .drawing import game_pixels
 from .dqn import NetworkAgent
 from .game import action_names
-from .settings import sounds_of
+from .settings import known_agents, sounds_of
 from .sounds import SoundBank
-from .walk import (Walk, any_world, companions, game_keys, scoreboard, walk_as)
+from .walk import Walk, any_world, game_keys, scoreboard, walk_as
 from ..core.settings import require
 
 # %% auto #0
@@ -138,7 +138,7 @@ def play_widget(
     "Return a panel to play one episode by ear."
     world = any_world(world) if isinstance(world, str) else world
     bank = bank or sounds_of(world, n_sounds=max(20, 4 * world.game.n_sources))[1]
-    others = [*companions(world), *([agent] if agent else [])]
+    others = [*known_agents(world), *([agent] if agent else [])]
     return WalkPanel(Walk(world, bank, seed, number), others, with_map)
 
 # %% ../../nbs/60_audition/685_play_panel.ipynb #3dae9f6f

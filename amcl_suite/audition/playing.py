@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 from .agents import Agent, planned_steps
-from .game import nearest_distance
+from .game import nearest_distance, reward
 from .worlds import Worlds
 from ..core.expect import integer
 from ..core.statistics import bootstrap_interval
@@ -82,8 +82,8 @@ def look(self: _Board, rows: np.ndarray, actions) -> None:
 def _write(board: _Board, rows: np.ndarray, before: np.ndarray, outcome) -> np.ndarray:
     "Write down one step of some worlds; return those whose episode is over."
     moved = np.hypot(*(board.worlds.state.positions[rows] - before).T)
-    sparse = outcome.terms["step_penalty"] + outcome.terms["turn_off_reward"]
-    dense = sum(outcome.terms.values())
+    game = board.worlds.config.game
+    dense, sparse = (reward(outcome.terms, game, kind) for kind in ("dense", "sparse"))
     for k, row in enumerate(rows):
         one = board.rows[board.episode[row]]
         one["steps"] += 1

@@ -97,7 +97,8 @@ def known_agents(
 ) -> list:                 # agents without anything to learn
     "Return the agents that frame what can be learned."
     game = config.game
-    return [RandomAgent(game.n_actions), PlannerAgent(config), StraightAgent(game)]
+    straight = [StraightAgent(game)] if game.stage == "paper" else []
+    return [RandomAgent(game.n_actions), *straight, PlannerAgent(config)]
 
 def judged(
     agent,                    # with `act`

@@ -284,7 +284,7 @@ class Curves:
 
     def __init__(self,
                  folder: str | Path | None):    # None: none
-        self.writer = None
+        self.writer, self.total, self.n_summed = None, 0., 0
         if folder and importlib.util.find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
             self.writer = SummaryWriter(str(Path(folder) / "tensorboard"))
@@ -292,9 +292,10 @@ class Curves:
     def add(self, rows: list[dict], training: Training) -> None:
         "Add episodes that ended."
         for row in rows if self.writer else ():
-            total = sum(r["reward"] for r in training.rows[:row["episode"] + 1])
+            self.total += sum(r["reward"] for r in training.rows[self.n_summed:row["episode"] + 1])
+            self.n_summed = row["episode"] + 1
             self.writer.add_scalar("Reward/mean_per_episode", row["mean_reward"], row["episode"])
-            self.writer.add_scalar("Reward/cumulative", total, row["total_steps"])
+            self.writer.add_scalar("Reward/cumulative", self.total, row["total_steps"])
             if not math.isnan(row["loss"]):
                 self.writer.add_scalar("Loss/train", row["loss"], row["total_steps"])
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
-from .agents import (Agent, PlannerAgent, RandomAgent, StraightAgent,
-                                        planned_steps)
+from .agents import Agent, planned_steps
 from .config import PAPER_WORLDS, GameConfig, RoomSpec, WorldConfig
 from .episodes import GameEpisode, bank_checksum
 from .game import action_names, nearest_distance, reward
@@ -25,8 +24,8 @@ from ..core.files import DataError, read_text, write_text_atomic
 from ..core.tables import Table
 
 # %% auto #0
-__all__ = ['WALK_COLUMNS', 'any_world', 'game_keys', 'parse_keys', 'episode_seed', 'Walk', 'scored_games', 'companions',
-           'walk_as', 'scoreboard', 'add_scores']
+__all__ = ['WALK_COLUMNS', 'any_world', 'game_keys', 'parse_keys', 'episode_seed', 'Walk', 'scored_games', 'walk_as',
+           'scoreboard', 'add_scores']
 
 # %% ../../nbs/60_audition/682_play.ipynb #0e4b1cd6
 def any_world(
@@ -187,14 +186,6 @@ def scored_games(
     return named[list(WALK_COLUMNS)]
 
 # %% ../../nbs/60_audition/682_play.ipynb #6ab7b06d
-def companions(
-    config: WorldConfig,    # the world
-) -> list[Agent]:           # without anything to learn
-    "Return the agents that a person is compared with."
-    game = config.game
-    straight = [StraightAgent(game)] if game.stage == "paper" else []
-    return [RandomAgent(game.n_actions), *straight, PlannerAgent(config)]
-
 def walk_as(
     agent: Agent,                    # with `act` and `reset`
     config: WorldConfig,             # the world
