@@ -5,7 +5,6 @@
 # %% ../../nbs/60_audition/645_separator_agent.ipynb #00de881f
 from __future__ import annotations
 import copy
-from collections.abc import Callable
 from typing import NamedTuple
 import numpy as np
 import torch

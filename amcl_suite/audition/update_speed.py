@@ -94,6 +94,7 @@ def _against(plain: list[float], times: list[float]) -> dict:
     return dict(ms=1e3 * median(times), ratio=median(ratios), ratio_min=min(ratios),
                 ratio_max=max(ratios))
 
+# %% ../../nbs/60_audition/692_update_speed.ipynb #10ed2afa
 def update_benchmarks() -> dict:     # of the released form and of ours, and the machine
     "Measure everything on this page."
     return dict(environment=environment(), released=update_ratios(),
