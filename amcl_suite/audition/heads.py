@@ -99,7 +99,12 @@ class MaskedCuesHead(nn.Module):
 
     def cues(self, masks: Tensor, spectra: Tensor, pose: Tensor | None = None) -> Tensor:
         "Return the numbers that the layers see, `(n, 3 s)` or three more."
-        found = masked_cues(masks, spectra, self.legacy_head).flatten(1)
+        return self.joined(masked_cues(masks, spectra, self.legacy_head), pose)
+
+    def joined(self, cues: Tensor, pose: Tensor | None = None) -> Tensor:
+        "Return cues `(n, 3, s)` in one row each, loudness near 1 at -40 LUFS, and the pose."
+        units = cues.new_tensor([1., 1., 1. if self.legacy_head else 1e4])
+        found = (cues * units[:, None]).flatten(1)
         if not self.pose: return found
         if pose is None: raise ValueError("pose: expected (n, 3) numbers for a head with pose=True")
         return torch.cat([found, shaped("pose", pose, len(found), 3)], 1)
