@@ -3,10 +3,10 @@ import gymnasium
 import numpy as np
 import pytest
 
-import amcl_suite.audition.environment  # noqa: F401, registers the worlds
+from amcl_suite.audition.environment import IDS  # importing it registers the worlds
 
 
-@pytest.mark.parametrize("name", ["amcl_suite/OtoWorld-v0", "amcl_suite/OtoWorld-Tiny-v0"])
+@pytest.mark.parametrize("name", IDS)
 def test_made_by_name(name):
     env = gymnasium.make(name)
     first, info = env.reset(seed=3)

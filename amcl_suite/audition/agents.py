@@ -4,16 +4,14 @@
 
 # %% ../../nbs/60_audition/638_planner.ipynb #d6e7caab
 from __future__ import annotations
-from itertools import permutations
-from typing import NamedTuple, Protocol
+from typing import Protocol
 import numpy as np
-from numba import njit
+from .search import Rules, fewest_actions, half_planes, rules
 from .worlds import wall_margin
-from ..core.expect import integer, one_of, shaped
+from ..core.expect import integer, one_of
 
 # %% auto #0
-__all__ = ['Agent', 'RandomAgent', 'LegacyOracle', 'StraightAgent', 'Rules', 'rules', 'half_planes', 'fewest_actions',
-           'PlannerAgent', 'planned_steps']
+__all__ = ['Agent', 'RandomAgent', 'LegacyOracle', 'StraightAgent', 'PlannerAgent', 'planned_steps']
 
 # %% ../../nbs/60_audition/638_planner.ipynb #bdd8defe
 class Agent(Protocol):
@@ -24,6 +22,7 @@ class Agent(Protocol):
     def reset(self, rows: np.ndarray) -> None:
         "Forget what was remembered of worlds that begin anew."
 
+# %% ../../nbs/60_audition/638_planner.ipynb #70b48d18
 class RandomAgent:
     "Draw every action with equal chance."
     name = "random"
@@ -46,15 +45,20 @@ def _nearest(state) -> np.ndarray:   # `(n, 2)`, from the agent to its nearest l
     nearest = to[np.arange(len(to)), distances.argmin(1)]
     return np.where(state.live.any(1)[:, None], nearest, 0.)
 
-# %% ../../nbs/60_audition/638_planner.ipynb #0ce57544
-class LegacyOracle:
-    "Walk along x, then along y, to the nearest source, turning to one side only."
-    name = "legacy oracle"
-
+class _Knowing:
+    "An agent of the paper's stage that sees the state and remembers nothing."
     def __init__(self,
                  game):   # `GameConfig`, stage "paper"
         one_of("stage", game.stage, ["paper"])
         self.game = game
+
+    def reset(self, rows):
+        "Forget what was remembered of these worlds."
+
+# %% ../../nbs/60_audition/638_planner.ipynb #0ce57544
+class LegacyOracle(_Knowing):
+    "Walk along x, then along y, to the nearest source, turning to one side only."
+    name = "legacy oracle"
 
     def act(self, observations, state, rng):
         "Return an action for each world."
@@ -66,18 +70,10 @@ class LegacyOracle:
         close = (np.abs(to) < self.game.radius).all(1)
         return np.where(close, rng.integers(4, size=len(to)), action)
 
-    def reset(self, rows):
-        "Forget what was remembered of these worlds."
-
 # %% ../../nbs/60_audition/638_planner.ipynb #48688ae7
-class StraightAgent:
+class StraightAgent(_Knowing):
     "Turn front or back to the nearest source and walk straight to its middle."
     name = "straight"
-
-    def __init__(self,
-                 game):   # `GameConfig`, stage "paper"
-        one_of("stage", game.stage, ["paper"])
-        self.game = game
 
     def act(self, observations, state, rng):
         "Return an action for each world."
@@ -87,205 +83,6 @@ class StraightAgent:
         behind = np.abs(bearing) > n / 4
         off = np.where(behind, bearing - np.copysign(n / 2, bearing), bearing)
         return np.where(np.abs(off) <= .5 + 1e-9, behind, np.where(off > 0, 2, 3)).astype(int)
-
-    def reset(self, rows):
-        "Forget what was remembered of these worlds."
-
-# %% ../../nbs/60_audition/638_planner.ipynb #0035bb5a
-class Rules(NamedTuple):
-    "What a way may consist of."
-    step: float       # length of a step, m
-    radius: float     # at which a source is found, m
-    n_headings: int   # of a full turn
-    max_turn: int     # more are never shorter, as backward is as good as forward
-    turning: bool     # turns cost steps; False: moves along the axes, whatever the heading
-
-def rules(
-    game,        # `GameConfig`
-) -> Rules:      # of its stage
-    "Return the rules by which ways are searched; `ValueError` unless turns make a full circle."
-    if game.stage == "spring": return Rules(game.step_size, game.radius, 4, 1, False)
-    n = round(360 / game.degrees)
-    if abs(n * game.degrees - 360) > 1e-6:
-        raise ValueError(f"degrees: expected a part of 360, got {game.degrees}")
-    return Rules(game.step_size, game.radius, n, n // 2 if n % 2 else (n + 2) // 4, True)
-
-def half_planes(
-    corners,               # `(k, 2)`, of a convex room, counter-clockwise, m
-    margin: float = 0.,    # distance to the walls that is kept, m
-) -> np.ndarray:           # `(k, 3)`: a, b, c with a x + b y + c > 0 inside
-    "Return the walls of a convex room."
-    corners = np.asarray(corners, float)
-    along = np.roll(corners, -1, 0) - corners
-    inward = np.stack([-along[:, 1], along[:, 0]], 1) / np.hypot(*along.T)[:, None]
-    return np.column_stack([inward, -(inward * corners).sum(1) - margin])
-
-# %% ../../nbs/60_audition/638_planner.ipynb #e98e5ead
-@njit(cache=True, nogil=True)
-def _is_inside(x, y, walls):
-    for a, b, c in walls:
-        if a * x + b * y + c <= 0.: return False
-    return True
-
-@njit(cache=True, nogil=True)
-def _at_least(x, y, goal, rules):
-    "Return the steps that no way from here to a source can do without."
-    gap = np.hypot(x - goal[0], y - goal[1]) - rules.radius
-    return max(0, int(np.ceil(gap / rules.step - 1e-9)))
-
-# %% ../../nbs/60_audition/638_planner.ipynb #1add1408
-@njit(cache=True, nogil=True)
-def _walk(node, turn, way, limit, goal, walls, rules, poses, links, n):
-    "Append every pose of one straight piece from a pose; return how many there are then."
-    x, y, heading, cost = poses[node]
-    k = (int(heading) + turn) % rules.n_headings
-    cost += abs(turn) if rules.turning else 0
-    angle = 2 * np.pi * k / rules.n_headings
-    for m in range(1, int(limit - cost) + 1):
-        u = x + way * m * rules.step * np.cos(angle)
-        v = y + way * m * rules.step * np.sin(angle)
-        left = _at_least(u, v, goal, rules)
-        if cost + m + left > limit or not _is_inside(u, v, walls) or n == len(poses): break
-        poses[n, 0], poses[n, 1], poses[n, 2], poses[n, 3] = u, v, k, cost + m
-        links[n, 0], links[n, 1], links[n, 2], links[n, 3] = node, turn, way * m, left
-        n += 1
-        if left == 0: break
-    return n
-
-@njit(cache=True, nogil=True)
-def _ways(limit, goal, walls, rules, poses, links):
-    "Append all poses on ways within a limit; return how many there are."
-    n, node = 1, 0
-    while node < n:
-        if node == 0 or links[node, 3] > 0:
-            for turn in range(-rules.max_turn, rules.max_turn + 1):
-                if turn == 0 and node > 0: continue
-                n = _walk(node, turn, 1, limit, goal, walls, rules, poses, links, n)
-                n = _walk(node, turn, -1, limit, goal, walls, rules, poses, links, n)
-        node += 1
-    return n
-
-# %% ../../nbs/60_audition/638_planner.ipynb #52fc3362
-@njit(cache=True, nogil=True)
-def _actions(node, poses, links, rules, path):
-    "Write the actions of the way that ends in a pose; return their number."
-    total = end = int(poses[node, 3])
-    path[:total] = 2 if rules.turning else 4     # staying: a turn, of which the spring's are 4, 5
-    while node > 0:
-        turn, moves = links[node, 1], links[node, 2]
-        forward = moves > 0
-        action = 0 if forward else 1
-        if not rules.turning:                    # headings 0..3: right, up, left, down
-            k = int(poses[node, 2]) if forward else (int(poses[node, 2]) + 2) % 4
-            action = (1, 2, 0, 3)[k]
-        path[end - abs(moves):end] = action
-        end -= abs(moves)
-        if rules.turning:
-            path[end - abs(turn):end] = 2 if turn > 0 else 3
-            end -= abs(turn)
-        node = links[node, 0]
-    return total
-
-@njit(cache=True, nogil=True)
-def _here(poses, links, rules):
-    "Write the ways out of a place inside the circle: any action does, a turn moves nowhere."
-    for n in range(1, 3):
-        turn = 3 - 2 * n if rules.turning else 0
-        poses[n] = poses[0]
-        poses[n, 2] = (poses[0, 2] + turn) % rules.n_headings
-        poses[n, 3] = 1
-        links[n, 0], links[n, 1], links[n, 2], links[n, 3] = 0, turn, 0, 0
-    return 3
-
-@njit(cache=True, nogil=True)
-def _leg(goal, walls, rules, slack, poses, links):
-    "Append the ways from pose 0 to a source, of the fewest steps and up to `slack` more."
-    least = _at_least(poses[0, 0], poses[0, 1], goal, rules)
-    if least == 0: return _here(poses, links, rules)
-    for limit in range(least, least + 9):
-        n = _ways(limit, goal, walls, rules, poses, links)
-        for node in range(1, n):
-            if links[node, 3] == 0:
-                return _ways(limit + slack, goal, walls, rules, poses, links) if slack else n
-    return 1
-
-# %% ../../nbs/60_audition/638_planner.ipynb #6eddd0ad
-@njit(cache=True, nogil=True)
-def _rest(x, y, order, first, sources, rules):
-    "Return the steps that no tour of the sources from `first` on can do without."
-    total, touched = 0, 0.
-    for which in order[first:]:
-        goal = sources[which]
-        gap = np.hypot(x - goal[0], y - goal[1]) - rules.radius - touched
-        total += max(1, int(np.ceil(gap / rules.step - 1e-9)))
-        x, y, touched = goal[0], goal[1], rules.radius
-    return total
-
-@njit(cache=True, nogil=True)
-def _is_new(pose, kept, m):
-    for k in range(m):
-        if kept[k, 2] == pose[2] and abs(kept[k, 0] - pose[0]) + abs(kept[k, 1] - pose[1]) < 1e-6:
-            return False
-    return True
-
-@njit(cache=True, nogil=True)
-def _next_leg(beam, trails, order, leg, sources, best, walls, rules, slack, poses, links):
-    "Return the ends of one more leg from every kept pose, and the actions that lead there."
-    kept, m = np.zeros((512, 5)), 0
-    longer = np.zeros((512, trails.shape[1]), np.int8)
-    for b in range(len(beam)):
-        done = int(beam[b, 3])
-        if done + _rest(beam[b, 0], beam[b, 1], order, leg, sources, rules) >= best: continue
-        poses[0, :3], poses[0, 3] = beam[b, :3], 0
-        n = _leg(sources[order[leg]], walls, rules, slack, poses, links)
-        for node in range(1, n):
-            cost = done + poses[node, 3]
-            if links[node, 3] > 0 or m == len(kept) or cost > trails.shape[1]: continue
-            bound = cost + _rest(poses[node, 0], poses[node, 1], order, leg + 1, sources, rules)
-            if bound >= best or not _is_new(poses[node], kept, m): continue
-            kept[m, :3], kept[m, 3], kept[m, 4] = poses[node, :3], cost, bound
-            longer[m, :done] = trails[b, :done]
-            _actions(node, poses, links, rules, longer[m, done:])
-            m += 1
-    return kept[:m], longer[:m]
-
-@njit(cache=True, nogil=True)
-def _tour(pose, sources, orders, walls, rules, width, slack):
-    "Return the actions of the shortest tour found; none where there is no way."
-    best, found = 1 << 30, np.zeros(0, np.int8)
-    poses, links = np.empty((8192, 4)), np.empty((8192, 4), np.int64)
-    n_legs = orders.shape[1]
-    for order in orders:
-        beam, trails = np.zeros((1, 5)), np.zeros((1, 128 * n_legs), np.int8)
-        beam[0, :3] = pose
-        for leg in range(n_legs):
-            extra = slack if leg < n_legs - 1 else 0
-            beam, trails = _next_leg(beam, trails, order, leg, sources, best, walls, rules, extra,
-                                     poses, links)
-            first = np.argsort(beam[:, 4], kind="mergesort")[:width]
-            beam, trails = beam[first], trails[first]
-        if len(beam):
-            best = int(beam[0, 3])
-            found = trails[0, :best].copy()
-    return found
-
-# %% ../../nbs/60_audition/638_planner.ipynb #aa5f9ace
-def fewest_actions(
-    position: np.ndarray,       # `(2,)`, m
-    heading: int,               # in turns from +x, counter-clockwise
-    sources: np.ndarray,        # `(s, 2)`, those still to be found, m; at most 6
-    rules: Rules,               # what a way may consist of
-    walls: np.ndarray,          # `(k, 3)`, half planes of the room
-    width: int = 8,             # ends kept of each leg
-    slack: int | None = None,   # steps that a leg may be too long; None: 1 for two sources, else 0
-) -> np.ndarray:                # int8 `(steps,)`, actions; empty where no way was found
-    "Return the actions that find all sources in the fewest steps."
-    sources = np.ascontiguousarray(shaped("sources", np.asarray(sources, float), "s+", 2))
-    integer("number of sources", len(sources), 1, 6)
-    pose = np.array([*position, heading], float)
-    orders = np.array(list(permutations(range(len(sources)))))
-    slack = int(len(sources) == 2) if slack is None else slack
-    return _tour(pose, sources, orders, np.ascontiguousarray(walls, float), rules, width, slack)
 
 # %% ../../nbs/60_audition/638_planner.ipynb #d8001dd2
 class PlannerAgent:
@@ -315,7 +112,7 @@ class PlannerAgent:
             expected, live, left = self.plans.get(row, (pose, None, ()))
             if not len(left) or (live != state.live[row]).any() or not np.allclose(pose, expected):
                 left = self.plan(state, row)
-            actions[row] = left[0] if len(left) else rng.integers(4)     # no way: any action
+            actions[row] = left[0] if len(left) else rng.integers(4 if self.rules.turning else 6)
             self.plans[row] = (_after(pose, actions[row], self.rules), state.live[row].copy(),
                                left[1:])
         return actions

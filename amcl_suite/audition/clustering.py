@@ -25,6 +25,7 @@ def apply_masks(
     shaped("masks", masks, "...", "s+", *spectra.shape[-2:])
     return istft(masks[..., :, None, :, :] * spectra[..., None, :, :, :], audio.shape[-1])
 
+# %% ../../nbs/60_audition/628_clustering.ipynb #83834f61
 def ideal_binary_mask(
     images,          # `(..., s, m, time)`, each source alone at the microphones
 ) -> Tensor:         # `(..., s, frames, n_frequencies)`, 0 or 1
@@ -75,6 +76,7 @@ def cluster_masks(
     else: shares = np.exp(-sharpness * (distance - distance.min(0))) + 1e-8
     return torch.from_numpy((shares / shares.sum(0)).astype(np.float32))
 
+# %% ../../nbs/60_audition/628_clustering.ipynb #778b7958
 def spatial_clustering(
     audio,                # `(n, 2, time)`, mixtures
     n_sources: int = 2,   # clusters

@@ -81,7 +81,8 @@ def _join(heard, hop, skip, out):
         for k in range(heard.shape[1]):
             first = k * hop - skip                         # where the block begins
             low, high = max(first, 0), min(first + hop, out.shape[-1])
-            for i in range(low, high): out[m, i] = heard[m, k, n_fft - hop + i - first]
+            new = n_fft - hop - first                      # from a place in the sound to its own
+            if low < high: out[m, low:high] = heard[m, k, low + new:high + new]
 
 # %% ../../nbs/60_audition/614_convolution.ipynb #e4d558ee
 def convolve(
@@ -89,6 +90,7 @@ def convolve(
     rirs: np.ndarray,        # float32 `(b, s, m, length)`
     n_samples: int = 0,      # wanted; 0: all to the end of the reverberation
     start: int = 0,          # first sample wanted
+    out: np.ndarray | None = None,   # float32 `(b, m, n_samples)`, filled; None: a new array
 ) -> np.ndarray:             # float32 `(b, m, n_samples)`
     "Return the sum of the sources at the microphones; `ValueError` for responses too long."
     b, s = spectra.blocks.shape[:2]
@@ -97,8 +99,9 @@ def convolve(
     integer("start", start, 0)
     n_samples = integer("n_samples", n_samples, 0) or max(
         0, spectra.n_samples + rirs.shape[-1] - 1 - start)
-    out = np.zeros((b, rirs.shape[2], n_samples), np.float32)
+    if out is None: out = np.empty((b, rirs.shape[2], n_samples), np.float32)
     hop, first = spectra.hop, start // spectra.hop
+    out[..., max(0, spectra.blocks.shape[2] * hop - start):] = 0.     # after the last block
     blocks = spectra.blocks[:, :, first:-(-(start + n_samples) // hop)]
     padded = np.zeros((1, *rirs.shape[1:3], spectra.n_fft), np.float32)
     mixed = np.empty((1, rirs.shape[2], *blocks.shape[2:]), np.complex64)

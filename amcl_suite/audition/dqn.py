@@ -9,23 +9,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 from .replay import SAMPLERS
 from ..core.expect import between, counts, finite, ranges
 from ..mcl.schedules import ramp
 
 # %% auto #0
-__all__ = ['DQNConfig', 'decaying_epsilon', 'epsilon_schedule', 'q_targets', 'AutoClip', 'QLearner', 'NetworkAgent',
+__all__ = ['DQNConfig', 'decaying_epsilon', 'epsilon_schedule', 'q_targets', 'AutoClip', 'QLearner', 'tensors', 'NetworkAgent',
            'choose_actions']
 
 # %% ../../nbs/60_audition/644_dqn.ipynb #b1704080
 @dataclass(frozen=True)
 class DQNConfig:
     "Settings of Q-learning, named as in stable-baselines3 where it has them."
-    learning_rate: float = 1e-3   # of Adam
+    learning_rate: float = 1e-3           # of Adam
     buffer_size: int = 100_000            # transitions
     learning_starts: int = 2_000          # steps with random actions before the first update
-    batch_size: int = 256   # transitions of an update
+    batch_size: int = 256                 # transitions of an update
     tau: float = 1.                       # share of the network that the target takes over; 1: all
     gamma: float = .98                    # discount of a step
     train_freq: int = 32                  # steps between updates
@@ -33,7 +34,7 @@ class DQNConfig:
     target_update_interval: int = 2_000   # steps between updates of the target
     exploration_fraction: float = .3      # of the training, until epsilon is final
     exploration_initial_eps: float = 1.   # share of random actions in the beginning
-    exploration_final_eps: float = .05   # share of random actions in the end
+    exploration_final_eps: float = .05    # share of random actions in the end
     max_grad_norm: float = 10.            # 0: no limit
     clip_percentile: float = 0.           # limit at this percentile of past norms; 0: off
     n_steps: int = 3                      # rewards that a target sums
@@ -55,12 +56,12 @@ def decaying_epsilon(
     highest: float,   # at k = 0
     lowest: float,    # in the end
     rate: float,      # lambda, per step or episode
-) -> float:   # in [0, 1]
+) -> float:           # in [0, 1]
     "Return the share of random actions of the released schedule."
     return lowest + (highest - lowest) * math.exp(-between("rate", rate, 0) * between("k", k, 0))
 
 def epsilon_schedule(
-    config: DQNConfig,   # settings
+    config: DQNConfig,               # settings
     n_steps: int,                    # of the whole training
 ) -> Callable[[float], float]:       # step -> share of random actions
     "Return a straight line over the first part of the training."
@@ -116,40 +117,56 @@ class QLearner:
         self.clip = AutoClip(config.clip_percentile) if config.clip_percentile else None
         self.n_updates = 0
 
-    def loss(self, batch: dict) -> tuple[Tensor, Tensor]:
-        "Return the loss and the error of each transition."
-        config, rows = self.config, torch.arange(len(batch["action"]))
-        with torch.no_grad():
-            judged = self.target(batch["next_observation"])
-            chosen = self.net(batch["next_observation"]) if config.double else None
-            targets = q_targets(batch["reward"], batch["discount"], judged, chosen)
-        values = self.net(batch["observation"])[rows, batch["action"].long()]
-        loss = (nn.functional.smooth_l1_loss if config.loss == "huber" else nn.functional.l1_loss)
-        return loss(values, targets), (values - targets).detach()
+# %% ../../nbs/60_audition/644_dqn.ipynb #3e33d7e4
+@patch
+def loss(
+    self: QLearner,
+    batch: dict,     # as for `update`
+) -> tuple[Tensor, Tensor]:   # loss, errors `(batch,)`
+    "Return the loss and the error of each transition."
+    config, rows = self.config, torch.arange(len(batch["action"]))
+    with torch.no_grad():
+        judged = self.target(batch["next_observation"])
+        chosen = self.net(batch["next_observation"]) if config.double else None
+        targets = q_targets(batch["reward"], batch["discount"], judged, chosen)
+    values = self.net(batch["observation"])[rows, batch["action"].long()]
+    loss = (nn.functional.smooth_l1_loss if config.loss == "huber" else nn.functional.l1_loss)
+    return loss(values, targets), (values - targets).detach()
 
-    def update(
-        self,
-        batch: dict,     # tensors: observation, action, reward, discount, next_observation
-    ) -> tuple[float, np.ndarray]:   # loss, errors `(batch,)`
-        "Learn from a batch; `ValueError` if the loss is not finite."
-        self.net.train()
-        loss, errors = self.loss(batch)
-        finite("loss", loss.detach(), "lower learning_rate or reward_scale")
-        self.optimiser.zero_grad()
-        loss.backward()
-        if self.clip: self.clip(self.parameters)
-        elif self.config.max_grad_norm:
-            nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-        self.optimiser.step()
-        self.n_updates += 1
-        return float(loss.detach()), errors.numpy()
+# %% ../../nbs/60_audition/644_dqn.ipynb #192d1b31
+@patch
+def update(
+    self: QLearner,
+    batch: dict,     # tensors: observation, action, reward, discount, next_observation
+) -> tuple[float, np.ndarray]:   # loss, errors `(batch,)`
+    "Learn from a batch; `ValueError` if the loss is not finite."
+    self.net.train()
+    loss, errors = self.loss(batch)
+    finite("loss", loss.detach(), "lower learning_rate or reward_scale")
+    self.optimiser.zero_grad()
+    loss.backward()
+    if self.clip: self.clip(self.parameters)
+    elif self.config.max_grad_norm:
+        nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+    self.optimiser.step()
+    self.n_updates += 1
+    return float(loss.detach()), errors.numpy()
 
-    def follow(self) -> None:
-        "Let the target take over the network, or a share of it."
-        with torch.no_grad():
-            for old, new in zip(self.target.parameters(), self.net.parameters()):
-                old.lerp_(new, self.config.tau)
-            for old, new in zip(self.target.buffers(), self.net.buffers()): old.copy_(new)
+@patch
+def follow(self: QLearner) -> None:
+    "Let the target take over the network, or a share of it."
+    with torch.no_grad():
+        for old, new in zip(self.target.parameters(), self.net.parameters()):
+            old.lerp_(new, self.config.tau)
+        for old, new in zip(self.target.buffers(), self.net.buffers()): old.copy_(new)
+
+# %% ../../nbs/60_audition/644_dqn.ipynb #9afb40b1
+def tensors(
+    batch: dict,    # arrays
+) -> dict:          # tensors, float32 where they were float16
+    "Return a batch for the network."
+    return {name: torch.from_numpy(values.astype(np.float32) if values.dtype in (np.float16, float)
+                                   else values) for name, values in batch.items()}
 
 # %% ../../nbs/60_audition/644_dqn.ipynb #3e0d2f75
 class NetworkAgent:
@@ -158,10 +175,10 @@ class NetworkAgent:
 
     def __init__(
         self,
-        net: nn.Module,   # observation -> values `(n, n_actions)`
+        net: nn.Module,             # observation -> values `(n, n_actions)`
         epsilon: float = 0.,        # share of random actions
         temperature: float = 0.,    # of the draw by values; 0: the best
-        name: str = "features",        # in tables and figures
+        name: str = "features",     # in tables and figures
     ):
         self.net, self.name = net, name
         self.epsilon = between("epsilon", epsilon, 0, 1)
@@ -180,9 +197,10 @@ class NetworkAgent:
     def reset(self, rows):
         "Forget what was remembered of these worlds."
 
+# %% ../../nbs/60_audition/644_dqn.ipynb #c25b8ca0
 def choose_actions(
     values: np.ndarray,          # `(n, n_actions)`
-    rng: np.random.Generator,   # the only source of chance
+    rng: np.random.Generator,    # the only source of chance
     epsilon: float = 0.,         # share of random actions
     temperature: float = 0.,     # of a draw by values; 0: the best
 ) -> np.ndarray:                 # int `(n,)`

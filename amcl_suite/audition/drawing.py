@@ -19,7 +19,7 @@ __all__ = ['draw_game', 'game_pixels', 'game_text']
 def draw_game(
     ax,                      # matplotlib axes
     state: WorldState,       # one row is drawn
-    config: WorldConfig,   # the world
+    config: WorldConfig,     # the world
     row: int = 0,            # which
     way=(),                  # `(k, 2)`, places before, m
     colour: str = "#222222", # of the agent
@@ -35,6 +35,7 @@ def draw_game(
     if len(way): ax.plot(*np.asarray(way).T, ".-", color=colour, lw=.8, ms=3, alpha=.6)
     return _draw_agent(ax, state, config, row, colour)
 
+# %% ../../nbs/60_audition/631_drawing.ipynb #73dae51a
 def _draw_agent(ax, state: WorldState, config: WorldConfig, row: int, colour: str):
     "Draw the agent's place, heading and microphones."
     place, angle = state.positions[row], heading_angles(state.headings, config.game)[row]
@@ -47,9 +48,10 @@ def _draw_agent(ax, state: WorldState, config: WorldConfig, row: int, colour: st
     ax.spines[:].set_visible(False)
     return ax
 
+# %% ../../nbs/60_audition/631_drawing.ipynb #7232a5ad
 def game_pixels(
     state: WorldState,       # one row is drawn
-    config: WorldConfig,   # the world
+    config: WorldConfig,     # the world
     row: int = 0,            # which
     way=(),                  # `(k, 2)`, places before, m
     note: str = "",          # text below
@@ -71,7 +73,7 @@ _ARROWS = "→↗↑↖←↙↓↘"
 
 def game_text(
     state: WorldState,       # one row is shown
-    config: WorldConfig,   # the world
+    config: WorldConfig,     # the world
     row: int = 0,            # which
     cell: float = .5,        # size of one letter, m
 ) -> str:                    # lines

@@ -4,9 +4,11 @@
 
 # %% ../../nbs/60_audition/632_environment.ipynb #a7c425e9
 from __future__ import annotations
+import json
 from collections.abc import Sequence
 import gymnasium
 import numpy as np
+from fastcore.basics import patch
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
@@ -35,6 +37,7 @@ def named_world(
     if isinstance(config, WorldConfig): return config
     return NAMED_WORLDS[one_of("config", config, NAMED_WORLDS, "world")]
 
+# %% ../../nbs/60_audition/632_environment.ipynb #72d005e4
 def default_bank(
     config: WorldConfig,   # the world
 ) -> SoundBank:          # 60 sounds; in the released worlds a telephone and a siren
@@ -44,6 +47,7 @@ def default_bank(
         return generated_bank(2, hearing.seconds, hearing.sample_rate, kinds=("phone", "siren"))
     return generated_bank(n, hearing.seconds, hearing.sample_rate)
 
+# %% ../../nbs/60_audition/632_environment.ipynb #a9fecbdc
 def world_spaces(
     worlds: Worlds,      # with sound
 ) -> tuple[spaces.Dict, spaces.Discrete]:   # observations and actions of one environment
@@ -106,36 +110,43 @@ class OtoWorld(gymnasium.Env):
         told = self._told(None)                      # first: it says where an excerpt begins
         return told, _row(_info(self.worlds, np.array([0]), None, self.expose_sources), 0)
 
-    def step(self, action):
-        "Take one action; `ResetNeeded` after the end of an episode."
-        codes = check_actions(np.asarray(action).reshape(-1), 1, self.config.game)
-        if self.worlds.over[0]:
-            raise ResetNeeded("The episode is over or has not begun: call reset()")
-        outcome = self.worlds.act(codes)
-        self.way.append(self.worlds.state.positions[0].copy())
-        told = self._told(codes)
-        info = _row(_info(self.worlds, np.array([0]), outcome, self.expose_sources), 0)
-        return (told, float(outcome.reward[0]), bool(outcome.terminated[0]),
-                bool(outcome.truncated[0]), info)
+# %% ../../nbs/60_audition/632_environment.ipynb #dd7cc4d4
+@patch
+def step(
+    self: OtoWorld,
+    action: int,    # code
+) -> tuple:         # observation, reward, terminated, truncated, info
+    "Take one action; `ResetNeeded` after the end of an episode."
+    codes = check_actions(np.asarray(action).reshape(-1), 1, self.config.game)
+    if self.worlds.over[0]:
+        raise ResetNeeded("The episode is over or has not begun: call reset()")
+    outcome = self.worlds.act(codes)
+    self.way.append(self.worlds.state.positions[0].copy())
+    told = self._told(codes)
+    info = _row(_info(self.worlds, np.array([0]), outcome, self.expose_sources), 0)
+    return (told, float(outcome.reward[0]), bool(outcome.terminated[0]),
+            bool(outcome.truncated[0]), info)
 
-    def _told(self, codes) -> dict:
-        "Return the observation."
-        return {name: value[0] for name, value in
-                self.worlds.observe([0], [self.np_random], codes).items()}
+# %% ../../nbs/60_audition/632_environment.ipynb #e9f9ee36
+@patch
+def _told(self: OtoWorld, codes) -> dict:
+    "Return the observation."
+    return {name: value[0] for name, value in
+            self.worlds.observe([0], [self.np_random], codes).items()}
 
 # %% ../../nbs/60_audition/632_environment.ipynb #ece6118f
-def _render(self: OtoWorld):
-    "Return the frame as pixels or as text."
+@patch
+def render(self: OtoWorld):
+    "Return the frame as pixels or as text, or None."
     if self.render_mode is None or not self.way: return None
     if self.render_mode == "ansi": return game_text(self.worlds.state, self.config)
     return game_pixels(self.worlds.state, self.config, way=self.way,
                        note=f"step {self.worlds.state.steps[0]}")
 
-def _sound(self: OtoWorld) -> np.ndarray:   # float32 `(n_microphones, time)`
-    "Return what is heard now, whatever the agent is shown."
+@patch
+def sound(self: OtoWorld) -> np.ndarray:   # float32 `(n_microphones, time)`
+    "Return what is heard now, also where the agent is shown features alone."
     return self.worlds.hearing.whole(self.worlds.state)[0]
-
-OtoWorld.render, OtoWorld.sound = _render, _sound
 
 # %% ../../nbs/60_audition/632_environment.ipynb #39fb54c8
 def _fill(infos: dict, found: dict, rows: np.ndarray, n: int) -> None:
@@ -177,13 +188,17 @@ class OtoWorldVector(VectorEnv):
         self._shown = {name: np.zeros(space.shape, space.dtype)
                        for name, space in self.observation_space.items()}
 
-    @property
-    def state(self) -> WorldState: return self.worlds.state.rows()
+# %% ../../nbs/60_audition/632_environment.ipynb #f341ea18
+@patch(as_prop=True)
+def state(self: OtoWorldVector) -> WorldState:
+    "Return a copy of where everything is."
+    return self.worlds.state.rows()
 
-    def render(self):
-        "Return a frame of each game, or None."
-        draw = {"rgb_array": game_pixels, "ansi": game_text}.get(self.render_mode)
-        return draw and tuple(draw(self.worlds.state, self.config, i) for i in range(self.num_envs))
+@patch
+def render(self: OtoWorldVector):
+    "Return a frame of each game, or None."
+    draw = {"rgb_array": game_pixels, "ansi": game_text}.get(self.render_mode)
+    return draw and tuple(draw(self.worlds.state, self.config, i) for i in range(self.num_envs))
 
 # %% ../../nbs/60_audition/632_environment.ipynb #ef79897e
 def _observed(self: OtoWorldVector, rows: np.ndarray, actions=None) -> dict:
@@ -214,7 +229,14 @@ def _seeded(self: OtoWorldVector, rows: np.ndarray, seed) -> None:
         if seeds[i] is not None or self.rngs[i] is None:
             self.rngs[i] = seeding.np_random(seeds[i])[0]
 
-def _reset(self: OtoWorldVector, *, seed=None, options: dict | None = None):
+# %% ../../nbs/60_audition/632_environment.ipynb #f8193c17
+@patch
+def reset(
+    self: OtoWorldVector,
+    *,
+    seed: int | Sequence[int] | None = None,   # one for all, or one each; None: go on
+    options: dict | None = None,               # of `OPTIONS`, and `reset_mask`
+) -> tuple[dict, dict]:                        # observations, infos
     "Begin episodes, all or those of `options['reset_mask']`."
     options = dict(options or {})
     mask = np.asarray(options.pop("reset_mask", np.ones(self.num_envs, bool)))
@@ -226,10 +248,12 @@ def _reset(self: OtoWorldVector, *, seed=None, options: dict | None = None):
     _begin(self, rows, infos, options, fresh=seed is not None)
     return _copies(self), infos
 
-OtoWorldVector.reset = _reset
-
 # %% ../../nbs/60_audition/632_environment.ipynb #26745087
-def _step(self: OtoWorldVector, actions):
+@patch
+def step(
+    self: OtoWorldVector,
+    actions: np.ndarray,    # int `(num_envs,)`, codes
+) -> tuple:                 # observations, rewards, terminated, truncated, infos
     "Take one step in every game; ended ones are reset as `autoreset_mode` says."
     n, mode = self.num_envs, self.autoreset_mode
     actions, infos = check_actions(actions, n, self.config.game), {}
@@ -249,6 +273,7 @@ def _step(self: OtoWorldVector, actions):
     self.ended = ends.any(0) & (mode != AutoresetMode.SAME_STEP)
     return _copies(self), rewards, ends[0], ends[1], infos
 
+# %% ../../nbs/60_audition/632_environment.ipynb #118b2170
 def _finish(self: OtoWorldVector, infos: dict, found: dict, info: dict, rows, last) -> None:
     "Keep the last observations and infos of what ended, and begin again."
     n, over = self.num_envs, rows[last]
@@ -261,7 +286,27 @@ def _finish(self: OtoWorldVector, infos: dict, found: dict, info: dict, rows, la
     if not last.all(): _fill(infos, pick(info, ~last), rows[~last], n)
     _begin(self, over, infos)
 
-OtoWorldVector.step = _step
+# %% ../../nbs/60_audition/632_environment.ipynb #9181b28e
+@patch
+def state_dict(self: OtoWorldVector) -> dict:
+    "Return all that is needed to go on, as arrays and plain values; forget what was heard."
+    self.worlds.hearing.cache.entries.clear()
+    return dict(worlds=self.worlds.state_dict(), ended=self.ended.copy(), shown=_copies(self),
+                rngs=[json.dumps(rng.bit_generator.state) for rng in self.rngs])
+
+@patch
+def load_state_dict(
+    self: OtoWorldVector,
+    saved: dict,    # of `state_dict`, of a vector of the same make
+) -> None:
+    "Put a state back."
+    self.worlds.load_state_dict(saved["worlds"])
+    self.worlds.hearing.cache.entries.clear()
+    self.ended = np.array(saved["ended"])
+    for name, values in saved["shown"].items(): self._shown[name][...] = values
+    for i, state in enumerate(saved["rngs"]):
+        self.rngs[i] = self.rngs[i] or seeding.np_random(0)[0]
+        self.rngs[i].bit_generator.state = json.loads(state)
 
 # %% ../../nbs/60_audition/632_environment.ipynb #e9e66c21
 IDS = {"amcl_suite/OtoWorld-v0": "default", "amcl_suite/OtoWorld-Tiny-v0": "tiny",

@@ -27,7 +27,7 @@ __all__ = ['GameEpisode', 'ReplayedStep', 'bank_checksum', 'record_episode', 're
 @dataclass(frozen=True)
 class GameEpisode:
     "One game, ready to be played again."
-    config: WorldConfig   # the world
+    config: WorldConfig            # the world
     seed: int                      # of the environment's generator
     actions: tuple[int, ...]       # codes, in order
     bank: str                      # checksum of the sounds
@@ -42,13 +42,14 @@ class GameEpisode:
 class ReplayedStep:
     "A moment of an episode; the first one, after the reset, has no action."
     observation: dict[str, np.ndarray]   # what the agent was shown
-    state: WorldState   # where everything was
-    action: int = -1   # code that led here
-    reward: float = 0.   # for it
-    terminated: bool = False   # all sources are off
-    truncated: bool = False   # out of steps
+    state: WorldState                    # where everything was
+    action: int = -1                     # code that led here
+    reward: float = 0.                   # for it
+    terminated: bool = False             # all sources are off
+    truncated: bool = False              # out of steps
     sound: np.ndarray | None = None    # float32 `(n_microphones, time)`, if asked for
 
+# %% ../../nbs/60_audition/634_episodes.ipynb #3dd2b8c0
 def bank_checksum(
     bank: SoundBank,   # its sounds
 ) -> str:            # 16 letters
@@ -71,10 +72,10 @@ def _checksum(digest, step: ReplayedStep) -> None:
 def record_episode(
     act: Callable,         # (observation, state) -> code
     config: WorldConfig,   # the world
-    bank: SoundBank,   # its sounds
+    bank: SoundBank,       # its sounds
     seed: int = 0,         # of the environment's generator
     agent: str = "",       # who plays
-) -> GameEpisode:   # the episode
+) -> GameEpisode:          # the episode
     "Play one episode to its end and return what is needed to play it again."
     env, digest, actions, over = OtoWorld(config, bank), hashlib.sha256(), [], False
     observation, _ = env.reset(seed=seed)
@@ -87,12 +88,13 @@ def record_episode(
     seen = digest.hexdigest()[:16]
     return GameEpisode(config, seed, tuple(actions), bank_checksum(bank), seen, agent)
 
+# %% ../../nbs/60_audition/634_episodes.ipynb #597aea95
 def replay_episode(
-    episode: GameEpisode,   # what was played
+    episode: GameEpisode,  # what was played
     bank: SoundBank,       # the same sounds
-    sound: bool = False,   # put what is heard into each step, whatever the agent was shown
+    sound: bool = False,   # put what is heard into each step, also where features were shown
     strict: bool = False,  # ask for the same observations to the last bit
-) -> Iterator[ReplayedStep]:   # one more than actions
+) -> Iterator[ReplayedStep]:     # one more than actions
     "Play an episode again; `DataError` for other sounds, or if `strict` other observations."
     if bank_checksum(bank) != episode.bank:
         raise DataError(f"bank: these are other sounds than those of {episode!r}; "

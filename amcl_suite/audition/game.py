@@ -29,17 +29,19 @@ def heading_angles(
     "Return headings as angles."
     return np.deg2rad(np.asarray(headings) % game.n_headings * game.degrees)
 
+# %% ../../nbs/60_audition/622_game.ipynb #b6a9084a
 def is_turn(
     actions,              # `(...)`, codes
-    game: GameConfig,   # the rules
+    game: GameConfig,     # the rules
 ) -> np.ndarray:          # bool `(...)`
     "Tell which actions turn: the last two codes."
     return np.asarray(actions) >= game.n_actions - 2
 
+# %% ../../nbs/60_audition/622_game.ipynb #dbf8288e
 def check_actions(
     actions,              # what came, one for each environment
     n: int,               # environments
-    game: GameConfig,   # the rules
+    game: GameConfig,     # the rules
 ) -> np.ndarray:          # int64 `(n,)`
     "Return valid actions; `ValueError` names the first that is none."
     codes = np.asarray(actions)
@@ -57,7 +59,7 @@ def move(
     positions: np.ndarray,   # `(n, 2)`, m
     headings: np.ndarray,    # int `(n,)`, turns counter-clockwise from +x
     actions: np.ndarray,     # int `(n,)`, codes
-    game: GameConfig,   # the rules
+    game: GameConfig,     # the rules
 ) -> tuple[np.ndarray, np.ndarray]:   # candidates `(n, 2)`, before any wall; headings `(n,)`
     "Return where actions lead."
     turn = game.n_actions - 2                        # the code that turns left; right is the next
@@ -97,7 +99,7 @@ def reward_terms(
     after: np.ndarray,    # `(n,)`, the same after it and after turning off what was found
     found: np.ndarray,    # bool `(n,)`
     turned: np.ndarray,   # bool `(n,)`
-    game: GameConfig,   # the rules
+    game: GameConfig,     # the rules
 ) -> dict[str, np.ndarray]:   # name -> `(n,)`, all terms, counted or not
     "Return the parts of the reward."
     closest, shaping = 1 / (after + 1e-4), game.potential * (before - game.gamma * after)

@@ -35,13 +35,14 @@ class Standardise(nn.Module):
         "Return the standardised numbers, of the same shape."
         return ((observations - self.mean) * self.scale).clamp(-10, 10)
 
+# %% ../../nbs/60_audition/642_heads.ipynb #fe194dbc
 class FeatureNet(nn.Module):
     "Values of actions from features, by a network of a few layers."
 
     def __init__(
         self,
         n_features: int,                      # numbers in an observation
-        n_actions: int = 4,   # that values are given for
+        n_actions: int = 4,                   # that values are given for
         hidden: Sequence[int] = (128, 128),   # widths of the layers
         dueling: bool = False,                # value and advantages apart
     ):
@@ -82,8 +83,8 @@ class MaskedCuesHead(nn.Module):
 
     def __init__(
         self,
-        n_sources: int = 2,   # masks
-        n_actions: int = 4,   # that values are given for
+        n_sources: int = 2,           # masks
+        n_actions: int = 4,           # that values are given for
         pose: bool = False,           # also x, y and heading
         hidden: int = 64,             # width of the layer between
         legacy_head: bool = False,    # released form: one layer, PReLU, softmax
@@ -98,7 +99,12 @@ class MaskedCuesHead(nn.Module):
 
     def cues(self, masks: Tensor, spectra: Tensor, pose: Tensor | None = None) -> Tensor:
         "Return the numbers that the layers see, `(n, 3 s)` or three more."
-        found = masked_cues(masks, spectra, self.legacy_head).flatten(1)
+        return self.joined(masked_cues(masks, spectra, self.legacy_head), pose)
+
+    def joined(self, cues: Tensor, pose: Tensor | None = None) -> Tensor:
+        "Return cues `(n, 3, s)` in one row each, loudness near 1 at -40 LUFS, and the pose."
+        units = cues.new_tensor([1., 1., 1. if self.legacy_head else 1e4])
+        found = (cues * units[:, None]).flatten(1)
         if not self.pose: return found
         if pose is None: raise ValueError("pose: expected (n, 3) numbers for a head with pose=True")
         return torch.cat([found, shaped("pose", pose, len(found), 3)], 1)
@@ -118,9 +124,9 @@ class PlannedHead(nn.Module):
 
     def __init__(
         self,
-        n_freqs: int = 129,   # bins of the short-time spectrum
-        n_actions: int = 6,   # that values are given for
-        n_sources: int = 2,   # masks
+        n_freqs: int = 129,          # bins of the short-time spectrum
+        n_actions: int = 6,          # that values are given for
+        n_sources: int = 2,          # masks
         combine: str = "average",    # "average" of the sources' values, or "concatenate"
         reduce: str = "mean",        # over time: "mean", or "sum" as planned
     ):

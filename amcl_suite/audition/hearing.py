@@ -123,7 +123,8 @@ def _longest(config: WorldConfig) -> int:
     room = config.room
     side = (max(room.size),) * 2 if room.kind == "random" else room.size
     size = (*side, room.height) if room.height else side
-    return rir_length(size, room.order, config.hearing.sample_rate) + 2 * ROOM_FOR_EARS
+    order = room.order if room.absorption < 1 else 0       # nothing comes back from such walls
+    return rir_length(size, order, config.hearing.sample_rate) + 2 * ROOM_FOR_EARS
 
 ROOM_FOR_EARS = 48     # samples that measured ears add to a response, at most
 
@@ -252,7 +253,7 @@ def hear_whole(
         responses = self.responses(_some(state, rows), picks)
         for row, pick, response in zip(rows, picks, responses):
             dry = _dry_spectra(self, tuple(state.sounds[row, pick].tolist()))
-            out[row] = convolve(dry, response[None], self.n_whole)[0]
+            convolve(dry, response[None], self.n_whole, out=out[row:row + 1])
     return out
 
 def _dry_spectra(self: Hearing, sounds: tuple):
@@ -270,13 +271,13 @@ def _remembered(self: Hearing, state) -> dict[str, np.ndarray]:
     "Return what is heard of the whole, from the cache where it was heard before."
     keys = pose_keys(state, _room_numbers(self, state))
     new = self.cache.missing(keys)
-    values = {}
-    if len(new):
-        found = _fresh(self, state if len(new) == len(keys) else _some(state, new))
-        for i, row in enumerate(new):
-            values[row] = tuple(found[name][i] for name in self._kept)
+    found = _fresh(self, _some(state, new)) if 0 < len(new) < len(keys) else (
+        _fresh(self, state) if len(new) else {})
+    values = {row: tuple(found[name][i] for name in self._kept) for i, row in enumerate(new)}
     known = [values.get(i) or self.cache.entries[key] for i, key in enumerate(keys)]
-    for row, value in values.items(): self.cache.put(keys[row], tuple(v.copy() for v in value))
+    if self.cache.n_max:
+        for row, value in values.items(): self.cache.put(keys[row], tuple(v.copy() for v in value))
+    if len(new) == len(keys): return {name: found[name] for name in self._kept}
     return {name: np.stack([value[i] for value in known]) for i, name in enumerate(self._kept)}
 
 def _fresh(self: Hearing, state) -> dict[str, np.ndarray]:

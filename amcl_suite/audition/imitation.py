@@ -12,7 +12,7 @@ from torch import nn
 from .agents import PlannerAgent
 from .dqn import NetworkAgent
 from .playing import flat
-from .training import retold, symmetries
+from .symmetries import retold, symmetries
 from ..core.expect import between, counts, integer
 
 # %% auto #0
@@ -28,13 +28,14 @@ class Lessons:
     def __len__(self): return len(self.actions)
     def __repr__(self): return f"Lessons({len(self)})"
 
+# %% ../../nbs/60_audition/647_imitation.ipynb #b1611460
 def watch_planner(
     envs,                     # `OtoWorldVector` with SAME_STEP
     pupil: Callable | None,   # observations -> actions; None: random ones
     n_steps: int,             # of all environments together
     share: float,             # of steps in which the planner's action is taken
-    rng: np.random.Generator,   # the only source of chance
-) -> Lessons:   # observations and the planner's actions
+    rng: np.random.Generator, # the only source of chance
+) -> Lessons:                 # observations and the planner's actions
     "Walk through worlds and write down what the planner says."
     planner, seed = PlannerAgent(envs.config), int(rng.integers(2**31))
     obs, heard, said = flat(envs.reset(seed=seed)[0]), [], []
@@ -57,20 +58,21 @@ class ImitationConfig:
     n_steps: int = 6_000          # watched in a round, of all environments together
     share: float = .5             # of steps in which the planner acts
     n_updates: int = 400          # in a round
-    batch_size: int = 256   # transitions of an update
+    batch_size: int = 256         # lessons of an update
     learning_rate: float = 1e-3   # of Adam
-    seed: int = 0   # of everything
+    seed: int = 0                 # of everything
 
     def __post_init__(self):
         counts(self, "n_rounds", "n_steps", "n_updates", "batch_size")
         between("share", self.share, 0, 1)
         between("learning_rate", self.learning_rate, 0, ends="(]")
 
+# %% ../../nbs/60_audition/647_imitation.ipynb #a94b64ff
 def imitate(
-    envs,                # `OtoWorldVector` with SAME_STEP
-    make_net: Callable,  # () -> network
+    envs,                 # `OtoWorldVector` with SAME_STEP
+    make_net: Callable,   # () -> network
     config: ImitationConfig = ImitationConfig(),   # settings
-) -> nn.Module:          # network whose largest output is the planner's action
+) -> nn.Module:           # network whose largest output is the planner's action
     "Let a network learn from the planner in rounds."
     rng = np.random.default_rng(config.seed)
     with torch.random.fork_rng(devices=[]):
@@ -85,6 +87,7 @@ def imitate(
         for _ in range(config.n_updates): _study(net, optimiser, all_lessons, known, config, rng)
     return net.eval()
 
+# %% ../../nbs/60_audition/647_imitation.ipynb #80855b88
 def _study(net, optimiser, all_lessons: list[Lessons], known, config, rng) -> None:
     "Take one step towards the planner's actions, in a batch from all rounds."
     lessons = all_lessons[rng.integers(len(all_lessons))]

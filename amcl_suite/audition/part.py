@@ -25,4 +25,5 @@ def _data_sets() -> dict[str, Resource]:   # data sets by name
 
 # %% ../../nbs/60_audition/688_part.ipynb #95aa323f
 FACE = Face("audition", "Audition", "60_audition", _STYLES, _data_sets,
-        claims="60_audition/claims.yaml", traps="60_audition/traps.yaml", jobs=("audition_demo",))
+        command="amcl_suite.audition.command_line:app", claims="60_audition/claims.yaml",
+        traps="60_audition/traps.yaml", jobs=("audition_demo",))

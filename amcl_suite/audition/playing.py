@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from itertools import permutations
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 from .agents import Agent, planned_steps
-from .game import nearest_distance
+from .game import nearest_distance, reward
 from .worlds import Worlds
 from ..core.expect import integer
 from ..core.statistics import bootstrap_interval
@@ -38,42 +39,51 @@ class _Board:
     @property
     def playing(self) -> np.ndarray: return np.flatnonzero(self.episode >= 0)
 
-    def begin(self, rows: np.ndarray) -> np.ndarray:
-        "Give worlds the next episodes of the list; return those that got one."
-        rows = rows[:self.n_episodes - self.begun]
-        numbers = self.begun + np.arange(len(rows))
-        self.begun += len(rows)
-        if not len(rows): return rows
-        self.episode[rows] = numbers
-        for row, rng in zip(rows, episode_rngs(self.seed, numbers)): self.rngs[row] = rng
-        self.worlds.reset(rows, [self.rngs[row] for row in rows], fresh=True)
-        state = self.worlds.state.rows(rows)
-        fewest = planned_steps(state, self.worlds.config)
-        far = nearest_distance(state.positions, state.sources, state.live)
-        least = shortest_way(state.positions, state.sources, self.worlds.config.game.radius)
-        for k, number in enumerate(numbers):
-            self.rows[number] = dict(episode=int(number), seed=self.seed, steps=0, success=False,
-                                     found=0, return_dense=0., return_sparse=0., path=0.,
-                                     initial_distance=float(far[k]), shortest=float(least[k]),
-                                     planner_steps=int(fewest[k]))
-        self.look(rows, None)
-        return rows
+# %% ../../nbs/60_audition/639_playing.ipynb #8fa3136f
+@patch
+def begin(self: _Board, rows: np.ndarray) -> np.ndarray:
+    "Give worlds the next episodes of the list; return those that got one."
+    rows = rows[:self.n_episodes - self.begun]
+    numbers = self.begun + np.arange(len(rows))
+    self.begun += len(rows)
+    if not len(rows): return rows
+    self.episode[rows] = numbers
+    for row, rng in zip(rows, episode_rngs(self.seed, numbers)): self.rngs[row] = rng
+    self.worlds.reset(rows, [self.rngs[row] for row in rows], fresh=True)
+    self.open(rows, numbers)
+    self.look(rows, None)
+    return rows
 
-    def look(self, rows: np.ndarray, actions) -> None:
-        "Let worlds be heard, if there is something to hear with."
-        if self.worlds.bank is None: return
-        found = self.worlds.observe(rows, [self.rngs[row] for row in rows], actions)
-        for name, values in found.items():
-            if name not in self.shown:
-                self.shown[name] = np.zeros((self.worlds.n, *values.shape[1:]), values.dtype)
-            self.shown[name][rows] = values
+# %% ../../nbs/60_audition/639_playing.ipynb #4154f740
+@patch
+def open(self: _Board, rows: np.ndarray, numbers: np.ndarray) -> None:
+    "Open a line for each episode that begins: what is known of it before a step is taken."
+    state, config = self.worlds.state.rows(rows), self.worlds.config
+    fewest = planned_steps(state, config)
+    far = nearest_distance(state.positions, state.sources, state.live)
+    least = shortest_way(state.positions, state.sources, config.game.radius)
+    for k, number in enumerate(numbers):
+        self.rows[number] = dict(episode=int(number), seed=self.seed, steps=0, success=False,
+                                 found=0, return_dense=0., return_sparse=0., path=0.,
+                                 initial_distance=float(far[k]), shortest=float(least[k]),
+                                 planner_steps=int(fewest[k]))
+
+@patch
+def look(self: _Board, rows: np.ndarray, actions) -> None:
+    "Let worlds be heard, if there is something to hear with."
+    if self.worlds.bank is None: return
+    found = self.worlds.observe(rows, [self.rngs[row] for row in rows], actions)
+    for name, values in found.items():
+        if name not in self.shown:
+            self.shown[name] = np.zeros((self.worlds.n, *values.shape[1:]), values.dtype)
+        self.shown[name][rows] = values
 
 # %% ../../nbs/60_audition/639_playing.ipynb #a42a6f15
 def _write(board: _Board, rows: np.ndarray, before: np.ndarray, outcome) -> np.ndarray:
     "Write down one step of some worlds; return those whose episode is over."
     moved = np.hypot(*(board.worlds.state.positions[rows] - before).T)
-    sparse = outcome.terms["step_penalty"] + outcome.terms["turn_off_reward"]
-    dense = sum(outcome.terms.values())
+    game = board.worlds.config.game
+    dense, sparse = (reward(outcome.terms, game, kind) for kind in ("dense", "sparse"))
     for k, row in enumerate(rows):
         one = board.rows[board.episode[row]]
         one["steps"] += 1
@@ -88,7 +98,7 @@ def _write(board: _Board, rows: np.ndarray, before: np.ndarray, outcome) -> np.n
 
 # %% ../../nbs/60_audition/639_playing.ipynb #6b4e11de
 def play(
-    agent: Agent,   # with `act` and `reset`
+    agent: Agent,            # with `act` and `reset`
     config,                  # `WorldConfig`
     bank,                    # `SoundBank`; None: nothing is heard, for agents that know
     n_episodes: int = 100,   # of the list
@@ -110,6 +120,7 @@ def play(
         if len(over): agent.reset(board.begin(over))
     return _scored(board, getattr(agent, "name", type(agent).__name__))
 
+# %% ../../nbs/60_audition/639_playing.ipynb #511762f8
 def flat(
     observations,      # array `(n, d)`, or a dictionary of arrays
 ) -> np.ndarray:       # float32 `(n, d)`
@@ -137,6 +148,7 @@ def shortest_way(
         totals.append(total)
     return np.min(totals, 0)
 
+# %% ../../nbs/60_audition/639_playing.ipynb #d8f852e2
 def _scored(board: _Board, name: str) -> pd.DataFrame:
     "Return the table of episodes with their scores."
     games = pd.DataFrame([board.rows[k] for k in sorted(board.rows)])
@@ -163,9 +175,10 @@ def summary(
             rows.append(dict(agent=agent, measure=name, mean=mean, low=low, high=high, n=len(part)))
     return pd.DataFrame(rows)
 
+# %% ../../nbs/60_audition/639_playing.ipynb #b7a5b1cf
 def play_table(
     games: pd.DataFrame,    # of `play`
-) -> Table:   # one row an agent
+) -> Table:                 # one row an agent
     "Return agents and their scores as a table."
     found, rows = summary(games), []
     for agent, part in found.groupby("agent", sort=False):

@@ -125,8 +125,7 @@ def images_heard(
     x, y = map(float, source)
     images, corners = _kept_images(room, x, y, order), np.array(room.corners)
     gains = _gains_at(images.gains, points, images.places, images.walls, images.parents,
-                      *room.walls,
-                      corners, np.roll(corners, -1, 0) - corners)
+                      *room.walls, corners, np.roll(corners, -1, 0) - corners)
     return images.places, gains
 
 # %% ../../nbs/60_audition/618_polygons.ipynb #b4a9fe9b
@@ -140,6 +139,7 @@ def polygon_length(
     diameter = np.linalg.norm(corners[:, None] - corners, axis=-1).max()
     return int(np.ceil((order + 1) * diameter * sample_rate / SPEED_OF_SOUND)) + 2 * HALF_KERNEL + 1
 
+# %% ../../nbs/60_audition/618_polygons.ipynb #cdaad85b
 def polygon_rirs(
     room: Room,               # two-dimensional
     sources,                  # `(s, 2)`, metres, inside
@@ -149,16 +149,21 @@ def polygon_rirs(
     length: int = 0,          # samples; 0: `polygon_length`
 ) -> np.ndarray:              # float32 `(s, m, length)`, 40 samples late
     "Return responses in a polygon, convex or not; `ValueError` for places outside."
-    sources = _places("sources", sources, room)
-    microphones = _places("microphones", microphones, room)
-    length = length or polygon_length(room, integer("order", order, 0), sample_rate)
     if not room.convex: return library_rirs(room, sources, microphones, order, sample_rate, length)
-    out = np.zeros((len(sources), len(microphones), length), np.float32)
+    sources, microphones, out = _prepared(room, sources, microphones, order, sample_rate, length)
     for row, source in zip(out, sources):
         places, gains = images_heard(room, source, microphones, order)
         _add_seen(places, gains, microphones, sample_rate / SPEED_OF_SOUND, PULSE_WINDOW,
                   PULSE_TAPS, row)
     return out
+
+# %% ../../nbs/60_audition/618_polygons.ipynb #587ba4b3
+def _prepared(room: Room, sources, microphones, order: int, sample_rate: float, length: int):
+    "Return both places checked, and zeros for the responses."
+    sources = _places("sources", sources, room)
+    microphones = _places("microphones", microphones, room)
+    length = length or polygon_length(room, integer("order", order, 0), sample_rate)
+    return sources, microphones, np.zeros((len(sources), len(microphones), length), np.float32)
 
 def _places(name: str, points, room: Room) -> np.ndarray:
     "Return places as an array; `ValueError` names the first that is outside."
@@ -179,11 +184,8 @@ def library_rirs(
     length: int = 0,          # samples; 0: `polygon_length`
 ) -> np.ndarray:              # float32 `(s, m, length)`, 40 samples late
     "Return responses from the images that pyroomacoustics finds; zeros where none is seen."
-    sources = _places("sources", sources, room)
-    microphones = _places("microphones", microphones, room)
-    length = length or polygon_length(room, integer("order", order, 0), sample_rate)
+    sources, microphones, out = _prepared(room, sources, microphones, order, sample_rate, length)
     scale = sample_rate / SPEED_OF_SOUND
-    out = np.zeros((len(sources), len(microphones), length), np.float32)
     model = _library_room(room, sources, microphones, order, sample_rate)
     model.image_source_model()
     for row, found, visible in zip(out, model.sources, model.visibility):
@@ -191,7 +193,7 @@ def library_rirs(
             seen = np.asarray(seen, bool)                             # numbers, if none is seen
             places, gains = found.images.T[seen], found.damping[0][seen]
             away = np.linalg.norm(places - microphone, axis=-1)
-            if len(away): response[:] = impulses(away * scale, gains / away, length)
+            if len(away): response[:] = impulses(away * scale, gains / away, out.shape[-1])
     return out
 
 def _library_room(room: Room, sources, microphones, order: int, sample_rate: float):

@@ -42,7 +42,7 @@ def episode_sound(
 # %% ../../nbs/60_audition/636_rendering.ipynb #f9d55ce1
 def episode_frames(
     steps: Sequence[ReplayedStep],   # of `replay_episode`
-    config: WorldConfig,   # the world
+    config: WorldConfig,             # the world
     size: int = 320,                 # pixels, width and height
 ) -> Iterator[np.ndarray]:           # uint8 `(size, size, 3)`, one a step
     "Draw an episode."
@@ -53,13 +53,14 @@ def episode_frames(
         note = f"step {t}, return {total:.1f}"
         yield game_pixels(step.state, config, way=way, size=size, note=note)
 
+# %% ../../nbs/60_audition/636_rendering.ipynb #c4b8876e
 def save_film(
-    episode: GameEpisode,   # what was played
+    episode: GameEpisode,            # what was played
     bank: SoundBank,                 # that it was played with
     path: str | Path,                # ends in .gif; the sound goes beside it as .wav
     seconds: float = .25,            # of a step, s
     size: int = 320,                 # pixels, width and height
-) -> Animation:   # the film and its last frame
+) -> Animation:                      # the film and its last frame
     "Write an episode as a film and its sound, at the same pace unless frames are left out."
     from scipy.io import wavfile
     steps = list(replay_episode(episode, bank, sound=True))

@@ -7,12 +7,13 @@ from __future__ import annotations
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
+from .playing import flat
 from ..core.expect import integer, one_of, only, shaped
 from ..core.audio import read_channels, write_channels
 from ..core.files import output_errors, read_json, write_json_atomic
 
 # %% auto #0
-__all__ = ['SAMPLERS', 'POSE_FIELDS', 'Replay', 'pose_fields', 'ReplayFolder']
+__all__ = ['SAMPLERS', 'POSE_FIELDS', 'Replay', 'last_observations', 'pose_fields', 'ReplayFolder']
 
 # %% ../../nbs/60_audition/643_replay.ipynb #7a2f4eb8
 class Replay:
@@ -73,6 +74,20 @@ def top_priority(self: Replay) -> float:
     "Return the priority of what is new: the largest so far."
     return max(float(self.data["priority"].max()), 1e-3)
 
+# %% ../../nbs/60_audition/643_replay.ipynb #d7986f31
+def last_observations(
+    observations: np.ndarray,    # `(n, d)`, after a step; of a new episode where one ended
+    ended: np.ndarray,           # bool `(n,)`
+    infos: dict,                 # of the vector environment: "final_obs" where one ended
+) -> np.ndarray:                 # `(n, d)`
+    "Return what followed the step in the same episode."
+    found = observations.copy()
+    for row in np.flatnonzero(ended):
+        last = infos["final_obs"][row]
+        if isinstance(last, dict): last = {name: np.asarray(v)[None] for name, v in last.items()}
+        found[row] = flat(last).reshape(-1)
+    return found
+
 # %% ../../nbs/60_audition/643_replay.ipynb #a61c0cd2
 @patch
 def n_step(
@@ -119,11 +134,12 @@ def ready(
         usable[k] = closes
     return (order[:, None] * self.n_envs + np.arange(self.n_envs))[usable]
 
+# %% ../../nbs/60_audition/643_replay.ipynb #9f0c7bf8
 @patch
 def draw(
     self: Replay,
     rng: np.random.Generator,   # the only source of chance
-    batch_size: int,   # transitions of an update
+    batch_size: int,            # transitions of an update
     sampler: str = "uniform",   # of `SAMPLERS`
     n: int = 1,                 # steps that must follow
     alpha: float = .6,          # power of the priority
@@ -137,14 +153,25 @@ def draw(
             newest = np.intersect1d(places, self.last())[:batch_size]
             drawn[:len(newest)] = newest
         return drawn
-    if sampler == "episode":
-        _, which, counts = np.unique(self.data["episode"].reshape(-1)[places],
-                                     return_inverse=True, return_counts=True)
-        weights = 1. / counts[which]
-    else: weights = self.data["priority"].reshape(-1)[places].astype(float) ** alpha
-    bounds = np.cumsum(weights)
+    bounds = np.cumsum(self.weights(places, sampler, alpha))
     return places[np.searchsorted(bounds, rng.random(batch_size) * bounds[-1], side="right")]
 
+# %% ../../nbs/60_audition/643_replay.ipynb #647ed77d
+@patch
+def weights(
+    self: Replay,
+    places: np.ndarray,    # int `(k,)`, of transitions that can be drawn
+    sampler: str,          # "episode" or "prioritized"
+    alpha: float,          # power of the priority
+) -> np.ndarray:           # `(k,)`, > 0
+    "Return how much more one transition is drawn than another."
+    if sampler == "prioritized":
+        return self.data["priority"].reshape(-1)[places].astype(float) ** alpha
+    _, which, counts = np.unique(self.data["episode"].reshape(-1)[places], return_inverse=True,
+                                 return_counts=True)
+    return 1. / counts[which]
+
+# %% ../../nbs/60_audition/643_replay.ipynb #87145493
 @patch
 def set_priority(
     self: Replay,
@@ -183,8 +210,8 @@ def load_state_dict(
 POSE_FIELDS = dict(position=((2,), np.float64), heading=((), np.int16))
 
 def pose_fields(
-    n_sources: int,   # masks
-) -> dict:             # fields of a `Replay` that holds poses
+    n_sources: int,   # in the world
+) -> dict:            # fields of a `Replay` that holds poses
     "Return what a pose has to say so that its sound can be rendered again."
     s = integer("n_sources", n_sources, 1)
     return POSE_FIELDS | dict(sources=((s, 2), np.float64), live=((s,), bool),
@@ -220,12 +247,12 @@ class ReplayFolder:
 @patch
 def append(
     self: ReplayFolder,
-    episode: int,   # its number
+    episode: int,             # its number
     step: int,                # of the episode
     prev_state: np.ndarray,   # float32 `(m, time)`, heard before
     new_state: np.ndarray,    # float32 `(m, time)`, heard after
-    action: int,   # that was taken
-    reward: float,   # that it earned
+    action: int,              # that was taken
+    reward: float,            # that it earned
     **more,                   # plain values: agent_info, terminated, seed, sources ...
 ) -> None:
     "Write a transition and drop the oldest ones; `OutputError` where there is no space."

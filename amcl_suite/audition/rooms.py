@@ -48,15 +48,7 @@ class Room:
     name: str = "room"                               # for captions and errors
 
     def __post_init__(self):
-        corners = np.asarray(self.corners, float)
-        if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
-            raise ValueError(f"corners: expected at least 3 points (n, 2), got {corners.shape}")
-        finite("corners", corners)
-        object.__setattr__(self, "corners", tuple(map(tuple, corners.tolist())))
-        distinct("corners", self.corners)
-        if signed_area(corners) <= 0 or _crosses_itself(corners):
-            raise ValueError("corners: expected a counter-clockwise polygon that doesn't cross "
-                             f"itself, got signed area {signed_area(corners):g}")
+        object.__setattr__(self, "corners", _checked_corners(self.corners))
         between("height", self.height, 0., ends="[)")
         if np.ndim(self.absorption):
             object.__setattr__(self, "absorption", tuple(map(float, self.absorption)))
@@ -81,12 +73,20 @@ class Room:
         "No corner points inwards."
         return is_convex(self.corners)
 
-    @property
-    def n_walls(self) -> int:
-        "Number of walls, with floor and ceiling."
-        return len(self.corners) + 2 * (self.height > 0)
-
 # %% ../../nbs/60_audition/610_rooms.ipynb #4e65beae
+def _checked_corners(corners) -> tuple[tuple[float, float], ...]:
+    "Return corners as numbers; `ValueError` for a polygon that is none."
+    corners = np.asarray(corners, float)
+    if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
+        raise ValueError(f"corners: expected at least 3 points (n, 2), got {corners.shape}")
+    finite("corners", corners)
+    points = tuple(map(tuple, corners.tolist()))
+    distinct("corners", points)
+    if signed_area(corners) <= 0 or _crosses_itself(corners):
+        raise ValueError("corners: expected a counter-clockwise polygon that doesn't cross "
+                         f"itself, got signed area {signed_area(corners):g}")
+    return points
+
 def _crosses_itself(corners: np.ndarray) -> bool:
     "Tell whether two walls that aren't neighbours meet."
     def side(a, b, c): return np.sign((b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0]))
@@ -99,6 +99,11 @@ def _crosses_itself(corners: np.ndarray) -> bool:
     return False
 
 # %% ../../nbs/60_audition/610_rooms.ipynb #92c5d412
+@patch(as_prop=True)
+def n_walls(self: Room) -> int:
+    "Return the number of walls, with floor and ceiling."
+    return len(self.corners) + 2 * (self.height > 0)
+
 @patch(as_prop=True)
 def n_dims(self: Room) -> int:
     "Return 3 if the room has a height, else 2."

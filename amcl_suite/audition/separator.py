@@ -25,6 +25,7 @@ def log_spectrum(
     power = spectra.real.square() + spectra.imag.square()
     return 10 * power.clamp_min(1e-8).log10()
 
+# %% ../../nbs/60_audition/640_separator.ipynb #7adf5a81
 @dataclass(frozen=True)
 class SeparatorConfig:
     "Size and kind of a separator; the defaults are those of the paper's experiments."
@@ -33,7 +34,7 @@ class SeparatorConfig:
     n_layers: int = 1             # recurrent layers
     dropout: float = .3           # in [0, 1), between layers: no effect with one
     activation: str = "softmax"   # "softmax": masks sum to 1; "sigmoid": each in (0, 1)
-    frame: int = FRAME_LENGTH            # samples of a window
+    frame: int = FRAME_LENGTH     # samples of a window
     hop: int = HOP                # samples between windows
 
     def __post_init__(self):

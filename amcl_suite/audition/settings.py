@@ -12,20 +12,20 @@ import pandas as pd
 from .agents import PlannerAgent, RandomAgent, StraightAgent
 from .config import GameConfig, HearingConfig, RoomSpec, WorldConfig
 from .dqn import DQNConfig, NetworkAgent
-from .environment import OtoWorldVector
+from .environment import OtoWorld, OtoWorldVector
 from .heads import FeatureNet
-from .playing import play
+from .playing import flat, play
 from .receivers import Receiver
 from .sounds import SoundBank, generated_bank, split
 from .training import TrainConfig, Training, train_agent, validator
 from ..core.expect import integer, one_of
 
 # %% auto #0
-__all__ = ['SETTINGS', 'trial_world', 'sounds_of', 'learning', 'Trial', 'trained_agent', 'known_agents', 'judged']
+__all__ = ['SETTINGS', 'trial_world', 'sounds_of', 'learning', 'Trial', 'trained_agent', 'known_agents', 'judged', 'walked']
 
 # %% ../../nbs/60_audition/649_settings.ipynb #bc58fea9
 def _game(n_sources: int, limit: int = 100) -> GameConfig:
-    return GameConfig(n_sources=n_sources, reward="potential", reward_scale=.05, gamma=.95,
+    return GameConfig(n_sources=n_sources, reward="potential", reward_scale=.05, gamma=.9,
                       limit=limit)
 
 SETTINGS = {
@@ -55,12 +55,12 @@ def sounds_of(
 
 # %% ../../nbs/60_audition/649_settings.ipynb #d92e2b64
 def learning(
-    n_steps: int = 150_000,     # of all environments together
-    every: int = 25_000,        # steps between validations; 0: none
+    n_steps: int = 120_000,     # of all environments together
+    every: int = 20_000,        # steps between validations; 0: none
     **others,                   # of `TrainConfig`
 ) -> TrainConfig:   # settings of a training
     "Return how agents on features learn on all pages."
-    dqn = DQNConfig(gamma=.95, train_freq=16)
+    dqn = DQNConfig(gamma=.9, train_freq=16, learning_starts=1000, exploration_fraction=.2)
     chosen = {"n_envs": 64, "dqn": dqn} | others
     return TrainConfig(n_steps=n_steps, validation_freq=every, **chosen)
 
@@ -97,7 +97,8 @@ def known_agents(
 ) -> list:                 # agents without anything to learn
     "Return the agents that frame what can be learned."
     game = config.game
-    return [RandomAgent(game.n_actions), PlannerAgent(config), StraightAgent(game)]
+    straight = [StraightAgent(game)] if game.stage == "paper" else []
+    return [RandomAgent(game.n_actions), *straight, PlannerAgent(config)]
 
 def judged(
     agent,                    # with `act`
@@ -109,3 +110,22 @@ def judged(
     "Play the episodes that judge agents: unheard sounds, new places."
     if hasattr(agent, "epsilon"): agent.epsilon = epsilon
     return play(agent, config, sounds_of(config, seed)[1], n_episodes, 2_000_000 + seed)
+
+# %% ../../nbs/60_audition/649_settings.ipynb #79d424ad
+def walked(
+    agent,                    # with `act` and `reset`
+    config: WorldConfig,      # where it is played
+    seed: int = 0,            # of the sounds, as in training
+    episode: int = 0,         # its number
+) -> tuple[np.ndarray, np.ndarray]:   # places of the agent `(steps + 1, 2)`, sources `(s, 2)`, m
+    "Return the way of an agent through one episode with unheard sounds."
+    env, rng = OtoWorld(config, sounds_of(config, seed)[1]), np.random.default_rng([seed, episode])
+    shown, _ = env.reset(seed=3_000_000 + 1000 * seed + episode)
+    agent.reset(np.arange(1))
+    way, over = [env.state.positions[0].copy()], False
+    while not over:
+        heard = flat({name: np.asarray(values)[None] for name, values in shown.items()})
+        shown, _, *ends, _ = env.step(int(agent.act(heard, env.state, rng)[0]))
+        way.append(env.state.positions[0].copy())
+        over = any(ends)
+    return np.array(way), env.state.sources[0].copy()

@@ -4,8 +4,14 @@
 
 # %% ../../nbs/60_audition/690_speed.ipynb #237c6e4f
 from __future__ import annotations
-from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 import numpy as np
+from .config import GameConfig, HearingConfig, WorldConfig
+from .environment import OtoWorld, OtoWorldVector
+from .game import heading_angles
+from .receivers import microphone_positions
+from .sounds import generated_bank
 from ..core.environment import environment
 from ..core.timing import limited_threads, time_in_turn, wall_seconds
 from .acoustics import reflection, rir_length
@@ -14,7 +20,8 @@ from .convolution import (convolve, loop_response, loop_spectra,
 from .kernels import shoebox_rirs
 
 # %% auto #0
-__all__ = ['random_walk', 'library_step', 'Listener', 'hearing_ratios', 'cache_gain', 'hearing_rates', 'audition_benchmarks']
+__all__ = ['random_walk', 'library_step', 'Listener', 'hearing_ratios', 'cache_gain', 'hearing_rates', 'heard_by_library',
+           'step_ratios', 'feature_rates', 'audition_benchmarks']
 
 # %% ../../nbs/60_audition/690_speed.ipynb #b1a75538
 def random_walk(
@@ -138,25 +145,95 @@ def hearing_rates(
     rounds: int = 9,    # the best counts
 ) -> list[dict]:        # what, microseconds of one environment
     "Return what responses and looped sounds cost, on one core."
-    rng, rows = np.random.default_rng(0), []
-    def timed(what: str, work: Callable) -> None:
-        work()
-        rows.append(dict(what=what, microseconds=1e6 / n * min(
-            wall_seconds(work) for _ in range(rounds))))
+    rng, works = np.random.default_rng(0), {}
+    for size, order, absorption in ((6., 3, .64), (8., 10, .64), (8., 10, 1.)):
+        signals = rng.standard_normal((2, 8000)).astype(np.float32)
+        many = Listener(signals, rng.uniform(1, size - 1, (2, 2)), order, absorption, n, size)
+        name = f"responses, {size:g} x {size:g} m, order {order}, absorption {absorption:g}"
+        works[name] = partial(many.responses, random_walk(rng, n, size))
+    rirs = next(iter(works.values()))()
+    looped = loop_spectra(np.broadcast_to(signals, (n, 2, 8000)))
+    works["looped sounds of 1 s"] = partial(loop_response, looped, rirs, 8000)
     with limited_threads(1):
-        for size, order, absorption in ((6., 3, .64), (8., 10, .64), (8., 10, 1.)):
-            signals, walk = rng.standard_normal((2, 8000)), random_walk(rng, n, size)
-            many = Listener(signals.astype(np.float32), rng.uniform(1, size - 1, (2, 2)), order,
-                            absorption, n, size)
-            name = f"{size:g} x {size:g} m, order {order}, absorption {absorption:g}"
-            timed(f"responses, {name}", lambda: many.responses(walk))
-            if order == 3:
-                rirs, period = many.responses(walk), 8000
-                spectra = loop_spectra(np.broadcast_to(signals.astype(np.float32), (n, 2, 8000)))
-                timed("looped sounds of 1 s", lambda: loop_response(spectra, rirs, period))
-    return rows
+        for work in works.values(): work()
+        return [dict(what=what, microseconds=1e6 / n * min(wall_seconds(work)
+                                                           for _ in range(rounds)))
+                for what, work in works.items()]
+
+# %% ../../nbs/60_audition/690_speed.ipynb #2ee64ad3
+def heard_by_library(
+    env: OtoWorld,    # of one shoebox, window "full"; changed in place
+) -> OtoWorld:        # the same
+    "Let an environment hear through pyroomacoustics, built anew at every step."
+    hearing, room = env.worlds.hearing, env.config.room
+    def whole(state):
+        live, out = state.live[0], np.zeros((1, 2, hearing.n_whole), np.float32)
+        if not live.any(): return out
+        angle = heading_angles(state.headings, env.config.game)[0]
+        at = microphone_positions(state.positions[0], angle, env.config.hearing.receiver)
+        found = library_step(hearing.bank.signals[state.sounds[0, live]], state.sources[0, live],
+                             at, room.order, room.absorption, room.size[0])
+        out[0, :, :found.shape[-1]] = found[:, :hearing.n_whole]
+        return out
+    hearing.whole = whole
+    return env
+
+def step_ratios(
+    absorption: float,     # of energy
+    n: int = 16,           # steps of a round
+    seconds: float = 4.3,  # of each sound
+    rounds: int = 7,       # all in turn, so often
+    seed: int = 0,         # of sounds, places and actions
+) -> dict:                 # what, and per candidate ms of a round, ratio, range, steps per second
+    "Return how many times faster a whole step is than with the library's sound, on one core."
+    config = WorldConfig.paper("experiment 1")
+    config = replace(config, room=replace(config.room, absorption=absorption),
+                     game=replace(config.game, limit=100_000, radius=.25))
+    bank = generated_bank(20, seconds, 8000, seed)
+    def made(cache):
+        hearing = replace(config.hearing, cache=cache, seconds=seconds)
+        env = OtoWorld(replace(config, hearing=hearing), bank)
+        env.reset(seed=seed)
+        return env
+    envs = {"library": heard_by_library(made(0)), "ours": made(0), "with the cache": made(4096)}
+    actions = {name: np.random.default_rng(seed) for name in envs}
+    def walk(name):
+        for action in actions[name].integers(0, 4, n): envs[name].step(int(action))
+    found = time_in_turn({name: partial(walk, name) for name in envs}, rounds)
+    for row in found.values(): row["per_second"] = 1e3 * n / row["ms"]
+    return dict(what=f"8 x 8 m, order 10, absorption {absorption:g}, 2 sounds, {seconds:g} s",
+                n=n, candidates=found)
+
+# %% ../../nbs/60_audition/690_speed.ipynb #c60b7746
+def feature_rates(
+    n_envs: int = 64,     # in one call
+    n_steps: int = 100,   # of all of them
+    n_resets: int = 50,   # of one environment with sounds of 4.3 s
+) -> list[dict]:          # what, value, unit
+    "Return steps per second of agents on features, and what a reset costs, on one core."
+    bank, rng, rows = generated_bank(60, 1., 8000, 0), np.random.default_rng(0), []
+    for n_sources in (1, 2):
+        for cache in (4096, 0):
+            config = WorldConfig(game=GameConfig(n_sources=n_sources),
+                                 hearing=HearingConfig(cache=cache))
+            envs = OtoWorldVector(n_envs, config, bank, autoreset_mode="SameStep")
+            envs.reset(seed=0)
+            def walk(n):
+                for _ in range(n): envs.step(rng.integers(0, 4, n_envs))
+            with limited_threads(1):
+                walk(5)
+                seconds = wall_seconds(partial(walk, n_steps))
+            rows.append(dict(what=f"features, {n_sources} source{'s' * (n_sources > 1)}"
+                             + ", nothing remembered" * (not cache), unit="steps/s",
+                             value=n_envs * n_steps / seconds,
+                             hit_rate=envs.worlds.hearing.cache.hit_rate))
+    env = OtoWorld(WorldConfig.paper("experiment 1"), generated_bank(60, 4.3, 8000, 0))
+    env.reset(seed=0)
+    resets = [wall_seconds(env.reset) for _ in range(n_resets)]
+    return [*rows, dict(what="reset, experiment 1", unit="ms", value=1e3 * float(np.median(resets)))]
 
 def audition_benchmarks() -> dict:     # all of this chapter, and the machine
     "Measure everything on this page."
     return dict(environment=environment(), hearing=[hearing_ratios(1.), hearing_ratios(.4)],
+                steps=[step_ratios(1.), step_ratios(.4)], features=feature_rates(),
                 cache=cache_gain(), parts=hearing_rates())

@@ -10,26 +10,22 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
 from torch import nn
 from .dqn import (DQNConfig, NetworkAgent, QLearner, choose_actions,
-                                     epsilon_schedule)
-from .features import BAND_EDGES, N_FEATURES
+                                     epsilon_schedule, tensors)
 from .playing import flat, play
-from .replay import Replay
-from .rooms import Room
-from .worlds import Layout
+from .replay import Replay, last_observations
+from .symmetries import retold, symmetries
 from ..core.expect import between, counts, integer
 from ..core.files import output_errors, read_weights, write_text_atomic, write_weights
 from ..core.identity import check_same
 
 # %% auto #0
-__all__ = ['TrainConfig', 'Training', 'last_observations', 'Symmetry', 'symmetries', 'retold', 'passed', 'tensors',
-           'worlds_state', 'set_worlds_state', 'validator', 'train_agent', 'save', 'Curves', 'load_network']
+__all__ = ['TrainConfig', 'Training', 'passed', 'validator', 'train_agent', 'save', 'Curves', 'load_network']
 
 # %% ../../nbs/60_audition/646_training.ipynb #f8458b35
 @dataclass(frozen=True)
@@ -90,6 +86,7 @@ def act(self: Training) -> np.ndarray:     # int `(n_envs,)`
         return self.rng.integers(self.n_actions, size=len(self.obs))
     return choose_actions(self.agent.values(self.obs), self.rng, self.epsilon(self.steps))
 
+# %% ../../nbs/60_audition/646_training.ipynb #4adfbb28
 @patch
 def step(self: Training) -> None:
     "Take a step in all environments and remember it."
@@ -105,6 +102,7 @@ def step(self: Training) -> None:
     count["total"] += reward
     for env in np.flatnonzero(ended): self.finish(env, bool(terminated[env]))
 
+# %% ../../nbs/60_audition/646_training.ipynb #11677d50
 @patch
 def finish(
     self: Training,
@@ -121,71 +119,16 @@ def finish(
     count["length"][env] = count["total"][env] = 0
     count["episode"][env] = count["episode"].max() + 1
 
-def last_observations(
-    observations: np.ndarray,    # `(n, d)`, after a step; of a new episode where one ended
-    ended: np.ndarray,           # bool `(n,)`
-    infos: dict,                 # of the vector environment: "final_obs" where one ended
-) -> np.ndarray:                 # `(n, d)`
-    "Return what followed the step in the same episode."
-    found = observations.copy()
-    for row in np.flatnonzero(ended):
-        last = infos["final_obs"][row]
-        if isinstance(last, dict): last = {name: np.asarray(v)[None] for name, v in last.items()}
-        found[row] = flat(last).reshape(-1)
-    return found
-
-# %% ../../nbs/60_audition/646_training.ipynb #fb4287a3
-class Symmetry(NamedTuple):
-    "A change of the game that leaves it the same."
-    places: np.ndarray     # int `(d,)`, where each number of an observation comes from
-    signs: np.ndarray      # float32 `(d,)`
-    actions: np.ndarray    # int `(4,)`, what each action becomes
-
-def symmetries(
-    config,                # `WorldConfig` of the paper's stage, features of one pair alone
-) -> list[Symmetry]:       # the first changes nothing; none for other worlds
-    "Return the changes under which a game is the same game."
-    kind, shown, game = config.hearing.receiver.kind, config.observation, config.game
-    extra = shown.kind != "features" or shown.pose or shown.n_live
-    if extra or game.stage != "paper" or kind not in ("heading", "lateral"): return []
-    sides = kind == "lateral"                        # the mirror exchanges the microphones
-    turns, ways = np.array([0, 1, 3, 2]), np.array([1, 0, 2, 3])
-    return [_symmetry(shown.n_frames, swaps, actions) for swaps, actions in
-            ((False, np.arange(4)), (sides, turns), (True, ways), (not sides, ways[turns]))]
-
-def _symmetry(n_frames: int, swaps: bool, actions: np.ndarray) -> Symmetry:
-    "Build a change from what it does to microphones and actions."
-    width, bands = N_FEATURES + len(actions) + 1, len(BAND_EDGES) - 1
-    places, signs = np.arange(width), np.ones(width, np.float32)
-    places[N_FEATURES:-1] = N_FEATURES + actions                  # the action before
-    if swaps:                       # level differences, imaginary parts; lags run backward
-        signs[bands:2 * bands] = signs[3 * bands:4 * bands] = -1
-        places[4 * bands:N_FEATURES] = places[4 * bands:N_FEATURES][::-1]
-    frames = np.arange(n_frames)[:, None] * width
-    return Symmetry((frames + places).reshape(-1), np.tile(signs, n_frames), actions)
-
-def retold(
-    batch: dict,                  # arrays of `Replay.n_step`
-    known: list[Symmetry],   # batch as it was remembered
-    rng: np.random.Generator,   # the only source of chance
-) -> dict:   # the batch, some of it told another way
-    "Return a batch in which each transition is changed by one of the symmetries."
-    which = rng.integers(len(known), size=len(batch["action"]))
-    places, signs, actions = (np.stack(parts) for parts in zip(*known))
-    found = batch | dict(action=actions[which, batch["action"]].astype(np.int8))
-    for name in ("observation", "next_observation"):
-        found[name] = np.take_along_axis(batch[name], places[which], 1) * signs[which]
-    return found
-
 # %% ../../nbs/60_audition/646_training.ipynb #85098049
 def passed(
     steps: int,     # now
     before: int,    # a moment ago
     every: int,     # steps; 0: never
-) -> int:   # 0 or more
+) -> int:           # 0 or more
     "Return how many multiples of an interval were passed."
     return steps // every - before // every if every else 0
 
+# %% ../../nbs/60_audition/646_training.ipynb #8c05a6d8
 @patch
 def learn(self: Training) -> None:
     "Update the network as often as the steps since the last time ask for."
@@ -204,6 +147,7 @@ def learn(self: Training) -> None:
         self.losses.append(loss)
     if passed(self.steps, before, dqn.target_update_interval): learner.follow()
 
+# %% ../../nbs/60_audition/646_training.ipynb #d6e791b6
 @patch
 def measure(self: Training) -> None:
     "Measure the scale of the inputs, for networks that standardise them."
@@ -212,70 +156,20 @@ def measure(self: Training) -> None:
     for net in (self.learner.net, self.learner.target):
         if hasattr(net, "standardise"): net.standardise.fit(heard)
 
-def tensors(
-    batch: dict,    # arrays
-) -> dict:          # tensors, float32 where they were float16
-    "Return a batch for the network."
-    return {name: torch.from_numpy(values.astype(np.float32) if values.dtype in (np.float16, float)
-                                   else values) for name, values in batch.items()}
-
-# %% ../../nbs/60_audition/646_training.ipynb #b7d6b2b7
-_STATE = ("positions", "headings", "sources", "live", "sounds", "steps")
-
-def _room_of(room: Room) -> dict: return asdict(room)
-
-def _layout_of(layout: Layout) -> dict:
-    return dict(room=_room_of(layout.room), position=np.asarray(layout.position, float),
-                heading=int(layout.heading), sources=np.asarray(layout.sources, float),
-                sounds=np.asarray(layout.sounds, int))
-
-# %% ../../nbs/60_audition/646_training.ipynb #f3c45324
-def worlds_state(
-    envs,           # `OtoWorldVector`
-) -> dict:          # arrays and plain values
-    "Return all that a vector environment needs to go on; what was heard is forgotten."
-    worlds = envs.worlds
-    worlds.hearing.cache.entries.clear()        # both runs hear anew, in the same batches
-    return dict(state={name: getattr(worlds.state, name) for name in _STATE},
-                layouts=[_layout_of(layout) for layout in worlds.layouts],
-                rooms=[_room_of(room) for room in worlds.state.rooms],
-                frames=worlds.frames, starts=worlds.starts, ended=envs.ended,
-                shown=dict(envs._shown),
-                rngs=[json.dumps(r.bit_generator.state) for r in envs.rngs])
-
-def set_worlds_state(
-    envs,           # `OtoWorldVector` of the same make
-    saved: dict,    # of `worlds_state`
-) -> None:
-    "Put the state of a vector environment back."
-    worlds, known = envs.worlds, {}
-    def room(values):                           # equal rooms are one object again
-        fixed = {worlds.config.room.draw(None)} if worlds.config.room.kind != "random" else set()
-        made = Room(**values)
-        return known.setdefault(made, next((r for r in fixed if r == made), made))
-    for name in _STATE: getattr(worlds.state, name)[...] = saved["state"][name]
-    worlds.state.rooms[:] = [room(values) for values in saved["rooms"]]
-    worlds.layouts[:] = [Layout(**layout | dict(room=room(layout["room"])))
-                         for layout in saved["layouts"]]
-    worlds.frames[...], worlds.starts[...] = saved["frames"], saved["starts"]
-    envs.ended = np.array(saved["ended"])
-    for name, values in saved["shown"].items(): envs._shown[name][...] = values
-    for rng, state in zip(envs.rngs, saved["rngs"]): rng.bit_generator.state = json.loads(state)
-    worlds.hearing.cache.entries.clear()
-
 # %% ../../nbs/60_audition/646_training.ipynb #d56b1ec8
+def _changed(value, change: Callable):
+    "Change the leaves of nested dictionaries and lists."
+    if isinstance(value, dict): return {key: _changed(item, change) for key, item in value.items()}
+    if isinstance(value, list): return [_changed(item, change) for item in value]
+    return change(value)
+
 def _packed(value):
     "Return nested arrays as tensors."
-    if isinstance(value, dict): return {key: _packed(item) for key, item in value.items()}
-    if isinstance(value, list): return [_packed(item) for item in value]
-    if isinstance(value, np.ndarray): return torch.from_numpy(value.copy())
-    return value
+    return _changed(value, lambda x: torch.from_numpy(x.copy()) if isinstance(x, np.ndarray) else x)
 
 def _unpacked(value):
     "Return nested tensors as arrays."
-    if isinstance(value, dict): return {key: _unpacked(item) for key, item in value.items()}
-    if isinstance(value, list): return [_unpacked(item) for item in value]
-    return value.numpy() if isinstance(value, torch.Tensor) else value
+    return _changed(value, lambda x: x.numpy() if isinstance(x, torch.Tensor) else x)
 
 # %% ../../nbs/60_audition/646_training.ipynb #169eae76
 @patch
@@ -288,7 +182,7 @@ def state_dict(self: Training) -> dict:
                 optimiser=learner.optimiser.state_dict(), n_updates=learner.n_updates,
                 norms=learner.clip.norms if learner.clip else [], obs=torch.from_numpy(self.obs),
                 rng=json.dumps(self.rng.bit_generator.state), counts=_packed(self.counts),
-                replay=_packed(self.replay.state_dict()), envs=_packed(worlds_state(self.envs)))
+                replay=_packed(self.replay.state_dict()), envs=_packed(self.envs.state_dict()))
 
 @patch
 def load_state_dict(
@@ -307,7 +201,7 @@ def load_state_dict(
     self.rng.bit_generator.state = json.loads(saved["rng"])
     self.counts = _unpacked(saved["counts"])
     self.replay.load_state_dict(_unpacked(saved["replay"]))
-    set_worlds_state(self.envs, _unpacked(saved["envs"]))
+    self.envs.load_state_dict(_unpacked(saved["envs"]))
 
 # %% ../../nbs/60_audition/646_training.ipynb #5dae63e0
 @patch
@@ -323,11 +217,11 @@ def look(
         self.best = {k: v.clone() for k, v in self.learner.net.state_dict().items()}
     return found
 
-# %% ../../nbs/60_audition/646_training.ipynb #3a35c557
+# %% ../../nbs/60_audition/646_training.ipynb #54643ba2
 def validator(
     config,                   # `WorldConfig`
     bank,                     # `SoundBank` of sounds that were never learned from
-    n_episodes: int = 100,   # of the list
+    n_episodes: int = 100,    # of the list
     seed: int = 1_000_000,    # of the list of episodes
     epsilon: float = .05,     # share of random actions
 ) -> Callable:                # agent -> dict
@@ -343,7 +237,7 @@ def validator(
 
 # %% ../../nbs/60_audition/646_training.ipynb #4fc0d166
 def train_agent(
-    training: Training,   # under way
+    training: Training,                 # under way
     validate: Callable | None = None,   # agent -> dict with "score", larger is better
     folder: str | Path = "",            # for checkpoint, table, curves; "": nowhere
     until: int | None = None,           # steps after which to stop; None: all
@@ -370,6 +264,7 @@ def train_agent(
     if training.best and training.steps >= config.n_steps: net.load_state_dict(training.best)
     return net.eval()
 
+# %% ../../nbs/60_audition/646_training.ipynb #6fa4355b
 def save(
     training: Training,   # under way
     folder: str | Path,   # where checkpoint and tables are
@@ -389,7 +284,7 @@ class Curves:
 
     def __init__(self,
                  folder: str | Path | None):    # None: none
-        self.writer, self.cumulative = None, 0.
+        self.writer, self.total, self.n_summed = None, 0., 0
         if folder and importlib.util.find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
             self.writer = SummaryWriter(str(Path(folder) / "tensorboard"))
@@ -397,9 +292,10 @@ class Curves:
     def add(self, rows: list[dict], training: Training) -> None:
         "Add episodes that ended."
         for row in rows if self.writer else ():
-            self.cumulative = sum(r["reward"] for r in training.rows[:row["episode"] + 1])
+            self.total += sum(r["reward"] for r in training.rows[self.n_summed:row["episode"] + 1])
+            self.n_summed = row["episode"] + 1
             self.writer.add_scalar("Reward/mean_per_episode", row["mean_reward"], row["episode"])
-            self.writer.add_scalar("Reward/cumulative", self.cumulative, row["total_steps"])
+            self.writer.add_scalar("Reward/cumulative", self.total, row["total_steps"])
             if not math.isnan(row["loss"]):
                 self.writer.add_scalar("Loss/train", row["loss"], row["total_steps"])
 
@@ -413,6 +309,7 @@ class Curves:
         "Write what is left."
         if self.writer: self.writer.close()
 
+# %% ../../nbs/60_audition/646_training.ipynb #be11e1e5
 def load_network(
     net: nn.Module,        # of the same make
     path: str | Path,      # "best.pt" of a training

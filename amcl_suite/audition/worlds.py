@@ -5,8 +5,9 @@
 # %% ../../nbs/60_audition/630_worlds.ipynb #8b1269d5
 from __future__ import annotations
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 import numpy as np
+from fastcore.basics import patch
 from ..core.expect import finite, integer, only
 from .config import WorldConfig
 from .features import n_features
@@ -43,6 +44,7 @@ class WorldState:
         "Return a copy of some rows."
         return WorldState(*(np.array(getattr(self, f.name)[rows]) for f in fields(self)))
 
+# %% ../../nbs/60_audition/630_worlds.ipynb #d695b02f
 def _empty_state(n: int, s: int) -> WorldState:
     "Return rows of episodes that are over."
     return WorldState(np.zeros((n, 2)), np.zeros(n, int), np.zeros((n, s, 2)),
@@ -53,7 +55,7 @@ def _empty_state(n: int, s: int) -> WorldState:
 @dataclass(frozen=True)
 class Layout:
     "How one episode begins."
-    room: Room   # where it takes place
+    room: Room              # where it takes place
     position: np.ndarray    # `(2,)`, m
     heading: int            # turns counter-clockwise from +x
     sources: np.ndarray     # `(s, 2)`, m
@@ -61,16 +63,16 @@ class Layout:
 
 def wall_margin(
     config: WorldConfig,   # the world
-) -> float:              # m
+) -> float:                # m
     "Return how far from walls the agent stays: both microphones are inside the room."
     return config.hearing.receiver.spacing / 2 + 1e-6
 
 def draw_layout(
-    config: WorldConfig,   # the world
+    config: WorldConfig,        # the world
     rng: np.random.Generator,   # of one environment
     n_sounds: int = 0,          # in the bank; 0: no bank
     room: Room | None = None,   # given; None: drawn
-) -> Layout:   # room, pose, places, sounds
+) -> Layout:                    # room, pose, places, sounds
     "Draw how an episode begins."
     game, room = config.game, room or config.room.draw(rng)
     spawn = place(rng, room, config.placement, game.n_sources, game.step_size, game.radius,
@@ -83,11 +85,11 @@ def draw_layout(
 OPTIONS = ("agent_loc", "heading", "source_locs", "source_files", "room")
 
 def with_options(
-    layout: Layout,       # as drawn, in the room of the options
-    options: dict,        # of `OPTIONS`, each may be missing
-    config: WorldConfig,   # the world
+    layout: Layout,              # as drawn, in the room of the options
+    options: dict,               # of `OPTIONS`, each may be missing
+    config: WorldConfig,         # the world
     names: Sequence[str] = (),   # of the bank's sounds
-) -> Layout:   # room, pose, places, sounds
+) -> Layout:                     # room, pose, places, sounds
     "Put in what is given; `ValueError` for places outside the room or unknown sounds."
     only("options", options, OPTIONS, "option")
     s, new = config.game.n_sources, {}
@@ -102,6 +104,7 @@ def with_options(
         new["sounds"] = _sounds(options["source_files"], s, list(names))
     return replace(layout, **new)
 
+# %% ../../nbs/60_audition/630_worlds.ipynb #5bc9e683
 def _inside(name: str, points, shape: tuple, room: Room, margin: float = 0.) -> np.ndarray:
     "Return points that lie in the room; `ValueError` otherwise."
     points = np.array(finite(name, points), float)
@@ -134,14 +137,15 @@ class StepOutcome:
     terminated: np.ndarray       # bool `(k,)`, all sources are off
     truncated: np.ndarray        # bool `(k,)`, out of steps
 
+# %% ../../nbs/60_audition/630_worlds.ipynb #f9c0c230
 class Worlds:
     "The engine: `n` games as arrays; with a bank they sound."
 
     def __init__(
         self,
-        config: WorldConfig,   # the world
+        config: WorldConfig,             # the world
         bank: SoundBank | None = None,   # sounds; None: a silent game
-        n: int = 1,          # environments
+        n: int = 1,                      # environments
     ):
         self.config, self.bank, self.n = config, bank, integer("n", n, 1)
         self.names = () if bank is None else tuple(bank.names)
@@ -163,9 +167,10 @@ class Worlds:
 
     def __repr__(self): return f"Worlds({self.n}, {self.config.room.kind})"
 
+# %% ../../nbs/60_audition/630_worlds.ipynb #9487bf00
 def frame_width(
     config: WorldConfig,   # the world
-) -> int:                # numbers in one frame
+) -> int:                  # numbers in one frame
     "Return the size of one frame: features and the previous action, or none."
     return n_features(config.hearing.receiver.n_microphones) + config.game.n_actions + 1
 
@@ -182,7 +187,9 @@ def _next_layout(worlds: Worlds, row: int, rng, options: dict, fresh: bool) -> L
     elif keep and not game.new_sounds: layout = replace(layout, sounds=last.sounds)
     return with_options(layout, options, worlds.config, worlds.names)
 
-def reset_worlds(
+# %% ../../nbs/60_audition/630_worlds.ipynb #8d003e2a
+@patch
+def reset(
     self: Worlds,
     rows: Iterable[int],                      # environments to reset
     rngs: Sequence[np.random.Generator],      # one for each of them
@@ -198,11 +205,13 @@ def reset_worlds(
         state.headings[row], state.sources[row] = layout.heading, layout.sources
         state.sounds[row], state.live[row], state.steps[row] = layout.sounds, True, 0
 
-def act_worlds(
+# %% ../../nbs/60_audition/630_worlds.ipynb #19ef820e
+@patch
+def act(
     self: Worlds,
-    actions,                                  # int `(k,)`, codes
-    rows: np.ndarray | None = None,           # places of those that act; None: all
-) -> StepOutcome:
+    actions,                           # int `(k,)`, codes
+    rows: np.ndarray | None = None,    # places of those that act; None: all
+) -> StepOutcome:                      # one entry for each row that acted
     "Take one step; `ValueError` for other actions and episodes that are over."
     game, state = self.config.game, self.state
     rows = np.arange(self.n) if rows is None else np.asarray(rows)
@@ -225,12 +234,11 @@ def act_worlds(
     return StepOutcome(reward(terms, game), terms, found, after, stays, terminated,
                        ~terminated & (state.steps[rows] >= game.max_steps))
 
+# %% ../../nbs/60_audition/630_worlds.ipynb #d5317bd0
 def _rows_inside(points: np.ndarray, rooms: np.ndarray, margin: float) -> np.ndarray:
     "Tell which points are in the room of their row."
     if all(room is rooms[0] for room in rooms): return is_inside(points, rooms[0], margin)
     return np.array([bool(is_inside(p, room, margin)) for p, room in zip(points, rooms)])
-
-Worlds.reset, Worlds.act = reset_worlds, act_worlds
 
 # %% ../../nbs/60_audition/630_worlds.ipynb #a14423c0
 def _starts(self: Worlds, rows: np.ndarray, rngs) -> np.ndarray | None:
@@ -254,12 +262,14 @@ def _stacked(self: Worlds, rows: np.ndarray, features: np.ndarray, actions) -> n
         self.frames[rows, 0] = frame
     return self.frames[rows].reshape(len(rows), -1)
 
-def observe_worlds(
+# %% ../../nbs/60_audition/630_worlds.ipynb #0d021ecc
+@patch
+def observe(
     self: Worlds,
-    rows,                             # environments `(k,)`
+    rows,                                  # environments `(k,)`
     rngs: Sequence[np.random.Generator],   # one for each: where excerpts begin
     actions: np.ndarray | None = None,     # codes that were taken; None: after a reset
-) -> dict[str, np.ndarray]:           # the kinds of the configuration, first axis `k`
+) -> dict[str, np.ndarray]:                # the kinds of the configuration, first axis `k`
     "Return what agents are shown; call it once after each reset and each step."
     rows = np.asarray(rows)
     shown, state = self.config.observation, self.state.rows(rows)
@@ -271,4 +281,27 @@ def observe_worlds(
     if shown.n_live: found["n_live"] = state.live.sum(-1, keepdims=True).astype(np.float32)
     return found
 
-Worlds.observe = observe_worlds
+# %% ../../nbs/60_audition/630_worlds.ipynb #a000c13b
+_KEPT = ("positions", "headings", "sources", "live", "sounds", "steps")
+
+@patch
+def state_dict(self: Worlds) -> dict:
+    "Return all that is needed to go on, as arrays and plain values; every row has begun."
+    return dict(state={name: getattr(self.state, name).copy() for name in _KEPT},
+                layouts=[asdict(layout) for layout in self.layouts],
+                frames=self.frames.copy(), starts=self.starts.copy())
+
+@patch
+def load_state_dict(
+    self: Worlds,
+    saved: dict,    # of `state_dict`, of worlds of the same make
+) -> None:
+    "Put a state back."
+    spec, known = self.config.room, {}
+    if spec.kind != "random": known[spec.draw(None)] = spec.draw(None)
+    for row, values in enumerate(saved["layouts"]):
+        room = Room(**values["room"])
+        self.layouts[row] = Layout(**values | dict(room=known.setdefault(room, room)))
+        self.state.rooms[row] = self.layouts[row].room
+    for name in _KEPT: getattr(self.state, name)[...] = saved["state"][name]
+    self.frames[...], self.starts[...] = saved["frames"], saved["starts"]

@@ -6,11 +6,13 @@
 from __future__ import annotations
 import numpy as np
 from ..core.parts import method_style
+from ..core.plots import PALETTE, tint
+from ..core.sound import spectrogram_db
 from .evaluation import (confusion, per_speaker, matched_by_score,
                                               summarise_by, winner_shares)
 
 # %% auto #0
-__all__ = ['plot_input_levels', 'plot_confusion', 'plot_reliability', 'plot_winners', 'plot_collapse']
+__all__ = ['plot_input_levels', 'plot_confusion', 'plot_reliability', 'plot_winners', 'plot_collapse', 'loudest', 'plot_loudest']
 
 # %% ../../nbs/20_separation/282_figures.ipynb #a662e1fb
 def plot_input_levels(
@@ -100,4 +102,30 @@ def plot_collapse(
     ax.set(xlabel="one-to-one SI-SDR improvement (dB)", ylabel="share of shared winners",
            ylim=(-.05, 1.05))
     ax.legend(loc="upper center")
+    return ax
+
+# %% ../../nbs/20_separation/282_figures.ipynb #ab846751
+def loudest(
+    sounds,               # two waveforms `(2, time)`
+    rate: int = 8000,     # Hz
+) -> tuple[np.ndarray, np.ndarray]:   # float16 level and bool `(bins, frames)`
+    "Return the level of the sum, in dB under its peak, and where the first sound is the louder."
+    level, first, second = (spectrogram_db(sound, rate, .04, .01)[2]
+                            for sound in (sounds[0] + sounds[1], *sounds))
+    return (level - level.max()).astype(np.float16), first > second
+
+def plot_loudest(
+    ax,                    # matplotlib axis to draw on
+    level: np.ndarray,     # `(bins, frames)`, dB
+    first: np.ndarray,     # bool `(bins, frames)`
+    seconds: float,        # length of the sounds
+    rate: int = 8000,      # Hz
+    floor: float = -60.,   # dB that are white
+):                         # the axis
+    "Draw a spectrogram in two colours, one for each sound."
+    strength = np.round(16 * np.clip(1 - level.astype(float) / floor, 0, 1) ** 2.2) / 16
+    ax.imshow(np.where(first[..., None], tint(PALETTE[0], strength), tint(PALETTE[3], strength)),
+              origin="lower", aspect="auto", extent=(0, seconds, 0, rate / 2000))
+    ax.set(xlabel="time (s)", ylabel="frequency (kHz)")
+    ax.grid(False)
     return ax
