@@ -21,7 +21,7 @@ from .kernels import shoebox_rirs
 
 # %% auto #0
 __all__ = ['random_walk', 'library_step', 'Listener', 'hearing_ratios', 'cache_gain', 'hearing_rates', 'heard_by_library',
-           'step_ratios', 'feature_rates', 'audition_benchmarks']
+           'whole_step_ratios', 'feature_rates', 'audition_benchmarks']
 
 # %% ../../nbs/60_audition/690_speed.ipynb #b1a75538
 def random_walk(
@@ -178,7 +178,7 @@ def heard_by_library(
     hearing.whole = whole
     return env
 
-def step_ratios(
+def whole_step_ratios(
     absorption: float,     # of energy
     n: int = 16,           # steps of a round
     seconds: float = 4.3,  # of each sound
@@ -235,5 +235,5 @@ def feature_rates(
 def audition_benchmarks() -> dict:     # all of this chapter, and the machine
     "Measure everything on this page."
     return dict(environment=environment(), hearing=[hearing_ratios(1.), hearing_ratios(.4)],
-                steps=[step_ratios(1.), step_ratios(.4)], features=feature_rates(),
+                steps=[whole_step_ratios(1.), whole_step_ratios(.4)], features=feature_rates(),
                 cache=cache_gain(), parts=hearing_rates())
