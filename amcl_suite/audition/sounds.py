@@ -46,52 +46,49 @@ class _Score:
         return np.sin(np.pi / 2 * edge.clip(0, 1)) ** 2
 
 # %% ../../nbs/60_audition/620_sounds.ipynb #25b12e91
-def _sound(recipe: Callable) -> Callable:
-    "Make a generator of sounds from a recipe for one score."
-    def make(
-        seconds: float = 1.,        # length, s
-        sample_rate: int = 8000,    # Hz
-        seed: int = 0,              # 0: as described; others vary it
-    ) -> np.ndarray:                # float32 `(time,)`, peak 1/2, without an offset
-        sound = recipe(_Score(seconds, sample_rate, seed))
-        sound = sound - sound.mean()
-        return (sound / (2 * np.abs(sound).max())).astype(np.float32)
-    make.__name__ = make.__qualname__ = recipe.__name__
-    make.__doc__ = recipe.__doc__
-    return make
+def _unit(sound: np.ndarray) -> np.ndarray:
+    "Return a sound with the peak 1/2, without an offset."
+    sound = sound - sound.mean()
+    return (sound / (2 * np.abs(sound).max())).astype(np.float32)
 
 # %% ../../nbs/60_audition/620_sounds.ipynb #712218f6
-@_sound
 def phone(
-    score: _Score,     # length, rate and seed; the generator takes these three
-) -> np.ndarray:       # `(time,)`
+    seconds: float = 1.,        # length, s
+    sample_rate: int = 8000,    # Hz
+    seed: int = 0,              # 0: as described; others vary it
+) -> np.ndarray:                # float32 `(time,)`, peak 1/2, without an offset
     "Return a telephone: two tones, a warble of 20 Hz, in bursts."
+    score = _Score(seconds, sample_rate, seed)
     pitch = score.factor(.7)
     tones = sum(score.wave(score.cycles(f * pitch)) for f in (440, 480))
     warble = 1 + .8 * score.wave(score.cycles(20, .4))
-    return tones * warble * score.bursts(score.cycles(1 / .6, .5), 2 / 3)
+    return _unit(tones * warble * score.bursts(score.cycles(1 / .6, .5), 2 / 3))
 
-@_sound
 def siren(
-    score: _Score,     # length, rate and seed; the generator takes these three
-) -> np.ndarray:       # `(time,)`
+    seconds: float = 1.,        # length, s
+    sample_rate: int = 8000,    # Hz
+    seed: int = 0,              # 0: as described; others vary it
+) -> np.ndarray:                # float32 `(time,)`, peak 1/2, without an offset
     "Return a siren: a sine that sweeps up and down, with its octave."
+    score = _Score(seconds, sample_rate, seed)
     centre, rate = score.cycles(1000, .4), score.cycles(.5, 1.)
     depth, start = .4 * centre, score.factor(1.) - 1
     turns = centre * score.t - depth / (2 * np.pi * rate) * np.cos(
         2 * np.pi * (rate * score.t + start))
-    return np.sin(2 * np.pi * turns) + .5 * np.sin(4 * np.pi * turns)
+    return _unit(np.sin(2 * np.pi * turns) + .5 * np.sin(4 * np.pi * turns))
 
-@_sound
 def horn(
-    score: _Score,     # length, rate and seed; the generator takes these three
-) -> np.ndarray:       # `(time,)`
+    seconds: float = 1.,        # length, s
+    sample_rate: int = 8000,    # Hz
+    seed: int = 0,              # 0: as described; others vary it
+) -> np.ndarray:                # float32 `(time,)`, peak 1/2, without an offset
     "Return a horn: a chord of three sawtooth waves, in bursts."
+    score = _Score(seconds, sample_rate, seed)
     pitch, sound = score.factor(.6), 0.
     for frequency in (370, 440, 555):
         f = score.cycles(frequency * pitch)
         for k in range(1, int(.475 * score.rate / f) + 1): sound = sound + score.wave(k * f) / k
-    return sound * score.bursts(score.cycles(1., .8), .6)
+    return _unit(sound * score.bursts(score.cycles(1., .8), .6))
 
 # %% ../../nbs/60_audition/620_sounds.ipynb #6218e57a
 _FORMANTS = ((500, .5, 80), (1400, .45, 120), (2500, .15, 180))   # Hz, range in octaves, width Hz
@@ -111,11 +108,13 @@ def _syllables(score: _Score) -> np.ndarray:
     return height[place.astype(int)] * np.sin(np.pi * (place % 1)) ** 2
 
 # %% ../../nbs/60_audition/620_sounds.ipynb #16b60e28
-@_sound
 def speech_like(
-    score: _Score,     # length, rate and seed; the generator takes these three
-) -> np.ndarray:       # `(time,)`
+    seconds: float = 1.,        # length, s
+    sample_rate: int = 8000,    # Hz
+    seed: int = 0,              # 0: as described; others vary it
+) -> np.ndarray:                # float32 `(time,)`, peak 1/2, without an offset
     "Return something like speech: harmonics of a wandering pitch under three moving formants."
+    score = _Score(seconds, sample_rate, seed)
     pitch = score.rng.uniform(100, 200)
     pitch = (pitch * _wandering(score, .1)).clip(90, 220)
     turns = np.cumsum(pitch) / score.rate
@@ -127,20 +126,22 @@ def speech_like(
     for k in range(1, int(.475 * score.rate / pitch.mean()) + 1):
         gains = sum(1 / (1 + ((k * pitch - f) / width) ** 2) for f, width in formants)
         sound += np.where(k * pitch < .475 * score.rate, gains, 0) * np.sin(2 * np.pi * k * turns)
-    return sound * _syllables(score)
+    return _unit(sound * _syllables(score))
 
 # %% ../../nbs/60_audition/620_sounds.ipynb #cbf6d76e
-@_sound
 def noise(
-    score: _Score,     # length, rate and seed; the generator takes these three
-) -> np.ndarray:       # `(time,)`
+    seconds: float = 1.,        # length, s
+    sample_rate: int = 8000,    # Hz
+    seed: int = 0,              # 0: as described; others vary it
+) -> np.ndarray:                # float32 `(time,)`, peak 1/2, without an offset
     "Return noise that falls with frequency, periodic without a seam."
+    score = _Score(seconds, sample_rate, seed)
     frequency = np.fft.rfftfreq(score.n, 1 / score.rate)
     gains = np.zeros(len(frequency))
     gains[1:] = np.maximum(frequency[1:], 30) ** (-.5 * score.factor(1.))
     phases = np.exp(2j * np.pi * score.rng.uniform(size=len(frequency)))
     swell = 1 + .8 * (score.seed > 0) * score.wave(score.cycles(2., 1.), score.rng.uniform())
-    return np.fft.irfft(gains * phases, score.n) * swell
+    return _unit(np.fft.irfft(gains * phases, score.n) * swell)
 
 SOUNDS: dict[str, Callable] = {"phone": phone, "siren": siren, "horn": horn,   # generators by name
                                "speech_like": speech_like, "noise": noise}
