@@ -19,6 +19,7 @@ from amcl_suite.audition.sounds import SoundBank
 from amcl_suite.audition.walk import WALK_COLUMNS, Walk
 from amcl_suite.core.files import read_npz
 from amcl_suite.reproduce.cli import main
+from toys import no_traceback
 
 TINY = ("--world", "tiny", "--seed", 3, "--sound", "none", "--scores", "none")
 TRAIN = ("train", "--world", "tiny", "--smoke")
@@ -50,10 +51,6 @@ def agent(tmp_path_factory):
     with pytest.raises(SystemExit) as end: main(["audition", *TRAIN, "--out", str(folder)])
     assert end.value.code == 0
     return folder
-
-
-def no_traceback(status, out, err):
-    return status == 2 and err.startswith("amcl: ") and "Traceback" not in err + out and err.count("\n") <= 2
 
 
 def test_help_is_light_and_names_all_commands():

@@ -20,6 +20,7 @@ from amcl_suite.objects.scenes import Scenes
 from amcl_suite.objects.slot_attention import make_model
 from amcl_suite.objects.weights import load_slot_model, save_slot_model, to_published
 from amcl_suite.reproduce.cli import main
+from toys import no_traceback
 
 FAMILY, SIZES = "tetrominoes-micro", ("--sizes", "24,4,6")
 TRAIN = ("train", "micro", "--smoke", "--seed", "1", "--device", "cpu")
@@ -70,10 +71,6 @@ def pictures(tmp_path):
     (folder / "broken.png").write_bytes((folder / "good.png").read_bytes()[:60])
     one.resize((20, 30)).save(folder / "tall.png")
     return folder
-
-
-def no_traceback(status, out, err):
-    return status == 2 and err.startswith("amcl: ") and "Traceback" not in err + out and err.count("\n") <= 2
 
 
 def test_help_is_light_and_names_all_commands():

@@ -96,3 +96,8 @@ def wait_until(condition, seconds=60):
     while not condition():
         assert time.time() < end, "waited in vain"
         time.sleep(0.05)
+
+
+def no_traceback(status, out, err):
+    """Tell whether a command ended with one line about what was wrong."""
+    return status == 2 and err.startswith("amcl: ") and "Traceback" not in err + out and err.count("\n") <= 2

@@ -102,6 +102,7 @@ class Hearing:
     def __repr__(self):
         return f"Hearing({self.n_microphones} microphones, {self.bank!r}, {self.cache!r})"
 
+# %% ../../nbs/60_audition/627_hearing.ipynb #98c72c38
 CACHE_BYTES = 128e6    # that remembered sound may take
 
 def _check_bank(config: WorldConfig, bank: SoundBank) -> None:
@@ -189,6 +190,7 @@ def _ear_responses(self: Hearing, infos, sources, places, angles) -> np.ndarray:
     amplitudes = np.stack([f[1] for f in found]).reshape(shape)
     return ear_rirs(images, amplitudes, heads[:, 0], angles, self.ears, self.length)
 
+# %% ../../nbs/60_audition/627_hearing.ipynb #cedc7ca5
 def _mixed_responses(self: Hearing, state, picks, boxes) -> np.ndarray:
     "Return responses in rooms of which some are polygons: those row by row."
     out = np.zeros((*picks.shape, self.n_microphones, self.length), np.float32)
@@ -242,6 +244,7 @@ def _loop_spectra(self: Hearing, sounds: np.ndarray) -> np.ndarray:
         self._loops[new], self._known[new] = loop_spectra(self.bank.signals[new][None])[0], True
     return self._loops[sounds]
 
+# %% ../../nbs/60_audition/627_hearing.ipynb #aa2aac2c
 def hear_whole(
     self: Hearing,
     state,              # `WorldState`, or what has its fields
@@ -294,6 +297,7 @@ def _features(self: Hearing, audio: np.ndarray) -> np.ndarray:
     "Return features of sound in time."
     return band_features(rfft(audio, next_fast_len(audio.shape[-1], real=True)), self.rate)
 
+# %% ../../nbs/60_audition/627_hearing.ipynb #bbe036be
 def hear(
     self: Hearing,
     state,                    # `WorldState`, or what has its fields

@@ -176,6 +176,7 @@ def _no_share(values):
         if not 0 <= value <= 1: return value
     return 0.
 
+# %% ../../nbs/60_audition/613_kernels.ipynb #53b8ab13
 _cells = functools.lru_cache(64)(lattice)
 _length = functools.lru_cache(64)(rir_length)
 

@@ -64,6 +64,7 @@ def library_step(
     finally: pra.constants.set("rir_hpf_enable", before)
     return room.mic_array.signals
 
+# %% ../../nbs/60_audition/690_speed.ipynb #a167d25f
 class Listener:
     "The same sounds at the same places, for agents in `n` equal rooms."
     def __init__(self,
@@ -178,6 +179,7 @@ def heard_by_library(
     hearing.whole = whole
     return env
 
+# %% ../../nbs/60_audition/690_speed.ipynb #08129806
 def whole_step_ratios(
     absorption: float,     # of energy
     n: int = 16,           # steps of a round
