@@ -4,9 +4,7 @@
 
 # %% ../../nbs/60_audition/692_update_speed.ipynb #08b92c85
 from __future__ import annotations
-import copy, time
-from collections.abc import Callable
-from statistics import median
+import copy
 import torch
 from torch import Tensor
 from .dqn import DQNConfig, QLearner
@@ -15,7 +13,7 @@ from .masked import CuesNet, FastMaskedNet, MaskedLearner, MaskedNet
 from .separator import MaskSeparator
 from ..core.environment import environment
 from ..core.expect import integer
-from ..core.timing import limited_threads
+from ..core.timing import time_in_turn
 
 # %% auto #0
 __all__ = ['PlainMaskedNet', 'learners', 'random_batch', 'update_ratios', 'update_benchmarks']
@@ -58,18 +56,6 @@ def random_batch(
                 action=torch.arange(n) % 4, reward=noise(n), discount=torch.full((n,), .98))
 
 # %% ../../nbs/60_audition/692_update_speed.ipynb #41289223
-def _processor_times(candidates: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
-    "Return seconds of processor time of all candidates, round by round."
-    times = {name: [] for name in candidates}
-    with limited_threads(1):
-        for work in candidates.values(): work()
-        for _ in range(integer("rounds", rounds, 1)):
-            for name, work in candidates.items():
-                start = time.process_time()
-                work()
-                times[name].append(time.process_time() - start)
-    return times
-
 def update_ratios(
     n_samples: int = 32_000,   # of each microphone: 4 s at 8 kHz
     batch_size: int = 10,      # transitions
@@ -83,16 +69,9 @@ def update_ratios(
                                                                    "next_observation")}
     ready = QLearner(fast.net, fast.target, fast.config)
     frozen = QLearner(*(CuesNet(MaskedCuesHead()) for _ in range(2)), fast.config)
-    found = _processor_times({
+    return time_in_turn({
         "plain": lambda: both["plain"].update(batch), "fast": lambda: fast.update(batch),
         "heard before": lambda: ready.update(heard), "frozen": lambda: frozen.update(cues)}, rounds)
-    return {name: _against(found["plain"], times) for name, times in found.items()}
-
-def _against(plain: list[float], times: list[float]) -> dict:
-    "Return the median time in ms, and how many times faster than the plain one."
-    ratios = [a / max(b, 1e-9) for a, b in zip(plain, times)]
-    return dict(ms=1e3 * median(times), ratio=median(ratios), ratio_min=min(ratios),
-                ratio_max=max(ratios))
 
 # %% ../../nbs/60_audition/692_update_speed.ipynb #10ed2afa
 def update_benchmarks() -> dict:     # of the released form and of ours, and the machine
