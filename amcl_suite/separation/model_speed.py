@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.expect import between, integer, one_of
 from ..core.environment import environment
-from ..core.timing import wall_seconds
+from ..core.timing import has_bfloat16, time_in_turn, wall_seconds
+from ..core.training import bfloat16_works, check_bfloat16
 from .datasets import make_loader
 from .dynamic import DynamicMixing
 from .loss_speed import stepper
@@ -19,7 +20,7 @@ from .models import (DPRNNConfig, ModelConfig, Separation, Separator,
 from .voices import synthetic_voices
 
 # %% auto #0
-__all__ = ['BorrowedPass', 'step_ratio', 'recurrent_share', 'feed_ratio', 'model_benchmarks']
+__all__ = ['BorrowedPass', 'step_ratio', 'recurrent_share', 'half_precision_ratios', 'feed_ratio', 'model_benchmarks']
 
 # %% ../../nbs/20_separation/292_model_speed.ipynb #6c84ec92
 class BorrowedPass(nn.Module):
@@ -90,6 +91,32 @@ def recurrent_share(
                 products=share("aten::mm", "aten::addmm", "aten::bmm"),
                 threads=torch.get_num_threads())
 
+# %% ../../nbs/20_separation/292_model_speed.ipynb #7250f02f
+def half_precision_ratios(
+    config: ModelConfig | None = None,   # None: the CPU twin of DPRNN
+    batch_size: int = 4,                 # mixtures of a training step
+    seconds: float = 2.,                 # s, length of each
+    rounds: int = 5,                     # both in turn, so often
+    device: str = "cpu",                 # where to run
+) -> list[dict]:                         # of a step and a pass: what, native, ms, ratio, range
+    "Return how much faster bfloat16 is in training and use; `ValueError` where it isn't safe."
+    check_bfloat16(device)
+    config = config or DPRNNConfig.small()
+    model, noise = build_model(config, seed=0).to(device), torch.Generator().manual_seed(0)
+    def drawn(n, length):
+        return torch.randn(n, round(length * config.sample_rate), generator=noise).to(device)
+    step, recording = stepper(model, drawn(batch_size, seconds)), drawn(1, 8.)
+    def heard():
+        with torch.inference_mode(): model(recording)
+    def halved(work):
+        with torch.autocast(torch.device(device).type, torch.bfloat16): work()
+    name = f"{config.backbone}, {n_parameters(model):,} parameters"
+    return [dict(what=f"{name}, {what}", native=has_bfloat16(device), rounds=rounds,
+                 threads=torch.get_num_threads(),
+                 candidates=time_in_turn({"float32": work, "bfloat16": lambda: halved(work)},
+                                         rounds, n_threads=0, device=device))
+            for what, work in (("training step", step), ("separating 8 s", heard))]
+
 # %% ../../nbs/20_separation/292_model_speed.ipynb #f9affffd
 def feed_ratio(
     batch_size: int = 4,     # mixtures
@@ -129,5 +156,7 @@ def model_benchmarks(
              (model_config("dprnn", n_blocks=2), 2, 2., 3),
              (model_config("sudo"), 1, 1., 3), (model_config("convtasnet", "small"), 4, 2., 9)]
     steps = [step_ratio(*case, device=device) for case in cases]
-    return dict(environment=environment(), steps=steps, feed=feed_ratio(),
+    half = [entry for config, batch, seconds, rounds in cases[:2] if bfloat16_works(device)
+            for entry in half_precision_ratios(config, batch, seconds, rounds, device)]
+    return dict(environment=environment(), steps=steps, half=half, feed=feed_ratio(),
                 shares=[recurrent_share(), recurrent_share(DPRNNConfig(n_blocks=2), 2)])
