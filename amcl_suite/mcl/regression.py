@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from ..core.configuration import changed
 from ..core.expect import counts, ranges
-from ..core.parts import method_key, method_keys, method_style
+from ..core.parts import method_keys, method_style
 from ..core.training import TrainingSettings
 from .assignment import annealed, relaxed, winner_takes_all
 from .networks import MultiHypothesisNetwork
 from .schedules import Cooling, linear
 
 # %% auto #0
-__all__ = ['UCI_METHODS', 'UCIConfig', 'UCIMethod', 'uci_label', 'mixture_density_nll', 'MixtureNetwork', 'published_uci']
+__all__ = ['UCI_METHODS', 'UCIConfig', 'UCIMethod', 'uci_label', 'mixture_density_nll', 'MixtureNetwork']
 
 # %% ../../nbs/10_mcl/140_regression.ipynb #2477279d
 @dataclass(frozen=True)
@@ -121,29 +121,3 @@ class MixtureNetwork(MultiHypothesisNetwork):
     """A multi-hypothesis network whose hypotheses are the means of a mixture and whose score logits
     are those of its weights; a log width per hypothesis follows the score rows."""
     n_beside = 2   # values per hypothesis beside its own: a score logit and a log width
-
-# %% ../../nbs/10_mcl/140_regression.ipynb #a9683dd9
-# Table 2 of the aMCL paper: RMSE, mean and deviation of PBP, MC dropout and deep ensembles (from
-# Lakshminarayanan et al. 2017, Table 1)
-_TABLE_2 = {
-    "boston": ((3.01, .18), (2.97, .85), (3.28, 1.00)),
-    "concrete": ((5.67, .09), (5.23, .53), (6.03, .58)),
-    "energy": ((1.80, .05), (1.66, .19), (2.09, .29)),
-    "kin8nm": ((.10, .00), (.10, .00), (.09, .00)),
-    "naval": ((.01, .00), (.01, .00), (.00, .00)),
-    "power_plant": ((4.12, .03), (4.02, .18), (4.11, .17)),
-    "protein": ((4.73, .01), (4.36, .04), (4.71, .06)),
-    "wine": ((.64, .01), (.62, .04), (.64, .04)),
-    "yacht": ((1.02, .05), (1.11, .38), (1.58, .48)),
-    "year": ((8.88, None), (8.85, None), (8.89, None)),
-}
-
-def published_uci(
-    dataset: str,   # key of a UCI set
-    method: str,    # "pbp", or a method in any spelling
-    metric: str,    # "rmse" or "distortion"
-):                  # (value, ±: PBP's a standard error, others' deviations), or Nones
-    "Return the value that the paper prints (Table 2) for a data set, method and metric."
-    column = 0 if method == "pbp" else dict(dropout=1, ensemble=2).get(method_key(method))
-    if metric != "rmse" or column is None or dataset not in _TABLE_2: return None, None
-    return _TABLE_2[dataset][column]
