@@ -1,10 +1,11 @@
-"scikit-learn's own checks of the ensemble estimators, none excused (array API: SCIPY_ARRAY_API=1)."
+"scikit-learn's own checks of the estimators, none excused (array API: SCIPY_ARRAY_API=1)."
 import numpy as np
 import pytest
 import torch
 from amcl_suite.ensembles.estimators import JointEnsembleClassifier, JointEnsembleRegressor
 from amcl_suite.ensembles.posthoc import distill, pooling_weights
 from amcl_suite.ensembles.sweep import SweepConfig, run_sweep
+from amcl_suite.mcl.estimators import MultiHypothesisRegressor
 from amcl_suite.mcl.regression import UCIConfig
 from amcl_suite.mcl.uci_runs import run_uci
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -13,7 +14,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 # a weight the same as a repetition (with several batches the two differ as two shuffles do)
 SMALL = dict(n_members=2, hidden=(16,), n_epochs=40, batch_size=1000, learning_rate=0.05)
 ESTIMATORS = [JointEnsembleClassifier(**SMALL), JointEnsembleRegressor(**SMALL, beta=0.9),
-              JointEnsembleClassifier(**SMALL, beta=1.0, aggregation="score", scaling="global")]
+              JointEnsembleClassifier(**SMALL, beta=1.0, aggregation="score", scaling="global"),
+              MultiHypothesisRegressor(n_hyps=2, hidden=(16,), n_epochs=60, batch_size=1000,
+                                       learning_rate=0.05),
+              MultiHypothesisRegressor(n_hyps=3, rule="wta", hidden=(16,), n_epochs=60,
+                                       batch_size=1000, learning_rate=0.05, score_weight=0.)]
 
 
 @parametrize_with_checks(ESTIMATORS)

@@ -4,10 +4,12 @@
 
 # %% ../../nbs/70_core/708_scaling.ipynb #82837904
 from __future__ import annotations
+from typing import NamedTuple
 import numpy as np
+from .expect import one_of
 
 # %% auto #0
-__all__ = ['mean_and_spread', 'training_scale', 'single_or_double']
+__all__ = ['SCALINGS', 'mean_and_spread', 'training_scale', 'Standards', 'standards', 'single_or_double']
 
 # %% ../../nbs/70_core/708_scaling.ipynb #fba2deb6
 def mean_and_spread(
@@ -33,6 +35,37 @@ def training_scale(
     "Return mean and spread of the training rows, 1 for the spread of a constant column."
     mean, spread = mean_and_spread(train)
     return mean, np.where(spread > 0, spread, 1.)
+
+# %% ../../nbs/70_core/708_scaling.ipynb #db9fcb28
+class Standards(NamedTuple):
+    "Where the values lie and how far they spread."
+    centre: np.ndarray   # `(n_columns,)`, in the values' unit
+    spread: np.ndarray   # `(n_columns,)`, in the values' unit; 0 where they are constant
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        "Return standardised values; constant columns become 0."
+        moved = values - self.centre
+        return np.divide(moved, self.spread, out=np.zeros_like(moved), where=self.spread > 0)
+
+    def undo(self, values: np.ndarray) -> np.ndarray:
+        "Return standardised values in their original unit."
+        return values * self.spread + self.centre
+
+# %% ../../nbs/70_core/708_scaling.ipynb #6ce0b487
+SCALINGS = ("feature", "global", "none")
+
+def standards(
+    values: np.ndarray,           # `(n_rows, n_columns)`, finite
+    weights: np.ndarray,          # `(n_rows,)`, > 0
+    scaling: str = "feature",     # one of `SCALINGS`: per column, one for all, or leave as it is
+) -> Standards:                   # mean and standard deviation
+    "Return weighted mean and spread of the columns; `ValueError` on an unknown scaling."
+    one_of("scaling", scaling, SCALINGS)
+    n_columns = values.shape[1]
+    if scaling == "none": return Standards(np.zeros(n_columns), np.ones(n_columns))
+    if scaling == "feature": return Standards(*mean_and_spread(values, weights))
+    common = mean_and_spread(values.ravel(), np.repeat(weights, n_columns))
+    return Standards(*(np.full(n_columns, number) for number in common))
 
 # %% ../../nbs/70_core/708_scaling.ipynb #61e0b377
 def single_or_double(

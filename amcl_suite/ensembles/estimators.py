@@ -5,7 +5,6 @@
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #75467206
 from __future__ import annotations
 import copy, math
-from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,8 +15,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
-from ..core.expect import between, counts, integer, like, one_of, ranges
-from ..core.scaling import mean_and_spread
+from ..core.expect import between, counts, integer, like, ranges
+from ..core.scaling import SCALINGS, standards
 from ..core.stacked import StackedPerceptron
 from ..core.training import (Fit, ShuffledBatches, TrainingSettings, fit as fit_stack,
                                       with_gradients)
@@ -26,38 +25,7 @@ from .objectives import (augmented_loss, decompose, decompose_squared_error,
                                              dropout_weights, pooled_log_probabilities)
 
 # %% auto #0
-__all__ = ['SCALINGS', 'Standards', 'standards', 'JointEnsembleClassifier', 'JointEnsembleRegressor']
-
-# %% ../../nbs/30_ensembles/382_estimators.ipynb #1db3d67c
-class Standards(NamedTuple):
-    "Where the values lie and how far they spread."
-    centre: np.ndarray   # `(n_columns,)`, in the values' unit
-    spread: np.ndarray   # `(n_columns,)`, in the values' unit; 0 where they are constant
-
-    def apply(self, values: np.ndarray) -> np.ndarray:
-        "Return standardised values; constant columns become 0."
-        moved = values - self.centre
-        return np.divide(moved, self.spread, out=np.zeros_like(moved), where=self.spread > 0)
-
-    def undo(self, values: np.ndarray) -> np.ndarray:
-        "Return standardised values in their original unit."
-        return values * self.spread + self.centre
-
-# %% ../../nbs/30_ensembles/382_estimators.ipynb #56bf551f
-SCALINGS = ("feature", "global", "none")
-
-def standards(
-    values: np.ndarray,           # `(n_rows, n_columns)`, finite
-    weights: np.ndarray,          # `(n_rows,)`, > 0
-    scaling: str = "feature",     # one of `SCALINGS`: per column, one for all, or leave as it is
-) -> Standards:                   # mean and standard deviation
-    "Return weighted mean and spread of the columns; `ValueError` on an unknown scaling."
-    one_of("scaling", scaling, SCALINGS)
-    n_columns = values.shape[1]
-    if scaling == "none": return Standards(np.zeros(n_columns), np.ones(n_columns))
-    if scaling == "feature": return Standards(*mean_and_spread(values, weights))
-    common = mean_and_spread(values.ravel(), np.repeat(weights, n_columns))
-    return Standards(*(np.full(n_columns, number) for number in common))
+__all__ = ['JointEnsembleClassifier', 'JointEnsembleRegressor']
 
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #03218187
 def _check_parameters(given: BaseEstimator) -> None:
