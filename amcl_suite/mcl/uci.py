@@ -147,13 +147,46 @@ def _year(path: str) -> tuple[np.ndarray, np.ndarray, list]:
     n_train = 463_715 if len(table) == 515_345 else round(0.9 * len(table))
     return table[:, 1:], table[:, 0], [(np.arange(n_train), np.arange(n_train, len(table)))]
 
+# %% ../../nbs/10_mcl/132_uci.ipynb #a79eea2a
+_TABLES = (".csv", ".tsv", ".parquet")
+
+def _from_table(path: Path, target: str) -> tuple[np.ndarray, np.ndarray]:
+    "Return x and y of a table with a header; `DataError` naming the first missing value."
+    import pandas as pd
+    content = io.BytesIO(read_bytes(path))
+    try:
+        table = (pd.read_parquet(content) if path.suffix.lower() == ".parquet" else
+                 pd.read_csv(content, sep="\t" if path.suffix.lower() == ".tsv" else ","))
+    except (ValueError, OSError) as error:       # pandas' and pyarrow's are such
+        raise DataError(f"{path} can't be read as a table ({error}); save it again") from None
+    one_of("target", target, [str(name) for name in table.columns], "column")
+    if table.isna().any(axis=None):
+        row, column = np.argwhere(table.isna().to_numpy())[0]
+        raise DataError(f"{path}: row {row + 1} has no value in column {table.columns[column]!r}; "
+                        "fill it or drop the row")
+    if len(table.columns) < 2: raise DataError(f"{path}: no column is left beside the target")
+    y, inputs = table[target], pd.get_dummies(table.drop(columns=target))
+    for name, column in [(target, y), *inputs.items()]:
+        if not (pd.api.types.is_numeric_dtype(column) and np.isfinite(column.astype(float)).all()):
+            raise DataError(f"{path}: column {name!r} has to hold finite numbers"
+                            + (", it is the target" if name == target else ""))
+    return inputs.to_numpy(np.float64), y.to_numpy(np.float64)
+
 # %% ../../nbs/10_mcl/132_uci.ipynb #d49b0034
 def read_uci(
     name: str,            # a UCI set, "year", "diabetes" (bundled, real) or "bimodal" (generated)
-    data_path: str = "",  # a published layout, a data folder, or the file of "year"
+    data_path: str = "",  # a published layout, a data folder, a table, or the file of "year"
+    target: str = "",     # column of a table (CSV, TSV or Parquet) that is to be predicted
 ) -> UCIData:             # values in float32, as in the paper's code, where that keeps a column
     "Read a data set with its splits; `DataError` if missing or damaged, `ValueError` if unknown."
     folder = Path(data_path).expanduser() if data_path else None
+    if target and not (folder and folder.suffix.lower() in _TABLES):
+        raise ValueError(f"target: only a table has columns, expected data_path to end in "
+                         f"{', '.join(_TABLES)}, got {data_path!r}")
+    if folder and folder.suffix.lower() in _TABLES:
+        x, y = _from_table(folder, target)
+        return UCIData(name, single_or_double(x), single_or_double(y),
+                       published_splits(len(y), 20), "local table")
     if name == "diabetes":
         from sklearn.datasets import load_diabetes
         (x, y), splits = load_diabetes(return_X_y=True, scaled=False), 20
