@@ -9,13 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 import torch
 from torch import Tensor
+from ..core.settings import suite_file
 from ..core.expect import one_of
 from ..core.files import DataError, read_weights, write_weights
 from ..core.identity import plain
 from .models import ModelConfig, Separator, model_config
 
 # %% auto #0
-__all__ = ['CheckpointError', 'save_model', 'load_model', 'from_asteroid']
+__all__ = ['CheckpointError', 'save_model', 'load_model', 'demo_separator', 'from_asteroid']
 
 # %% ../../nbs/20_separation/233_checkpoints.ipynb #d8652616
 class CheckpointError(DataError):
@@ -103,6 +104,11 @@ def load_model(
     _fill(model, content.get("state", {}), path)
     model.metadata = content.get("metadata", {})
     return model.to(device).eval()
+
+# %% ../../nbs/20_separation/233_checkpoints.ipynb #45f6a4c7
+def demo_separator() -> Path:    # a file for `load_model` and `separate`
+    "Return the small separator of two voices that comes with the package."
+    return suite_file("nbs/20_separation/checkpoints/pit.pt")
 
 # %% ../../nbs/20_separation/233_checkpoints.ipynb #29d9a863
 _SHARED = dict(n_src="n_hyps", n_filters="n_filters", kernel_size="kernel_size", stride="stride",
