@@ -43,7 +43,8 @@ def plot_runs(
                                xlabel="step", ylabel="ARI of the objects (validation)")
         plot_bars_with_seeds(right, ends[ends["dataset"] == name], "method", "per_seed", SUCCESS,
                              "ARI of the objects (test)")
-        if len(sets) > 1: left.set_title(name, loc="left")
+        left.legend(loc="lower left", bbox_to_anchor=(-.02, 1), ncols=3, fontsize=8)
+        if len(sets) > 1: right.set_title(name, loc="right")
     return fig
 
 # %% ../../nbs/40_objects/486_shown.ipynb #b8b5d57c
