@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 import torch
 from torch import Tensor, nn
-from torch.optim.adam import adam as adam_step
 from .expect import counts, finite, integer, one_of, ranges, shaped
 from .files import DataError, read_weights, sweep_temporaries, write_weights
 from .identity import check_same, plain
 from .stacked import StackedPerceptron
+from .stacked_adam import StackedAdam
 
 # %% auto #0
-__all__ = ['TrainingSettings', 'bfloat16_works', 'check_bfloat16', 'StackedAdam', 'SeededBatches', 'ShuffledBatches', 'Fit',
-           'load_checked', 'with_gradients', 'fit', 'chunk_runs']
+__all__ = ['TrainingSettings', 'bfloat16_works', 'check_bfloat16', 'SeededBatches', 'ShuffledBatches', 'Fit', 'load_checked',
+           'with_gradients', 'fit', 'chunk_runs']
 
 # %% ../../nbs/70_core/714_training.ipynb #700f5c28
 # optimisers that work element by element, so that stacked runs can't influence each other
@@ -68,39 +68,6 @@ def check_bfloat16(
     if bfloat16_works(device): return
     raise ValueError(f"precision: \"bf16\" isn't safe on this {device} (it has no bfloat16, and "
                      "torch's kernels may crash): use \"32\", or another machine")
-
-# %% ../../nbs/70_core/714_training.ipynb #e43b7f95
-class StackedAdam(torch.optim.Optimizer):
-    "Adam in which every run counts its own steps, so that a run can sit one out."
-    def __init__(self,
-        parameters,                    # tensors with a leading axis of runs
-        lr: float = 1e-3,              # > 0, learning rate
-        betas: tuple = (.9, .999),     # decay of the two moments
-        eps: float = 1e-8,             # added to the root
-        weight_decay: float = 0.,      # >= 0, times the weights, added to the gradient
-    ):
-        super().__init__(parameters, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
-
-    @torch.no_grad()
-    def step(self,
-        active: Tensor | None = None,  # `(runs,)` booleans: who takes part; None: all
-    ) -> None:
-        "Step the runs that take part."
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None: self._step(p, self.state[p], active, **group)
-
-    def _step(self, p, state, active, lr, betas, eps, weight_decay, **_) -> None:
-        "Step some runs of one tensor: each row is a tensor of its own to PyTorch's Adam."
-        if not state:
-            state.update(steps=torch.zeros(len(p), device=p.device),
-                         mean=torch.zeros_like(p), square=torch.zeros_like(p))
-        part = range(len(p)) if active is None else active.nonzero()[:, 0].tolist()
-        rows = [[of_run[i] for i in part] for of_run in (tensor.detach().unbind(0) for tensor in
-                (p, p.grad.contiguous(), state["mean"], state["square"], state["steps"]))]
-        if part: adam_step(*rows[:4], [], rows[4], fused=True, amsgrad=False, beta1=betas[0],
-                           beta2=betas[1], lr=lr, weight_decay=weight_decay, eps=eps,
-                           maximize=False)
 
 # %% ../../nbs/70_core/714_training.ipynb #2118e8e0
 class SeededBatches:
