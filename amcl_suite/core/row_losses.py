@@ -6,7 +6,6 @@
 from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
-import torch
 from torch import Tensor, nn
 from .expect import shaped
 
@@ -16,7 +15,7 @@ __all__ = ['RowLoss', 'Watched']
 # %% ../../nbs/70_core/711_row_losses.ipynb #0cf197ec
 @dataclass(frozen=True)
 class RowLoss:
-    "A mean over rows in two forms: for the outputs of a stack, and row by row for the epoch kernel."
+    "A mean over rows in two forms: for outputs of a stack, and row by row for the epoch kernel."
     plain: Callable[[Tensor, Tensor, int], Tensor]   # outputs, targets, epoch -> `(runs,)`
     rows: str = ""                                   # "module:function"; "": only the plain form
     numbers: Callable[[int], tuple] | None = None    # epoch -> numbers for `rows`

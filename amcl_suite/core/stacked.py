@@ -84,6 +84,10 @@ class StackedPerceptron(nn.Module):
 
     @property
     def n_runs(self) -> int: return len(self.seeds)
+    @property
+    def is_plain(self) -> bool:
+        "Tell whether the outputs are those of the last layer, with nothing behind it."
+        return type(self).forward is StackedPerceptron.forward
     def __repr__(self):
         return f"StackedPerceptron(runs={self.n_runs}, sizes={self.sizes}, dropout={self.dropout})"
 
