@@ -17,7 +17,7 @@ __all__ = ['RowLoss', 'Watched']
 class RowLoss:
     "A mean over rows in two forms: for outputs of a stack, and row by row for the epoch kernel."
     plain: Callable[[Tensor, Tensor, int], Tensor]   # outputs, targets, epoch -> `(runs,)`
-    rows: str = ""                                   # "module:function"; "": only the plain form
+    rows: str | Callable = ""                        # or "module:function"; "": only plain
     numbers: Callable[[int], tuple] | None = None    # epoch -> numbers for `rows`
     n_outputs: int = 0                               # values of a network that `rows` expects
     dim: int = 0                                     # values of a target that `rows` expects

@@ -98,9 +98,11 @@ class KernelEngine:
 def _rows(loss: RowLoss, epoch: int) -> tuple:
     "Return the address of a loss's function of rows, and its numbers in an epoch."
     from amcl_suite.core.epoch_kernel import compile_rows
-    module, _, name = loss.rows.partition(":")
-    rows = compile_rows(getattr(importlib.import_module(module), name))
-    return rows.address, np.array(loss.numbers(epoch) if loss.numbers else (0.,), np.float64)
+    rows = loss.rows
+    if isinstance(rows, str):
+        module, _, name = rows.partition(":")
+        rows = getattr(importlib.import_module(module), name)
+    return compile_rows(rows).address, np.array(loss.numbers(epoch) if loss.numbers else (0.,), np.float64)
 
 def _spread(self, work) -> Tensor:
     "Let every thread work on its share of the runs; return what they found, `(runs,)`."
