@@ -191,6 +191,20 @@ def _call(_, address, outputs, targets, n_outputs, dim, tile, rows, columns, wan
     return types.float64(address, outputs, targets, n_outputs, dim, tile, rows, columns, wanted,
                          numbers), emit
 
+# %% ../../nbs/70_core/713_epoch_kernel.ipynb #3be90d1f
+@intrinsic
+def _fetch(_, array, place):
+    "Ask for a number, and what is around it, before it is needed."
+    def emit(context, builder, signature, arguments):
+        array, place = _Emitter(context, builder, signature, arguments).values
+        pointer, flag = builder.gep(array, [place]), ir.IntType(32)
+        address = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [address.type, *[flag] * 3])
+        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(fetch, [address, *[ir.Constant(flag, n) for n in (0, 3, 1)]])   # to read
+        return context.get_dummy_value()
+    return types.void(array, place), emit
+
 # %% ../../nbs/70_core/713_epoch_kernel.ipynb #46046889
 def workspace(
     sizes: tuple,   # features, hidden units, outputs, values of a target
@@ -217,6 +231,9 @@ def _forward(weights, run, inputs, targets, order, start, rows, sizes, work):
         row = order[start + t]
         for d in range(n_in): x[d * TILE + t] = inputs[row, d]
         for d in range(dim): y[d * TILE + t] = targets[row, d]
+    for t in range(start + rows, min(start + rows + TILE, len(order))):
+        for d in range(0, n_in, 16): _fetch(inputs, order[t] * n_in + d)
+        _fetch(inputs, order[t] * n_in + n_in - 1)
     for d in range(n_in): x[d * TILE + rows:d * TILE + columns] = 0
     for d in range(dim): y[d * TILE + rows:d * TILE + columns] = 0
     _product(hidden, weights[0][run], n_in, 1, x, weights[1][run], n_hidden, n_in, columns, 1)
@@ -250,9 +267,11 @@ def _adam(weight, mean, square, gradient, step, rate):
     size = np.float32(rate / (1 - .9 ** step))
     root = np.float32(np.sqrt(1 - .999 ** step))
     for i in range(len(weight)):
-        g = gradient[i]
-        mean[i] += np.float32(.1) * (g - mean[i])
-        square[i] = np.float32(.999) * square[i] + np.float32(.001) * g * g
+        g, none = gradient[i], np.float32(0)
+        m = mean[i] + np.float32(.1) * (g - mean[i])
+        s = np.float32(.999) * square[i] + np.float32(.001) * g * g
+        mean[i] = none if abs(m) < np.float32(1e-30) else m
+        square[i] = none if s < np.float32(1e-30) else s
         weight[i] -= size * mean[i] / (np.sqrt(square[i]) / root + np.float32(1e-8))
 
 @njit(**_COMPILED)

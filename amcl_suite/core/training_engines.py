@@ -6,6 +6,7 @@
 from __future__ import annotations
 import importlib.util, sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -78,7 +79,7 @@ class KernelEngine:
         self.means, self.squares = (tuple(map(np.zeros_like, self.weights)) for _ in (0, 1))
         self.data = [v.detach().contiguous().numpy() for v in (batches.inputs, batches.targets)]
         self.sizes = (*model.sizes, batches.targets.shape[1])
-        self.threads = []                                          # one workspace for each
+        self.shares = []                                           # runs and workspace of a thread
 
     def train(self,
         epoch: int,        # from 0
@@ -87,10 +88,10 @@ class KernelEngine:
         "Train one epoch in place, but no stopped run."
         from amcl_suite.core.epoch_kernel import train_epoch
         order, active = self.batches.order().numpy(), running.numpy()
+        rows, batch_size = _rows(self.objective, epoch), self.batches.batch_size
         losses = self._spread(lambda runs, work, losses: train_epoch(
-            runs, active, self.weights, self.means, self.squares, *self.data, order,
-            self.batches.batch_size, self.steps, self.rate, *_rows(self.objective, epoch),
-            self.sizes, work, losses))
+            runs, active, self.weights, self.means, self.squares, *self.data, order, batch_size,
+            self.steps, self.rate, *rows, self.sizes, work, losses))
         self.steps += len(self.batches)
         return losses
 
@@ -104,18 +105,18 @@ def _rows(loss: RowLoss, epoch: int) -> tuple:
         rows = getattr(importlib.import_module(module), name)
     return compile_rows(rows).address, np.array(loss.numbers(epoch) if loss.numbers else (0.,), np.float64)
 
-def _spread(self, work) -> Tensor:
+def _spread(self, work: Callable) -> Tensor:
     "Let every thread work on its share of the runs; return what they found, `(runs,)`."
-    from concurrent.futures import ThreadPoolExecutor
     from amcl_suite.core.epoch_kernel import workspace
     n_runs = len(self.weights[0])
     count, found = min(torch.get_num_threads(), n_runs), np.zeros(n_runs)
-    while len(self.threads) < count: self.threads.append(workspace(self.sizes))
-    shares = [(runs, *rest, found) for runs, *rest in
-              zip(np.array_split(np.arange(n_runs), count), self.threads)]
-    if count == 1: work(*shares[0])
+    if len(self.shares) != count:
+        self.shares = [(runs, workspace(self.sizes)) for runs in
+                       np.array_split(np.arange(n_runs), count)]
+    if count == 1: work(*self.shares[0], found)
     else:
-        with ThreadPoolExecutor(count) as pool: list(pool.map(lambda share: work(*share), shares))
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(lambda share: work(*share, found), self.shares))
     return torch.from_numpy(found).float()
 
 KernelEngine._spread = _spread
@@ -136,8 +137,9 @@ def _evaluate(self, evaluate: Callable, epoch: int) -> dict:
             self.places[name] = (*(v.detach().flatten(0, 1).contiguous().numpy()
                                    for v in (inputs, targets)),
                                  (first + torch.arange(inputs.shape[1])).numpy())
+        rows = _rows(loss, epoch)
         values[name] = self._spread(lambda runs, work, found: mean_loss(
-            runs, self.weights, *self.places[name], *_rows(loss, epoch), self.sizes, work, found))
+            runs, self.weights, *self.places[name], *rows, self.sizes, work, found))
     return values
 
 KernelEngine.evaluate = _evaluate

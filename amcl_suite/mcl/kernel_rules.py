@@ -17,7 +17,7 @@ _IN_ORDER = _COMPILED | dict(fastmath={"contract"})    # as written, or numbers 
 
 @njit(**_IN_ORDER)
 def _exp(x):
-    "Return the exponential in single precision; 0 below -87, its largest value above 88."
+    "Return the exponential in single precision; 0 below -69 (1e-30), exp(88) above 88."
     bounded = _f(88) if x > _f(88) else x
     n = np.floor(bounded * _f(1.44269504) + _f(.5))
     r = bounded - n * _f(.693359375) - n * _f(-2.12194440e-4)
@@ -26,7 +26,7 @@ def _exp(x):
     p = (p * r + _f(1.6666665459e-1)) * r + _f(5.0000001201e-1)
     p = p * r * r + r + _f(1)
     bits = np.int32(np.int32(np.int32(n) + np.int32(127)) << np.int32(23))
-    return _f(0) if x < _f(-87) else p * bits.view(np.float32)
+    return _f(0) if x < _f(-69) else p * bits.view(np.float32)
 
 @njit(**_COMPILED)
 def _log1p(e):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 import torch
 from torch import Tensor
-from ..core.expect import integer, shaped
+from ..core.expect import between, integer, shaped
 from ..core.row_losses import RowLoss
 from .assignment import annealed, log_shares, relaxed, uniform, wide, winner_takes_all
 from .metrics import distortion
@@ -105,13 +105,13 @@ def rule_numbers(
     function = getattr(rule, "func", rule)
     if function not in (winner_takes_all, relaxed, annealed, uniform): return None
     options = getattr(rule, "keywords", {})
-    if options: rule(torch.zeros(1, n_hyps))                           # checks them
     if getattr(rule, "args", ()) or "target_mask" in options: return None
-    temperature = options.get("temperature", 0.)
+    temperature = between("temperature", options.get("temperature", 0.), 0, unit="cost units")
+    epsilon = between("epsilon", options.get("epsilon", 0.), 0, 1)
     if function is uniform or temperature == math.inf: return 0., 1 / n_hyps, 0., 1., 1.
-    share = options.get("epsilon", 0.) / (n_hyps - 1) if n_hyps > 1 else 0.
-    if temperature == 0:
-        return 1. - (n_hyps > 1) * (options.get("epsilon", 0.) + share), share, 0., 1., 1.
+    if n_hyps == 1: epsilon = 0.
+    share = epsilon / max(1, n_hyps - 1)
+    if temperature == 0: return 1. - epsilon - share, share, 0., 1., 1.
     limits, scales = torch.finfo(torch.float32), [1., 1.]
     if temperature > 2.**-16 * limits.max:
         scales[0], temperature = 2.**-64, min(2.**-64 * temperature, limits.max)
