@@ -16,7 +16,7 @@ from .files import DataError, read_weights, sweep_temporaries, write_weights
 from .identity import check_same, plain
 from .stacked import StackedPerceptron
 from .stacked_adam import StackedAdam
-from .training_engines import ENGINES, make_engine
+from .training_engines import TRAINING_ENGINES, make_engine
 
 # %% auto #0
 __all__ = ['TrainingSettings', 'bfloat16_works', 'check_bfloat16', 'SeededBatches', 'ShuffledBatches', 'Fit', 'load_checked',
@@ -44,7 +44,8 @@ class TrainingSettings:
         counts(self, "n_epochs", "evaluate_every")
         counts(self, "patience", low=0)
         ranges(self, learning_rate=(0, math.inf, "()"), checkpoint_seconds=(0,),
-               weight_decay=(0,), optimiser=list(_OPTIMISERS), engine=list(ENGINES))
+               weight_decay=(0,), optimiser=list(_OPTIMISERS),
+               engine=list(TRAINING_ENGINES))
 
     def make_optimiser(self, parameters) -> torch.optim.Optimizer:
         "Return the optimiser over stacked parameters, fused where PyTorch has it."

@@ -15,7 +15,7 @@ from .row_losses import RowLoss, Watched
 from .stacked_adam import StackedAdam
 
 # %% auto #0
-__all__ = ['ENGINES', 'TorchEngine', 'KernelEngine', 'obstacle', 'make_engine', 'prepares_kernel']
+__all__ = ['TRAINING_ENGINES', 'TorchEngine', 'KernelEngine', 'obstacle', 'make_engine', 'prepares_kernel']
 
 # %% ../../nbs/70_core/713_training_engines.ipynb #89f48454
 class TorchEngine:
@@ -103,7 +103,8 @@ def _rows(loss: RowLoss, epoch: int) -> tuple:
     if isinstance(rows, str):
         module, _, name = rows.partition(":")
         rows = getattr(importlib.import_module(module), name)
-    return compile_rows(rows).address, np.array(loss.numbers(epoch) if loss.numbers else (0.,), np.float64)
+    numbers = loss.numbers(epoch) if loss.numbers else (0.,)
+    return compile_rows(rows).address, np.array(numbers, np.float64)
 
 def _spread(self, work: Callable) -> Tensor:
     "Let every thread work on its share of the runs; return what they found, `(runs,)`."
@@ -186,18 +187,18 @@ def _fits(model, loss, dim: int) -> bool:
     return (isinstance(loss, RowLoss) and bool(loss.rows)
             and (loss.n_outputs, loss.dim) == (model.sizes[-1], dim))
 
-# %% ../../nbs/70_core/713_training_engines.ipynb #45cc448b
-ENGINES = ("auto", "torch", "kernel")
+# %% ../../nbs/70_core/713_training_engines.ipynb #530a72fe
+TRAINING_ENGINES = ("auto", "torch", "kernel")
 
 def make_engine(
-    engine: str,                                         # of `ENGINES`
+    engine: str,                                         # of `TRAINING_ENGINES`
     model: nn.Module,                                    # what is to be trained
     batches,                                             # its data
     objective: Callable,                                 # its loss
     settings,                                            # how
 ):                                                       # an engine
     "Return the engine asked for, or the faster one that applies; `ValueError` with the reason."
-    one_of("engine", engine, ENGINES)
+    one_of("engine", engine, TRAINING_ENGINES)
     reason = "not asked for" if engine == "torch" else obstacle(model, batches, objective, settings)
     if reason and engine == "kernel":
         raise ValueError(f'engine: the epoch kernel can\'t train this ({reason}); use "auto" or '
