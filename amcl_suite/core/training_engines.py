@@ -114,10 +114,10 @@ def _spread(self, work: Callable) -> Tensor:
     if len(self.shares) != count:
         self.shares = [(runs, workspace(self.sizes)) for runs in
                        np.array_split(np.arange(n_runs), count)]
-    if count == 1: work(*self.shares[0], found)
-    else:
-        with ThreadPoolExecutor(count) as pool:
-            list(pool.map(lambda share: work(*share, found), self.shares))
+        self.pool = ThreadPoolExecutor(count - 1) if count > 1 else None
+    waiting = [self.pool.submit(work, *share, found) for share in self.shares[1:]]
+    work(*self.shares[0], found)
+    for other in waiting: other.result()
     return torch.from_numpy(found).float()
 
 KernelEngine._spread = _spread
@@ -171,11 +171,10 @@ def obstacle(
     if len(sizes) != 3: return "it has one hidden layer, this network doesn't"
     if not getattr(model, "is_plain", False): return "nothing may follow the last layer"
     if model.dropout: return "it has no dropout"
-    kinds = {(t.dtype, t.device.type) for t in
-             (*model.layers, *(getattr(batches, name, sizes) for name in ("inputs", "targets")
-                               if hasattr(batches, name)))}
-    if kinds != {(torch.float32, "cpu")}: return "it works in single precision on a processor"
     if not hasattr(batches, "order"): return "these batches have no order of rows in memory"
+    arrays = (*model.layers, batches.inputs, batches.targets)
+    if any(a.dtype != torch.float32 or a.device.type != "cpu" for a in arrays):
+        return "it works in single precision on a processor"
     if batches.inputs.shape[1] != sizes[0]: return f"the network takes {sizes[0]} features"
     if settings.optimiser != "Adam" or settings.weight_decay: return "its optimiser is plain Adam"
     if not _fits(model, objective, batches.targets.shape[1]):
