@@ -146,7 +146,7 @@ def test_what_the_kernel_refuses():
     deep = StackedPerceptron((13, 8, 8, 10), range(3))
     for wrong, reason in (((deep, batches, loss, settings), "one hidden layer"),
                           ((model, batches, loss.plain, settings), "compiled form"),
-                          ((model, batches, stacked_loss(RULES["wta"], 3, 1), settings), "compiled"),
+                          ((model, batches, stacked_loss(RULES["wta"], 3, 1), settings), "outputs"),
                           ((model, batches, stacked_loss(lambda e: partial(top_n, n=2), 5, 1),
                             settings), "compiled form"),
                           ((problem()[0].double(), batches, loss, settings), "single precision")):

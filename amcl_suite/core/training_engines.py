@@ -171,6 +171,8 @@ def obstacle(
     if len(sizes) != 3: return "it has one hidden layer, this network doesn't"
     if not getattr(model, "is_plain", False): return "nothing may follow the last layer"
     if model.dropout: return "it has no dropout"
+    if not (isinstance(objective, RowLoss) and objective.rows):
+        return "this loss has no compiled form"
     if not hasattr(batches, "order"): return "these batches have no order of rows in memory"
     arrays = (*model.layers, batches.inputs, batches.targets)
     if any(a.dtype != torch.float32 or a.device.type != "cpu" for a in arrays):
@@ -178,7 +180,7 @@ def obstacle(
     if batches.inputs.shape[1] != sizes[0]: return f"the network takes {sizes[0]} features"
     if settings.optimiser != "Adam" or settings.weight_decay: return "its optimiser is plain Adam"
     if not _fits(model, objective, batches.targets.shape[1]):
-        return "this loss has no compiled form"
+        return "the compiled form of this loss is for other outputs or targets"
     return "" if importlib.util.find_spec("numba") else "numba isn't installed"
 
 def _fits(model, loss, dim: int) -> bool:
