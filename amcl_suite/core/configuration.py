@@ -102,7 +102,7 @@ def pick_device(
 
 # %% ../../nbs/70_core/703_configuration.ipynb #e165aac6
 FREE = ("n_seeds", "seed", "seeds", "n_splits", "methods", "device", "accelerator", "n_devices",
-        "n_workers", "data_path", "path", "precision", "backend", "channels_last")
+        "n_workers", "data_path", "path", "precision", "backend", "channels_last", "engine")
 
 def scale_of(
     config: Any,                   # what is run

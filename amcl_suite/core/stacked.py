@@ -49,9 +49,9 @@ class _StackedPerceptron(torch.autograd.Function):
 
 def _weight_gradient(gradient: Tensor, inputs: Tensor) -> Tensor:
     "Return G X^T; one set of inputs may serve several consecutive runs."
-    if len(inputs) == len(gradient): return torch.bmm(gradient, inputs.mT)
-    stacked = gradient.reshape(len(inputs), -1, gradient.shape[-1])
     features = inputs.shape[1]
+    if len(inputs) == len(gradient) and features >= 12: return torch.bmm(gradient, inputs.mT)
+    stacked = gradient.reshape(len(inputs), -1, gradient.shape[-1])
     if features >= 32 and features % 16 == 0: product = torch.bmm(stacked, inputs.mT)
     else: product = torch.bmm(inputs, stacked.mT).mT   # few features: up to four times faster
     return product.reshape(*gradient.shape[:2], -1)
@@ -84,6 +84,10 @@ class StackedPerceptron(nn.Module):
 
     @property
     def n_runs(self) -> int: return len(self.seeds)
+    @property
+    def is_plain(self) -> bool:
+        "Tell whether the outputs are those of the last layer, with nothing behind it."
+        return type(self).forward is StackedPerceptron.forward
     def __repr__(self):
         return f"StackedPerceptron(runs={self.n_runs}, sizes={self.sizes}, dropout={self.dropout})"
 

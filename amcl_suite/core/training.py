@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 import torch
 from torch import Tensor, nn
-from torch.optim.adam import adam as adam_step
 from .expect import counts, finite, integer, one_of, ranges, shaped
 from .files import DataError, read_weights, sweep_temporaries, write_weights
 from .identity import check_same, plain
 from .stacked import StackedPerceptron
+from .stacked_adam import StackedAdam
+from .training_engines import TRAINING_ENGINES, make_engine
 
 # %% auto #0
-__all__ = ['TrainingSettings', 'bfloat16_works', 'check_bfloat16', 'StackedAdam', 'SeededBatches', 'ShuffledBatches', 'Fit',
-           'load_checked', 'with_gradients', 'fit', 'chunk_runs']
+__all__ = ['TrainingSettings', 'bfloat16_works', 'check_bfloat16', 'SeededBatches', 'ShuffledBatches', 'Fit', 'load_checked',
+           'with_gradients', 'fit', 'chunk_runs']
 
 # %% ../../nbs/70_core/714_training.ipynb #700f5c28
 # optimisers that work element by element, so that stacked runs can't influence each other
@@ -37,12 +38,14 @@ class TrainingSettings:
     patience: int = 0                # evaluations without improvement until a run stops; 0: never
     checkpoint_seconds: float = 20.  # >= 0, s between checkpoints, where a file is given
     weight_decay: float = 0.         # >= 0, in the optimiser's own way
+    engine: str = "auto"             # "torch", "kernel", or the faster one that applies
 
     def __post_init__(self):
         counts(self, "n_epochs", "evaluate_every")
         counts(self, "patience", low=0)
         ranges(self, learning_rate=(0, math.inf, "()"), checkpoint_seconds=(0,),
-               weight_decay=(0,), optimiser=list(_OPTIMISERS))
+               weight_decay=(0,), optimiser=list(_OPTIMISERS),
+               engine=list(TRAINING_ENGINES))
 
     def make_optimiser(self, parameters) -> torch.optim.Optimizer:
         "Return the optimiser over stacked parameters, fused where PyTorch has it."
@@ -68,39 +71,6 @@ def check_bfloat16(
     if bfloat16_works(device): return
     raise ValueError(f"precision: \"bf16\" isn't safe on this {device} (it has no bfloat16, and "
                      "torch's kernels may crash): use \"32\", or another machine")
-
-# %% ../../nbs/70_core/714_training.ipynb #e43b7f95
-class StackedAdam(torch.optim.Optimizer):
-    "Adam in which every run counts its own steps, so that a run can sit one out."
-    def __init__(self,
-        parameters,                    # tensors with a leading axis of runs
-        lr: float = 1e-3,              # > 0, learning rate
-        betas: tuple = (.9, .999),     # decay of the two moments
-        eps: float = 1e-8,             # added to the root
-        weight_decay: float = 0.,      # >= 0, times the weights, added to the gradient
-    ):
-        super().__init__(parameters, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
-
-    @torch.no_grad()
-    def step(self,
-        active: Tensor | None = None,  # `(runs,)` booleans: who takes part; None: all
-    ) -> None:
-        "Step the runs that take part."
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None: self._step(p, self.state[p], active, **group)
-
-    def _step(self, p, state, active, lr, betas, eps, weight_decay, **_) -> None:
-        "Step some runs of one tensor: each row is a tensor of its own to PyTorch's Adam."
-        if not state:
-            state.update(steps=torch.zeros(len(p), device=p.device),
-                         mean=torch.zeros_like(p), square=torch.zeros_like(p))
-        part = range(len(p)) if active is None else active.nonzero()[:, 0].tolist()
-        rows = [[of_run[i] for i in part] for of_run in (tensor.detach().unbind(0) for tensor in
-                (p, p.grad.contiguous(), state["mean"], state["square"], state["steps"]))]
-        if part: adam_step(*rows[:4], [], rows[4], fused=True, amsgrad=False, beta1=betas[0],
-                           beta2=betas[1], lr=lr, weight_decay=weight_decay, eps=eps,
-                           maximize=False)
 
 # %% ../../nbs/70_core/714_training.ipynb #2118e8e0
 class SeededBatches:
@@ -147,10 +117,14 @@ class ShuffledBatches(SeededBatches):
 
     def __len__(self) -> int: return -(-self.rows // self.batch_size)
 
+    def order(self) -> Tensor:
+        "Draw the order of an epoch: places in `inputs` and `targets`, `(runs, rows)`."
+        drawn = torch.stack([torch.randperm(self.rows, generator=g) for g in self.generators])
+        return drawn.to(self.inputs.device) + self.first_row
+
     def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
         "Yield inputs `(runs, batch, features)`, targets `(runs, dim, batch)`, every row once."
-        order = torch.stack([torch.randperm(self.rows, generator=g)
-                             for g in self.generators]).to(self.inputs.device) + self.first_row
+        order = self.order()
         for start in range(0, self.rows, self.batch_size):
             rows = order[:, start:start + self.batch_size]
             flat = rows.reshape(-1)
@@ -166,10 +140,11 @@ class Fit:
     states: dict[str, list[Tensor]] = field(default_factory=dict)  # rule -> parameters
     best_epoch: dict[str, Tensor] = field(default_factory=dict)    # rule -> `(runs,)`
     best_value: dict[str, Tensor] = field(default_factory=dict)    # rule -> `(runs,)`, lowest
+    engine: str = "torch"                                          # which one trained
 
     def __repr__(self):
         return (f"Fit(rules={sorted(self.states)}, quantities={sorted(self.history)}, "
-                f"evaluations={len(self.epochs)})")
+                f"evaluations={len(self.epochs)}, engine={self.engine!r})")
 
 def _record(fit: Fit, values: dict[str, Tensor], select: dict[str, str], parameters: list[Tensor],
             epoch: int, running: Tensor) -> None:
@@ -208,23 +183,24 @@ def load_checked(
     return content
 
 # %% ../../nbs/70_core/714_training.ipynb #7426565c
-def _agreement(model: nn.Module, settings: TrainingSettings, batches, tag: Any) -> dict:
+def _agreement(model: nn.Module, settings: TrainingSettings, batches, tag: Any,
+               engine: str) -> dict:
     "Return all that must agree for a resume, first weights included."
     first = [float(p.detach().double().sum()) for p in model.parameters()]
     return plain(dict(model=repr(model), seeds=getattr(model, "seeds", None), settings=settings,
-                      n_batches=len(batches), tag=tag, first=first))
+                      n_batches=len(batches), tag=tag, first=first, engine=engine))
 
-def _snapshot(agree, epoch, model, optimiser, batches, fit, running) -> dict:
+def _snapshot(agree, epoch, model, engine, batches, fit, running) -> dict:
     "Return everything that decides the rest of the training."
     return dict(agree=agree, epoch=epoch, model=model.state_dict(),
-                optimiser=optimiser.state_dict(), batches=batches.state(),
+                optimiser=engine.state_dict(), batches=batches.state(),
                 noise=[g.get_state() for g in getattr(model, "generators", [])], fit=vars(fit),
                 running=running)
 
-def _restore(saved, model, optimiser, batches) -> tuple[int, Fit, Tensor]:
+def _restore(saved, model, engine, batches) -> tuple[int, Fit, Tensor]:
     "Put a snapshot back; return the next epoch, the history and the active runs."
     model.load_state_dict(saved["model"])
-    optimiser.load_state_dict(saved["optimiser"]); batches.load_state(saved["batches"])
+    engine.load_state_dict(saved["optimiser"]); batches.load_state(saved["batches"])
     for generator, state in zip(getattr(model, "generators", []), saved["noise"]):
         generator.set_state(state)
     return saved["epoch"], Fit(**saved["fit"]), saved["running"]
@@ -264,24 +240,24 @@ def fit(
 ) -> Fit:                                                       # weights by rule, history
     "Train a stack; `FloatingPointError` on non-finite loss, `ValueError` on a foreign checkpoint."
     parameters, select = list(model.parameters()), select or {}
-    optimiser, n_runs = settings.make_optimiser(parameters), parameters[0].shape[0]
+    engine, n_runs = (make_engine(settings.engine, model, batches, objective, settings),
+                      parameters[0].shape[0])
     parameters += list(model.buffers())                       # kept like weights, not stepped
-    start, result = 0, Fit()
+    start, result = 0, Fit(engine=engine.name)
     running = torch.ones(n_runs, dtype=torch.bool, device=parameters[0].device)
-    agree = _agreement(model, settings, batches, tag) if checkpoint else {}
+    agree = _agreement(model, settings, batches, tag, engine.name) if checkpoint else {}
     if checkpoint: sweep_temporaries(Path(checkpoint).parent, below=False)
     if checkpoint and (saved := load_checked(checkpoint, agree)):
-        start, result, running = _restore(saved, model, optimiser, batches)
+        start, result, running = _restore(saved, model, engine, batches)
     last_save = time.monotonic()
     for epoch in range(start, settings.n_epochs):
         if not running.any(): break
         batches.running = running
-        losses = _train_epoch(model, batches, objective, optimiser, parameters, epoch, running)
+        losses = engine.train(epoch, running)
         _refuse_non_finite(losses, epoch, checkpoint)
         done = epoch + 1
         if evaluate and (done % settings.evaluate_every == 0 or done == settings.n_epochs):
-            model.eval()
-            with torch.no_grad(): values = dict(evaluate(model, epoch)) | {"train_loss": losses}
+            values = engine.evaluate(evaluate, epoch) | {"train_loss": losses}
             _record(result, values, select, parameters, done, running)
             if select and settings.patience:
                 best = result.best_epoch[next(iter(select))]
@@ -290,31 +266,13 @@ def fit(
         if progress: progress(done, settings.n_epochs, float(losses.mean()))
         if checkpoint and (done == settings.n_epochs
                            or time.monotonic() - last_save >= settings.checkpoint_seconds):
-            write_weights(checkpoint, _snapshot(agree, done, model, optimiser, batches, result,
+            write_weights(checkpoint, _snapshot(agree, done, model, engine, batches, result,
                                                 running))
             last_save = time.monotonic()
     result.states["last"] = [p.detach().clone() for p in parameters]
     return result
 
 # %% ../../nbs/70_core/714_training.ipynb #47f50d52
-def _train_epoch(model, batches, objective, optimiser, parameters, epoch: int,
-                 running: Tensor) -> Tensor:
-    "Train one epoch in place, but no stopped run; return `(runs,)` losses."
-    model.train()
-    stopped, total, seen = ~running, 0., None
-    kept_by_hand = list(model.buffers()) if isinstance(optimiser, StackedAdam) else parameters
-    frozen = [p.detach()[stopped].clone() for p in kept_by_hand] if stopped.any() else None
-    for inputs, targets, *rows in batches.epoch():
-        optimiser.zero_grad(set_to_none=True)
-        losses = objective(model(inputs), targets, epoch)
-        losses.sum().backward()
-        optimiser.step(*[running & (n > 0) for n in rows])
-        if frozen:
-            with torch.no_grad():
-                for p, kept in zip(kept_by_hand, frozen): p[stopped] = kept
-        for n in rows: total, seen = total + losses.detach() * n, n if seen is None else seen + n
-    return losses.detach() if seen is None else total / seen.clamp(min=1)
-
 def _refuse_non_finite(losses: Tensor, epoch: int, checkpoint) -> None:
     "Raise `FloatingPointError` naming the runs whose loss is not finite."
     if bool(losses.isfinite().all()): return

@@ -36,6 +36,9 @@ class MultiHypothesisNetwork(StackedPerceptron):
         super().__init__(sizes, seeds, dropout, dtype, device)
         self.n_hyps, self.dim, self.bounded = n_hyps, dim, bounded
 
+    @property
+    def is_plain(self) -> bool: return not self.bounded
+
     def forward(self, inputs: Tensor) -> Tensor:
         "Return `(runs, n_hyps * (dim + 1), batch)`, as `stacked_objective` wants it."
         outputs = super().forward(inputs)

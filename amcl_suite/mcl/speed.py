@@ -31,28 +31,33 @@ def engine_ratio(
     dataset: str = "yacht",  # key of `read_uci`
     n_epochs: int = 50,      # timed epochs per round
     n_plain: int = 2,        # networks that the plain loop trains in each round
-    rounds: int = 5,         # both sides in turn, so often
-    n_splits: int = 20,      # networks that the engine trains at once
-) -> dict:                   # seconds per network and epoch of both, and their ratio
-    "Return how many times faster the batched engine trains one network than the plain loop."
+    rounds: int = 5,         # all sides in turn, so often
+    n_splits: int = 20,      # networks that the engines train in one call
+) -> dict:                   # seconds per network and epoch of all, and their ratios
+    "Return how many times faster both engines train one network than the plain loop."
     for name, value in dict(n_epochs=n_epochs, n_plain=n_plain, rounds=rounds,
                             n_splits=n_splits).items(): integer(name, value, 1)
     one = changed(UCIConfig(), dataset=dataset, methods="amcl", training=dict(n_epochs=1))
     config, data = changed(one, training=dict(n_epochs=n_epochs)), read_uci(dataset)
     splits = list(range(min(n_splits, len(data.splits))))
-    stack = UCIStack("amcl", config, prepare(data, splits), splits)
-    stack.train(one.training); plain_training(one, "amcl", 0)
+    stack, loops = UCIStack("amcl", config, prepare(data, splits), splits), splits[:n_plain]
+    sides = dict(batched="torch", kernel="kernel")
+    for engine in sides.values(): stack.train(replace(one.training, engine=engine))
+    plain_training(one, "amcl", 0)
     overhead = _seconds(lambda: plain_training(one, "amcl", 0))         # reading, once per network
-    batched, plain, loops = [], [], splits[:n_plain]
+    times = {name: [] for name in ("plain", *sides)}
     for _ in range(rounds):
-        seconds = _seconds(lambda: stack.train(config.training))
-        batched.append(seconds / n_epochs / len(splits))
+        for name, engine in sides.items():
+            seconds = _seconds(lambda: stack.train(replace(config.training, engine=engine)))
+            times[name].append(seconds / n_epochs / len(splits))
         seconds = _seconds(lambda: [plain_training(config, "amcl", k) for k in loops])
-        plain.append((seconds / len(loops) - overhead) / (n_epochs - 1 or 1))
-    ratios = [p / b for p, b in zip(plain, batched)]
-    return dict(what=f"{dataset}: one network, one epoch", batched_us=1e6 * median_high(batched),
-                plain_us=1e6 * median_high(plain), ratio=median_high(ratios),
-                ratio_min=min(ratios), ratio_max=max(ratios), rounds=rounds,
+        times["plain"].append((seconds / len(loops) - overhead) / (n_epochs - 1 or 1))
+    found = {f"{name}_us": 1e6 * median_high(values) for name, values in times.items()}
+    for name, prefix in dict(batched="", kernel="kernel_").items():
+        ratios = [p / q for p, q in zip(times["plain"], times[name])]
+        found |= {f"{prefix}ratio": median_high(ratios), f"{prefix}ratio_min": min(ratios),
+                  f"{prefix}ratio_max": max(ratios)}
+    return dict(what=f"{dataset}: one network, one epoch", **found, rounds=rounds,
                 networks=len(splits), threads=torch.get_num_threads())
 
 # %% ../../nbs/10_mcl/190_speed.ipynb #89b5e2ef
@@ -79,13 +84,13 @@ def sampling_share(
 
 # %% ../../nbs/10_mcl/190_speed.ipynb #1c93c7f4
 def mcl_benchmarks(
-    datasets: tuple = ("yacht", "boston", "energy", "concrete", "kin8nm"),  # for the engine
-) -> dict:                                                                  # ready for JSON
+    datasets: tuple = ("yacht", "boston", "energy", "concrete", "kin8nm", "naval"),  # for engines
+) -> dict:                                                                           # for JSON
     "Run all benchmarks of this chapter on the data sets found here; return machine and results."
     from amcl_suite.core.data import checksum
     from amcl_suite.core.environment import environment
     here = [name for name in datasets if checksum(name)] or ["diabetes"]
-    large = {"kin8nm": dict(n_epochs=4, n_plain=1, rounds=3)}
+    large = dict.fromkeys(("kin8nm", "naval"), dict(n_epochs=4, n_plain=1, rounds=3))
     engine = [engine_ratio(name, **large.get(name, {})) for name in here]
     sampling = [sampling_share(), sampling_share(SyntheticConfig(n_seeds=5))]
     return dict(environment=environment(), engine=engine, sampling=sampling)

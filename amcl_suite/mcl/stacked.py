@@ -9,11 +9,14 @@ from collections.abc import Callable
 from functools import partial
 import torch
 from torch import Tensor
-from ..core.expect import integer, shaped
+from ..core.expect import between, integer, shaped
+from ..core.row_losses import RowLoss
 from .assignment import annealed, log_shares, relaxed, uniform, wide, winner_takes_all
+from .metrics import distortion
+from .networks import split_outputs
 
 # %% auto #0
-__all__ = ['fast_rule', 'stacked_objective']
+__all__ = ['fast_rule', 'stacked_objective', 'rule_numbers', 'stacked_loss', 'distortion_loss']
 
 # %% ../../nbs/10_mcl/194_stacked.ipynb #74cdfb03
 def _winner(costs: Tensor) -> Tensor:
@@ -92,3 +95,53 @@ def stacked_objective(
     rows = integer("n_hyps", n_hyps, 1) * (dim + 1)
     shaped("outputs", outputs, runs, rows, batch)
     return _StackedObjective.apply(outputs, targets, n_hyps, fast_rule(assign), score_weight)
+
+# %% ../../nbs/10_mcl/194_stacked.ipynb #14506c0b
+def rule_numbers(
+    rule: Callable,       # a rule, or a `functools.partial` of one with its options
+    n_hyps: int,          # number of hypotheses
+) -> tuple | None:        # a, b, T (0: none), scales of costs and of their gaps; None: no such form
+    "Return a rule as numbers for the epoch kernel."
+    function = getattr(rule, "func", rule)
+    if function not in (winner_takes_all, relaxed, annealed, uniform): return None
+    options = getattr(rule, "keywords", {})
+    if getattr(rule, "args", ()) or "target_mask" in options: return None
+    temperature = between("temperature", options.get("temperature", 0.), 0, unit="cost units")
+    epsilon = between("epsilon", options.get("epsilon", 0.), 0, 1)
+    if function is uniform or temperature == math.inf: return 0., 1 / n_hyps, 0., 1., 1.
+    if n_hyps == 1: epsilon = 0.
+    share = epsilon / max(1, n_hyps - 1)
+    if temperature == 0: return 1. - epsilon - share, share, 0., 1., 1.
+    limits, scales = torch.finfo(torch.float32), [1., 1.]
+    if temperature > 2.**-16 * limits.max:
+        scales[0], temperature = 2.**-64, min(2.**-64 * temperature, limits.max)
+    if temperature < limits.tiny:
+        scales[1], temperature = 2.**64, max(2.**64 * temperature, limits.tiny)
+    return 0., 0., temperature, *scales
+
+# %% ../../nbs/10_mcl/194_stacked.ipynb #c8014f9d
+def stacked_loss(
+    assign_at: Callable[[int], Callable],   # epoch -> rule; the same kind in all epochs
+    n_hyps: int,                            # number of hypotheses
+    dim: int,                               # values of a target
+    score_weight: float = 1.,               # beta, weight of the score loss
+) -> RowLoss:                               # for `fit`
+    "Return `stacked_objective` as a loss for both engines."
+    def plain(outputs, targets, epoch):
+        return stacked_objective(outputs, targets, n_hyps, assign_at(epoch), score_weight)
+    def numbers(epoch):
+        return n_hyps, *rule_numbers(assign_at(epoch), n_hyps), score_weight / n_hyps
+    known = rule_numbers(assign_at(0), n_hyps) is not None
+    return RowLoss(plain, _ROWS if known else "", numbers, n_hyps * (dim + 1), dim)
+
+def distortion_loss(
+    n_hyps: int,   # number of hypotheses
+    dim: int,      # values of a target
+) -> RowLoss:      # the distance of the nearest hypothesis, to choose weights by
+    "Return the `distortion` of a stack's outputs as a loss for both engines."
+    def plain(outputs, targets, epoch):
+        return distortion(split_outputs(outputs, n_hyps, dim).hypotheses, targets.mT)
+    nearest = (n_hyps, *rule_numbers(winner_takes_all, n_hyps), 0.)
+    return RowLoss(plain, _ROWS, lambda epoch: nearest, n_hyps * (dim + 1), dim)
+
+_ROWS = "amcl_suite.mcl.kernel_rules:assigned_rows"

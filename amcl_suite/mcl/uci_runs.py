@@ -4,22 +4,26 @@
 
 # %% ../../nbs/10_mcl/142_uci_runs.ipynb #b11fa892
 from __future__ import annotations
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 import torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..core.configuration import pick_device
 from ..core.expect import integer
+from ..core.row_losses import RowLoss, Watched
 from ..core.training import (Fit, ShuffledBatches, TrainingSettings, chunk_runs, fit,
                                       with_gradients)
+from ..core.training_engines import prepares_kernel
 from .metrics import (best_bandwidth, dead_fraction, distortion, kernel_nll, usage,
                                     usage_perplexity)
-from .networks import MultiHypothesisNetwork, split_outputs
+from .networks import MultiHypothesisNetwork
 from .regression import (UCI_METHODS, MixtureNetwork, UCIConfig, mixture_density_nll,
                                        uci_label)
-from .stacked import stacked_objective
+from .stacked import distortion_loss, stacked_loss
 from .uci import PreparedSplits, hidden_units, prepare, read_uci
 
 # %% auto #0
@@ -55,25 +59,26 @@ class UCIStack:
 
 # %% ../../nbs/10_mcl/142_uci_runs.ipynb #beb50ea5
 @patch
-def objective(self: UCIStack, outputs: Tensor, targets: Tensor, epoch: int) -> Tensor:
-    "Return what the method minimises, `(runs,)`, with the assignment of an epoch."
-    if self.method.assign is None:
-        return mixture_density_nll(outputs, targets, self.n_hyps).mean(-1)
-    return stacked_objective(outputs, targets, self.n_hyps, self.method.assign(self.config, epoch),
-                             self.config.score_weight if self.method.scored else 0.)
+def loss(self: UCIStack) -> RowLoss:
+    "Return what the method minimises, `(runs,)`, with the assignment of each epoch."
+    method, config = self.method, self.config
+    if method.assign is None:
+        return RowLoss(lambda outputs, targets, epoch: mixture_density_nll(
+            outputs, targets, self.n_hyps).mean(-1))
+    return stacked_loss(partial(method.assign, config), self.n_hyps, 1,
+                        config.score_weight if method.scored else 0.)
+
 
 # %% ../../nbs/10_mcl/142_uci_runs.ipynb #8a59af1a
 @patch
-def evaluate(self: UCIStack, model, epoch: int) -> dict[str, Tensor]:
-    "Return what the selection rules look at, `(runs,)` each, on test and validation rows."
-    data = {key: self.data[key][self.index] for key in ("x_test", "y_test", "x_valid", "y_valid")}
-    values = {"published": self.objective(model(data["x_test"]), data["y_test"].mT, epoch)}
-    if not data["x_valid"].shape[1]: return values
-    outputs, targets = model(data["x_valid"]), data["y_valid"]
-    if self.method.assign is None:
-        return values | {"clean": mixture_density_nll(outputs, targets.mT, self.n_hyps).mean(-1)}
-    hypotheses = split_outputs(outputs, self.n_hyps, 1).hypotheses
-    return values | {"clean": distortion(hypotheses, targets)}
+def watched(self: UCIStack) -> Watched:
+    "Return what the selection rules look at, on test and validation rows."
+    data, loss = self.data, self.loss()
+    losses = dict(published=(loss, data["x_test"], data["y_test"]))
+    if not data["x_valid"].shape[1]: return Watched(self.index, **losses)
+    held_out = loss if self.method.assign is None else distortion_loss(self.n_hyps, 1)
+    return Watched(self.index, **losses, clean=(held_out, data["x_valid"], data["y_valid"]))
+
 
 # %% ../../nbs/10_mcl/142_uci_runs.ipynb #0509ea3c
 @patch
@@ -86,7 +91,7 @@ def train(self: UCIStack,
 ) -> Fit:                                # weights by rule
     "Train in place, or continue from the checkpoint."
     name = f"{self.name}-{self.splits[0]}-{self.splits[-1]}-{kind}.pt"
-    return fit(self.model, self.batches, self.objective, settings, evaluate, rules,
+    return fit(self.model, self.batches, self.loss(), settings, evaluate, rules,
                self.folder and self.folder / name, progress,
                tag=dict(method=self.name, config=self.config, splits=self.splits))
 
@@ -96,7 +101,7 @@ def train_watched(self: UCIStack, progress: Callable | None) -> Fit:
     "Train under the configuration's protocol, watched by its selection rules."
     held_out = ["clean"] if self.data["x_valid"].shape[1] else []
     rules = {rule: rule for rule in ("published", *held_out)}
-    return self.train(self.config.training, self.evaluate, rules, progress, self.config.protocol)
+    return self.train(self.config.training, self.watched(), rules, progress, self.config.protocol)
 
 @patch
 def refit(self: UCIStack, chosen: Tensor) -> Fit:
@@ -161,7 +166,8 @@ def rows(self: UCIStack, fitted: Fit) -> list[dict]:
         last = torch.full((len(self.index),), config.training.n_epochs)
         epochs = fitted.best_epoch.get(rule, last)[::members].tolist()
         found += [dict(dataset=config.dataset, method=self.name, label=uci_label(self.name),
-                       rule=rule, protocol=config.protocol, split=split, epoch=epochs[i],
+                       rule=rule, protocol=config.protocol, engine=fitted.engine, split=split,
+                       epoch=epochs[i],
                        **{key: value[i] for key, value in values.items()})
                   for i, split in enumerate(self.splits)]
     return found
@@ -185,10 +191,12 @@ def run_uci(
     n_epochs = config.training.n_epochs
     rows, done, total = [], 0, n_epochs * sum(len(chunk) for _, chunk in work)
     for name, chunk in work:
-        def report(epoch, _, loss):
+        def report(epoch, _, loss, what=""):
             if progress: progress(done + min(epoch, n_epochs) * len(chunk), total,
-                                  f"{config.dataset} {uci_label(name)}", loss)
+                                  f"{config.dataset} {uci_label(name)}{what}", loss)
         stack = UCIStack(name, config, prepare(source, chunk, config.protocol), chunk, folder)
+        if prepares_kernel(stack.model, stack.batches, stack.loss(), config.training):
+            report(0, n_epochs, math.nan, "; preparing the kernel (first use on a machine: 10 s)")
         fitted = stack.train_watched(report)
         rows += stack.rows(fitted)
         if config.refit:
