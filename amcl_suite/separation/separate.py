@@ -4,7 +4,7 @@
 
 # %% ../../nbs/20_separation/280_separate.ipynb #ddd0ab0a
 from __future__ import annotations
-import math
+import itertools, math
 from dataclasses import dataclass, field
 from pathlib import Path
 import torch
@@ -33,13 +33,21 @@ def chunk_starts(
     return [*range(0, n_samples - chunk, hop), n_samples - chunk]
 
 # %% ../../nbs/20_separation/280_separate.ipynb #0cdfc18d
+def _best_order(gains: Tensor) -> Tensor:
+    "Return which column to take in each row, for the largest sum; `gains` is `(n, n)`, not < 0."
+    n = len(gains)
+    if n > 4: return permutation(-gains).argmax(-1)
+    orders = torch.tensor(list(itertools.permutations(range(n))))
+    return orders[gains[torch.arange(n), orders].sum(-1).argmax()]
+
+# %% ../../nbs/20_separation/280_separate.ipynb #19b24e6a
 def continue_tracks(
     tracks: Tensor,         # `(n_hyps, time)`, outputs so far, in the overlap
     outputs: Tensor,        # `(n_hyps, time)`, outputs of the next chunk, in the overlap
 ) -> tuple[Tensor, Tensor]:   # order `(n_hyps,)` and signs `(n_hyps,)`, 1 or -1
     "Return which output continues each track, and whether to flip its sign."
     agreement = tracks.double() @ outputs.double().T
-    order = permutation(-agreement.abs()).argmax(-1)
+    order = _best_order(agreement.abs())
     chosen = agreement.gather(-1, order[:, None])[:, 0]
     return order, torch.where(chosen < 0, -1., 1.)
 
