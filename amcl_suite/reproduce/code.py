@@ -198,8 +198,14 @@ def _module_file(name: str, beside: str) -> Path | None:
     folder = _packages().get(top) if dot else None
     if folder is None and beside and top not in _packages(): folder = Path(beside)
     if folder is None: return None
+    if top in _packages(): return _file_below(str(folder), name)
+    return _file_below.__wrapped__(str(folder), name)     # a user may be writing it just now
+
+@functools.cache
+def _file_below(folder: str, name: str) -> Path | None:
+    "Return the file of a module below a folder; an empty one brings no code."
     path = os.path.join(folder, *name.split("."))
-    files = f"{path}.py", os.path.join(path, "__init__.py")      # an empty one brings no code
+    files = f"{path}.py", os.path.join(path, "__init__.py")
     return next((Path(file) for file in files
                  if os.path.isfile(file) and os.path.getsize(file)), None)
 
