@@ -366,7 +366,8 @@ def read_record(
         record = parse_json(text, str(path))
     except DataError as error: raise RecordError(f"not a record: {error}; or {_AGAIN}") from None
     halves = "\\ud" in text.lower()              # of characters; only an escape can name one
-    if why := _unprintable(record, halves): raise RecordError(f"{path}: not a record ({why}); {_AGAIN}")
+    if why := _unprintable(record, halves):
+        raise RecordError(f"{path}: not a record ({why}); {_AGAIN}")
     if why := _other_version(record.get("schema")): raise RecordError(f"{path}: {why}")
     for field, kind in record_faults(record):
         raise RecordError(f"{path}: {field} is missing or no {kind}; {_AGAIN}")

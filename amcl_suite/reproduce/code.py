@@ -12,8 +12,8 @@ from ..core.data import cache_dir
 from ..core.files import DataError, read_json, replacing
 
 # %% auto #0
-__all__ = ['RULES', 'MAX_REMEMBERED', 'Cell', 'directives', 'read_cells', 'exported_module', 'notebooks', 'remembered',
-           'syntax_tree', 'line_comments', 'imported_names', 'code_fingerprint', 'imported_modules', 'code_hashes']
+__all__ = ['Cell', 'directives', 'read_cells', 'exported_module', 'notebooks', 'syntax_tree', 'line_comments', 'imported_names',
+           'code_fingerprint', 'imported_modules', 'code_hashes']
 
 # %% ../../nbs/80_reproduce/808_code.ipynb #9d89eef3
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def notebooks(
     return sorted(path for path in nbs.rglob("*.ipynb") if not hidden(path))
 
 # %% ../../nbs/80_reproduce/808_code.ipynb #23925b91
-RULES = 1              # raised when one of the remembered functions is changed
-MAX_REMEMBERED = 20_000   # answers; older ones are forgotten
+_RULES = 1                # raised when one of the remembered functions is changed
+_MOST_ANSWERS = 20_000   # answers; older ones are forgotten
 
 @functools.cache
 def _memory() -> dict[str, object]:
@@ -94,20 +94,20 @@ def _memory() -> dict[str, object]:
     before = len(known)
     def keep():
         if os.getpid() != owner or len(known) == before: return
-        newest = dict(list(known.items())[-MAX_REMEMBERED:])
+        newest = dict(list(known.items())[-_MOST_ANSWERS:])
         with contextlib.suppress(OSError), replacing(path, sync=False) as temporary:
             temporary.write_text(json.dumps(newest), encoding="utf-8")
     atexit.register(keep)
     return known
 
-def remembered(
+def _remembered(
     function: Callable,   # of texts and plain values; returns a text, a flag or a tuple of texts
 ) -> Callable:            # the same, answered from memory where it can be
     "Keep the answers of a function from one process to the next."
     @functools.cache
     @functools.wraps(function)
     def answer(*arguments, **options):
-        question = f"{RULES} {sys.version_info[:2]} {function.__name__} {arguments} {options}"
+        question = f"{_RULES} {sys.version_info[:2]} {function.__name__} {arguments} {options}"
         key = hashlib.sha256(question.encode("utf-8", "surrogatepass")).hexdigest()
         if key not in _memory(): _memory()[key] = function(*arguments, **options)
         found = _memory()[key]
@@ -140,7 +140,7 @@ def line_comments(
     return {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
 
 # %% ../../nbs/80_reproduce/808_code.ipynb #6610833c
-@remembered
+@_remembered
 def imported_names(
     source: str,          # code of a cell or a module
     package: str = "",    # dotted name of the package it lies in; "": relative imports don't count
@@ -165,7 +165,7 @@ def _without_docstrings(tree: ast.AST) -> ast.AST:
             n.value, ast.Constant) and isinstance(n.value.value, str))]
     return tree
 
-@remembered
+@_remembered
 def code_fingerprint(
     source: str,   # code of a cell or a module
 ) -> str:          # hexadecimal SHA-256
@@ -176,7 +176,7 @@ def code_fingerprint(
     magic = source if plain != source else ""              # a magic counts as it is written
     return hashlib.sha256((ast.dump(tree) + magic).encode()).hexdigest()
 
-@remembered
+@_remembered
 def _is_python(source: str) -> bool:
     "Tell whether code is Python, magics left out."
     return syntax_tree(source) is not None

@@ -8,7 +8,7 @@ import json, resource, subprocess, sys, tempfile
 from pathlib import Path
 from statistics import median_high
 from ..core.environment import environment
-from ..core.files import read_json, write_text_atomic
+from ..core.files import read_json
 from .engine import Engine
 from .jobs import load_job
 from .overhead import small_job
