@@ -74,10 +74,12 @@ class _Asleep(types.ModuleType):
 def _awake(module):
     "Load the compiler into the module that stands for it; return it."
     if type(module) is not _Asleep: return module
+    meanwhile = ("graph_break", "disable", "OptimizedModule")      # for other threads
+    vars(module).update({name: getattr(module, name) for name in meanwhile})
     module.__class__ = types.ModuleType
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Parts)]
-    marked, wrapped = (vars(module).pop(name, ()) for name in ("_marked", "_wrapped"))
     module.__spec__.loader.exec_module(module)
+    marked, wrapped = (vars(module).pop(name, ()) for name in ("_marked", "_wrapped"))
     for fn in marked: vars(fn).pop("__dynamo_disable", None)
     for called, recursive, reason in wrapped:
         called[0] = module.disable(called[0], recursive, reason=reason)

@@ -57,6 +57,13 @@ def read_cells(
     path: str | Path,   # a notebook
 ) -> list[Cell]:        # in order
     "Return the cells of a notebook; `DataError` if the file isn't one."
+    try: status = os.stat(path)
+    except OSError: return list(_cells(path, None))           # which says what is wrong
+    return list(_cells(path, (status.st_mtime_ns, status.st_size, status.st_ino)))
+
+@functools.lru_cache(maxsize=64)
+def _cells(path: str | Path, version: tuple | None) -> list[Cell]:
+    "Read the cells of a version of a notebook."
     try:
         return [Cell(c["cell_type"], "".join(c["source"]), c.get("outputs", []),
                      tuple(c.get("metadata", {}).get("tags") or ()))
@@ -107,8 +114,9 @@ def _remembered(
     @functools.cache
     @functools.wraps(function)
     def answer(*arguments, **options):
-        question = f"{_RULES} {sys.version_info[:2]} {function.__name__} {arguments} {options}"
-        key = hashlib.sha256(question.encode("utf-8", "surrogatepass")).hexdigest()
+        question = f"{_RULES} {sys.version_info[:2]} {function.__name__} {options}"
+        question = "\0".join([question, *map(str, arguments)]).encode("utf-8", "surrogatepass")
+        key = hashlib.sha256(question).hexdigest()
         if key not in _memory(): _memory()[key] = function(*arguments, **options)
         found = _memory()[key]
         return tuple(found) if isinstance(found, list) else found

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/80_reproduce/892_starts.ipynb #b5f530e9
 from __future__ import annotations
-import json, resource, subprocess, sys, tempfile
+import json, os, resource, subprocess, sys, tempfile, time
 from pathlib import Path
 from statistics import median_high
 from ..core.environment import environment
@@ -14,7 +14,7 @@ from .jobs import load_job
 from .overhead import small_job
 
 # %% auto #0
-__all__ = ['READINGS', 'start_seconds', 'start_ratio', 'reading_seconds', 'further_runs', 'start_benchmarks']
+__all__ = ['READINGS', 'start_seconds', 'start_ratio', 'reading_seconds', 'further_runs', 'whole_run', 'start_benchmarks']
 
 # %% ../../nbs/80_reproduce/892_starts.ipynb #48a02b75
 def start_seconds(
@@ -115,13 +115,38 @@ def further_runs(
     return dict(what="a further run that does nothing", n=n - 1,
                 seconds=median_high([outcome.seconds for outcome in ended][1:]))
 
+# %% ../../nbs/80_reproduce/892_starts.ipynb #ce6170b6
+def whole_run(
+    job: str,          # of one run
+    rounds: int = 2,   # how often both are run in turn
+) -> dict:             # smallest wall s in the engine and under papermill alone
+    "Time a job from the command to its end, and the same notebook under papermill's command."
+    run, found = load_job(job).runs[0], []
+    words = [word for name, value in run.parameters.items() for word in ("-p", name, str(value))]
+    words += [] if "records" not in run.sets else ["-p", "records", ""]
+    with tempfile.TemporaryDirectory() as folder:
+        def seconds(module: str, *arguments) -> float:
+            begin = time.perf_counter()
+            subprocess.run([sys.executable, "-m", module, *map(str, arguments)], check=True,
+                           capture_output=True, env=os.environ | {"AMCL_RUNS_PATH": folder})
+            return time.perf_counter() - begin
+        notebook = run.root / run.notebook
+        for _ in range(rounds):
+            found.append((seconds("amcl_suite", "run", job, "--force"),
+                          seconds("papermill", notebook, f"{folder}/out.ipynb", *words, "--kernel",
+                                  "python3", "--cwd", notebook.parent, "--no-progress-bar")))
+    engine_s, papermill_s = map(min, zip(*found))
+    return dict(what=f"amcl run {job}", engine_s=engine_s, papermill_s=papermill_s)
+
+# %% ../../nbs/80_reproduce/892_starts.ipynb #15881578
 def start_benchmarks(
     commands: dict[str, tuple],   # name -> words after `amcl`, whether it is a training
     records: str | Path,          # folder of records to copy from
+    job: str,                     # of one run, whose whole time is taken
 ) -> dict:                        # results, ready for JSON
     "Run all benchmarks of this chapter."
     rows = [start_ratio(name, words, training=training)
             for name, (words, training) in commands.items()]
     floor = min(start_seconds("import torch") for _ in range(3))
     return dict(commands=rows, torch_s=floor, reading=reading_seconds(records),
-                further=further_runs(), environment=environment())
+                further=further_runs(), whole=whole_run(job), environment=environment())
