@@ -12,6 +12,7 @@ import pandas
 import pytest
 import torch
 from amcl_suite.core.audio import audio_info, read_audio, write_audio
+from amcl_suite.core.training import bfloat16_works
 from amcl_suite.separation.checkpoints import save_model
 from amcl_suite.reproduce.cli import main
 from amcl_suite.separation.models import DPRNNConfig, build_model
@@ -129,6 +130,18 @@ def test_train_evaluate_separate(amcl, corpus, tmp_path):
     assert status == 0 and "2 speakers" in out, err
     for k in (1, 2):
         assert audio_info(tmp_path / "tracks" / mixture.stem / f"s{k}.wav") == audio_info(mixture)
+
+    words = ("separate", mixture, "--checkpoint", tmp_path / "run", "--out", tmp_path / "tracks", "--threshold", 0)
+    full = read_audio(tmp_path / "tracks" / mixture.stem / "s1.wav")[0]
+    assert "done before" in amcl(*words)[1]
+    status, out, err = amcl(*words, "--precision", "bf16")          # another result, which is made anew
+    if not bfloat16_works(): assert no_traceback(status, out, err) and "precision" in err; return
+    half = read_audio(tmp_path / "tracks" / mixture.stem / "s1.wav")[0]
+    assert status == 0 and "done before" not in out and not torch.equal(half, full), err
+    assert 10 * torch.log10(full.square().sum() / (half - full).square().sum()) > 20       # dB
+    assert "done before" in amcl(*words, "--precision", "bf16")[1]
+    status, out, err = amcl(*words, "--precision", "16")
+    assert no_traceback(status, out, err) and "precision" in err
 
 
 @pytest.mark.parametrize("words, contains", [

@@ -237,7 +237,9 @@ def parse_json(
     ours: bool = True,          # written by `encode`; False: texts such as "NaN" stay texts
 ):                              # its content; of ours with the special numbers back as floats
     "Return what JSON holds; `DataError` for what is none, or something else."
-    try: value = decode(json.loads(text)) if ours else json.loads(text)
+    marks = ("NaN", "Infinity", "\\u00")        # the last: a letter may be escaped
+    special = ours and any(mark in text for mark in marks)
+    try: value = decode(json.loads(text)) if special else json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{where}: not valid JSON ({_reason(error)}); delete it, or write it "
                         "again") from None

@@ -13,9 +13,9 @@ from pathlib import Path
 from fastcore.basics import patch
 from .environment import environment
 from .expect import integer, one_of
-from .files import (DataError, output_errors, read_json, read_npz, replacing,
-                                   sweep_temporaries, write_arrays, write_json_atomic,
-                                   write_text_atomic)
+from .files import (DataError, output_errors, parse_json, read_json, read_npz,
+                                   read_text, replacing, sweep_temporaries, write_arrays,
+                                   write_json_atomic, write_text_atomic)
 
 # %% auto #0
 __all__ = ['ROW_FIELDS', 'FIGURE_FILES', 'SOUND_FILES', 'SCHEMA_VERSION', 'ERROR_KINDS', 'row_faults', 'make_row', 'Run',
@@ -47,8 +47,9 @@ def _faults_of(fields: dict, item: object, needed: tuple, place: str = ""):
     "Yield (field, expected) for each field of `item` of a wrong kind; others may lack or be None."
     if not isinstance(item, dict): yield place.rstrip("."), "dict"; return
     for name, kind in fields.items():
-        if item.get(name) is None and name not in needed: continue
-        if not _KINDS[kind](item.get(name)): yield place + name, kind
+        value = item.get(name)
+        if value is None and name not in needed: continue
+        if not _KINDS[kind](value): yield place + name, kind
 
 # %% ../../nbs/70_core/724_records.ipynb #c274ce7a
 ROW_FIELDS = {"method": "str", "metric": "str", "value": "number",
@@ -321,17 +322,22 @@ _MEDIA = {"name": "str", "file": "str", "caption": "str", "gain": "number"}
 # %% ../../nbs/70_core/724_records.ipynb #604fdd28
 MAX_DEPTH = 50   # of lists and dicts in a record; a report can't print more
 
-def _unprintable(value: object) -> str:
+def _unprintable(value: dict, texts: bool = True) -> str:
     "Return why plain data can't be printed: too deep, or texts that no file can hold."
-    todo = [(value, 0)]
-    while todo:
-        one, depth = todo.pop()
-        if depth > MAX_DEPTH: return f"nested more than {MAX_DEPTH} levels deep"
-        if isinstance(one, dict): todo += [(x, depth + 1) for pair in one.items() for x in pair]
-        elif isinstance(one, list): todo += [(x, depth + 1) for x in one]
-        elif isinstance(one, str) and re.search("[\ud800-\udfff]", one):
-            return f"{one[:40]!r} is no Unicode text"
+    boxes, depth = [value], 0
+    while boxes:
+        depth += 1
+        if depth > MAX_DEPTH and any(boxes): return f"nested more than {MAX_DEPTH} levels deep"
+        if bad := next(_halves(boxes), None) if texts else None: return bad
+        boxes = [x for box in boxes for x in (box.values() if type(box) is dict else box)
+                 if type(x) is dict or type(x) is list]
     return ""
+
+def _halves(boxes: list):
+    "Yield what is wrong with texts in dicts and lists: halves of characters can't be written."
+    for text in (x for box in boxes for x in (*box, *(box.values() if type(box) is dict else ()))):
+        if isinstance(text, str) and re.search("[\ud800-\udfff]", text):
+            yield f"{text[:40]!r} is no Unicode text"
 
 def record_faults(
     record: dict,     # from `read_json`, or what a notebook left for one
@@ -355,9 +361,13 @@ def read_record(
     "Return a run's record; `RecordError` if it is unreadable, wrong, or of another version."
     path = Path(path)
     path = path / "record.json" if os.path.isdir(path) else path
-    try: record = read_json(path)
+    try:
+        text = read_text(path)
+        record = parse_json(text, str(path))
     except DataError as error: raise RecordError(f"not a record: {error}; or {_AGAIN}") from None
-    if why := _unprintable(record): raise RecordError(f"{path}: not a record ({why}); {_AGAIN}")
+    halves = "\\ud" in text.lower()              # of characters; only an escape can name one
+    if why := _unprintable(record, halves):
+        raise RecordError(f"{path}: not a record ({why}); {_AGAIN}")
     if why := _other_version(record.get("schema")): raise RecordError(f"{path}: {why}")
     for field, kind in record_faults(record):
         raise RecordError(f"{path}: {field} is missing or no {kind}; {_AGAIN}")

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/70_core/702_settings.ipynb #7c4c6fc2
 from __future__ import annotations
-import configparser, importlib, importlib.util, os
+import configparser, functools, importlib, importlib.util, os
 from pathlib import Path
 from types import ModuleType
 
@@ -14,8 +14,16 @@ __all__ = ['project_root', 'suite_root', 'suite_file', 'setting', 'runs_dir', 'r
 # %% ../../nbs/70_core/702_settings.ipynb #6ada0e2b
 def _settings(folder: Path) -> configparser.SectionProxy:
     "Return the lines of a folder's `settings.ini`; none where there is no such file."
+    path = os.path.join(folder, "settings.ini")
+    try: status = os.stat(path)
+    except OSError: return _parsed("", None)
+    return _parsed(path, (status.st_mtime_ns, status.st_size, status.st_ino))
+
+@functools.cache
+def _parsed(path: str, stamp: tuple | None) -> configparser.SectionProxy:
+    "Read a file of settings, once per version."
     parser = configparser.ConfigParser(interpolation=None)
-    parser.read(folder / "settings.ini", encoding="utf-8")
+    parser.read(path, encoding="utf-8")
     return parser["DEFAULT"]
 
 def project_root(

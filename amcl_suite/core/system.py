@@ -4,11 +4,12 @@
 
 # %% ../../nbs/70_core/717_system.ipynb #44fce275
 from __future__ import annotations
-import importlib, math, sys, warnings
+import importlib, math, warnings
 import numpy as np
 import torch
 from fastcore.basics import patch
 from torch import Tensor
+from .late import OPTIONAL, hidden, postpone_compiler
 from .order import world
 
 # %% auto #0
@@ -46,13 +47,10 @@ class Means:
 
 # %% ../../nbs/70_core/717_system.ipynb #7e61b3f9
 def _import_lightning():
-    "Return `lightning.pytorch`, imported without its warnings and without `transformers`."
-    hidden = sys.modules.setdefault("transformers", None) is None     # looks as if not installed
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            return importlib.import_module("lightning.pytorch")
-    finally:
-        if hidden: del sys.modules["transformers"]
+    "Return `lightning.pytorch`, imported without its warnings and without what it can do without."
+    postpone_compiler()
+    with warnings.catch_warnings(action="ignore"), hidden(*OPTIONAL):
+        return importlib.import_module("lightning.pytorch")
 
 # %% ../../nbs/70_core/717_system.ipynb #d8e366ba
 _pl = _import_lightning()

@@ -4,10 +4,12 @@
 
 # %% ../../nbs/80_reproduce/808_code.ipynb #c1344962
 from __future__ import annotations
-import ast, copy, functools, hashlib, io, json, re, tokenize
+import ast, atexit, contextlib, functools, hashlib, io, json, os, re, sys, tokenize
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from ..core.files import DataError, read_json
+from ..core.data import cache_dir
+from ..core.files import DataError, read_json, replacing
 
 # %% auto #0
 __all__ = ['Cell', 'directives', 'read_cells', 'exported_module', 'notebooks', 'syntax_tree', 'line_comments', 'imported_names',
@@ -55,6 +57,13 @@ def read_cells(
     path: str | Path,   # a notebook
 ) -> list[Cell]:        # in order
     "Return the cells of a notebook; `DataError` if the file isn't one."
+    try: status = os.stat(path)
+    except OSError: return list(_cells(path, None))           # which says what is wrong
+    return list(_cells(path, (status.st_mtime_ns, status.st_size, status.st_ino)))
+
+@functools.lru_cache(maxsize=64)
+def _cells(path: str | Path, version: tuple | None) -> list[Cell]:
+    "Read the cells of a version of a notebook."
     try:
         return [Cell(c["cell_type"], "".join(c["source"]), c.get("outputs", []),
                      tuple(c.get("metadata", {}).get("tags") or ()))
@@ -79,6 +88,39 @@ def notebooks(
     nbs = Path(root) / "nbs"
     hidden = lambda path: any(part[0] in "_." for part in path.relative_to(nbs).parts)
     return sorted(path for path in nbs.rglob("*.ipynb") if not hidden(path))
+
+# %% ../../nbs/80_reproduce/808_code.ipynb #23925b91
+_RULES = 1                # raised when one of the remembered functions is changed
+_MOST_ANSWERS = 20_000   # answers; older ones are forgotten
+
+@functools.cache
+def _memory() -> dict[str, object]:
+    "Return what earlier processes found out; what is added is kept when this one ends."
+    path, owner, known = cache_dir() / "code.json", os.getpid(), {}
+    with contextlib.suppress(DataError): known = read_json(path, ours=False)
+    before = len(known)
+    def keep():
+        if os.getpid() != owner or len(known) == before: return
+        newest = dict(list(known.items())[-_MOST_ANSWERS:])
+        with contextlib.suppress(OSError), replacing(path, sync=False) as temporary:
+            temporary.write_text(json.dumps(newest), encoding="utf-8")
+    atexit.register(keep)
+    return known
+
+def _remembered(
+    function: Callable,   # of texts and plain values; returns a text, a flag or a tuple of texts
+) -> Callable:            # the same, answered from memory where it can be
+    "Keep the answers of a function from one process to the next."
+    @functools.cache
+    @functools.wraps(function)
+    def answer(*arguments, **options):
+        question = f"{_RULES} {sys.version_info[:2]} {function.__name__} {options}"
+        question = "\0".join([question, *map(str, arguments)]).encode("utf-8", "surrogatepass")
+        key = hashlib.sha256(question).hexdigest()
+        if key not in _memory(): _memory()[key] = function(*arguments, **options)
+        found = _memory()[key]
+        return tuple(found) if isinstance(found, list) else found
+    return answer
 
 # %% ../../nbs/80_reproduce/808_code.ipynb #bfe1774a
 _MAGIC = re.compile(r"^([ \t]*)[%!?].*$", re.M)
@@ -106,7 +148,7 @@ def line_comments(
     return {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
 
 # %% ../../nbs/80_reproduce/808_code.ipynb #6610833c
-@functools.cache
+@_remembered
 def imported_names(
     source: str,          # code of a cell or a module
     package: str = "",    # dotted name of the package it lies in; "": relative imports don't count
@@ -124,22 +166,28 @@ def imported_names(
 
 # %% ../../nbs/80_reproduce/808_code.ipynb #2925025c
 def _without_docstrings(tree: ast.AST) -> ast.AST:
-    "Return a copy of a syntax tree in which no text that stands alone is left."
-    tree = copy.deepcopy(tree)
+    "Take all texts that stand alone out of a syntax tree; return it."
     for node in ast.walk(tree):
         if not isinstance(getattr(node, "body", None), list): continue
         node.body = [n for n in node.body if not (isinstance(n, ast.Expr) and isinstance(
             n.value, ast.Constant) and isinstance(n.value.value, str))]
     return tree
 
-@functools.cache
+@_remembered
 def code_fingerprint(
     source: str,   # code of a cell or a module
 ) -> str:          # hexadecimal SHA-256
     "Return a hash of code that ignores comments, docstrings and layout."
-    tree = syntax_tree(source) and _without_docstrings(syntax_tree(source))
-    magic = source if _plain(source) != source else ""     # a magic counts as it is written
-    return hashlib.sha256((ast.dump(tree) + magic if tree else source).encode()).hexdigest()
+    plain = _plain(source)
+    try: tree = _without_docstrings(ast.parse(plain))     # its own, to be changed
+    except SyntaxError: return hashlib.sha256(source.encode()).hexdigest()
+    magic = source if plain != source else ""              # a magic counts as it is written
+    return hashlib.sha256((ast.dump(tree) + magic).encode()).hexdigest()
+
+@_remembered
+def _is_python(source: str) -> bool:
+    "Tell whether code is Python, magics left out."
+    return syntax_tree(source) is not None
 
 # %% ../../nbs/80_reproduce/808_code.ipynb #b962c034
 @functools.cache
@@ -158,9 +206,16 @@ def _module_file(name: str, beside: str) -> Path | None:
     folder = _packages().get(top) if dot else None
     if folder is None and beside and top not in _packages(): folder = Path(beside)
     if folder is None: return None
-    path = folder.joinpath(*name.split("."))
-    files = path.with_suffix(".py"), path / "__init__.py"
-    return next((file for file in files if file.is_file() and file.stat().st_size), None)
+    if top in _packages(): return _file_below(str(folder), name)
+    return _file_below.__wrapped__(str(folder), name)     # a user may be writing it just now
+
+@functools.cache
+def _file_below(folder: str, name: str) -> Path | None:
+    "Return the file of a module below a folder; an empty one brings no code."
+    path = os.path.join(folder, *name.split("."))
+    files = f"{path}.py", os.path.join(path, "__init__.py")
+    return next((Path(file) for file in files
+                 if os.path.isfile(file) and os.path.getsize(file)), None)
 
 def imported_modules(
     source: str,           # code of a notebook
@@ -185,6 +240,6 @@ def code_hashes(
 ) -> dict[str, str]:       # "notebook", and dotted names of modules -> fingerprint
     "Return the fingerprints of a notebook and of what it imports."
     source = [cell.source for cell in read_cells(notebook) if cell.kind == "code"]
-    whole = "\n".join(_plain(s) for s in source if syntax_tree(s))
+    whole = "\n".join(_plain(s) for s in source if _is_python(s))
     modules = {k: code_fingerprint(v) for k, v in imported_modules(whole, beside).items()}
     return {"notebook": code_fingerprint("".join(code_fingerprint(s) for s in source))} | modules

@@ -9,6 +9,7 @@ import signal, site, subprocess, sys, sysconfig, threading, time, traceback, uui
 from dataclasses import dataclass
 from pathlib import Path
 from ..core.files import output_errors
+from ..core.late import postpone_compiler
 from ..core.settings import setting
 from .code import imported_names, read_cells
 from .worker import Task, Worker, import_papermill, thread_variables
@@ -255,6 +256,7 @@ def load(
     for minor in (4, 5): get_validator(4, minor)       # it compiles the format's schema
     with _as_in_a_kernel():
         preload([*_KERNEL, *names])
+        if "torch" in sys.modules: postpone_compiler()     # the first optimiser would load it
     gc.collect()
     gc.freeze()                # what is here now stays: no need to look, and thereby copy, again
 

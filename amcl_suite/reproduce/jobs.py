@@ -125,7 +125,12 @@ def notebook_parameters(
     except ValueError as error: raise JobError(str(error)) from None
     if len(cells) != 1:
         raise JobError(f"{path}: expected one cell tagged parameters, found {len(cells)}")
-    try: tree, comments = ast.parse(cells[0]).body, line_comments(cells[0])
+    return dict(_declared(cells[0], str(path)))
+
+@functools.cache
+def _declared(source: str, path: str) -> dict[str, Parameter]:
+    "Return what a `parameters` cell declares."
+    try: tree, comments = ast.parse(source).body, line_comments(source)
     except SyntaxError as error:
         raise JobError(f"{path}: parameters cell: {error}; only NAME: TYPE = LITERAL") from None
     found = {}

@@ -19,9 +19,9 @@ from .jobs import is_meant
 from .worker import seconds_spent
 
 # %% auto #0
-__all__ = ['RUN_KEYS', 'ROW_KEYS', 'MOST_LINES', 'display_state', 'select_records', 'Collection', 'collect', 'tidy_rows',
-           'write_parquet', 'Group', 'result_groups', 'code_name', 'data_lines', 'warning_lines', 'superseded_table',
-           'failure_table', 'environment_table', 'cost_table', 'run_table']
+__all__ = ['RUN_KEYS', 'ROW_KEYS', 'MOST_LINES', 'display_state', 'select_records', 'Collection', 'StoredRows', 'collect',
+           'tidy_rows', 'write_parquet', 'Group', 'result_groups', 'code_name', 'data_lines', 'warning_lines',
+           'superseded_table', 'failure_table', 'environment_table', 'cost_table', 'run_table']
 
 # %% ../../nbs/80_reproduce/828_report.ipynb #2f7136b0
 RUN_KEYS = ("job", "name", "notebook", "experiment", "state", "version", "commit")
@@ -111,10 +111,23 @@ class Collection:
                  for r in self.records if r["state"] == "finished"]
         return [(r, items) for r, items in shown if items]
 
+# %% ../../nbs/80_reproduce/828_report.ipynb #c35977d4
+@dataclass(frozen=True)
+class StoredRows(Sequence):
+    "The rows of a record, read from its file whenever they are asked for."
+    folder: Path   # of the run
+    n_rows: int    # when the record was first read
+
+    def __len__(self): return self.n_rows
+    def __iter__(self): return iter(read_record(self.folder)["rows"])
+    def __getitem__(self, index): return read_record(self.folder)["rows"][index]
+
+# %% ../../nbs/80_reproduce/828_report.ipynb #f3a62c15
 def collect(
     jobs: Sequence[str] = (),          # names of jobs; empty: all
     folder: str | Path | None = None,  # folder of all runs; None: `runs_dir()`
     only: Sequence[str] = (),          # conditions "KEY=VALUE", as for `select_records`
+    keep_rows: bool = False,           # hold all rows in memory, for who needs each of them
 ) -> Collection:                       # sorted by job, notebook and name
     "Read the records of jobs; unreadable ones are named, not fatal."
     folders, links = run_folders(folder or runs_dir(), jobs)
@@ -123,6 +136,8 @@ def collect(
         if not (path / "record.json").exists(): continue
         try: record = read_record(path / "record.json")
         except RecordError as error: unreadable.append(str(error)); continue
+        if record.get("rows") and not (only or keep_rows):
+            record["rows"] = StoredRows(path, len(record["rows"]))
         records.append(record | {"folder": path, "locked": is_locked(path),
                                  "seconds_all": seconds_spent(path, record)})
     newest, rest = _newest(select_records(records, only))

@@ -350,7 +350,7 @@ def write_report(
 ) -> Report:                        # what was written
     "Write `report.html`, `report.md` and `results.parquet`; `ValueError` if there are no records."
     runs, names = runs or runs_dir(), ", ".join(jobs) or "all jobs"
-    found = collect(jobs, runs, only)
+    found = collect(jobs, runs, only, keep_rows=True)
     if not found.records and not found.unreadable:
         raise ValueError(f"no records of {names} in {runs}; start with `amcl run JOB`")
     folder = Path(out) if out else runs / jobs[0] if len(jobs) == 1 else runs

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.expect import one_of
+from ..core.late import hidden, late_functions
 from ..core.settings import require
 
 # %% auto #0
@@ -23,7 +24,8 @@ def asteroid_layer(
 ) -> type:         # the class
     "Return a class of asteroid without its import warning; `ImportError` naming the extra."
     module, kind = name.split(".")
-    with warnings.catch_warnings():
+    with (warnings.catch_warnings(), hidden("torch_stoi"),
+          late_functions("scipy.optimize", "linear_sum_assignment")):
         warnings.filterwarnings("ignore", "invalid escape sequence", DeprecationWarning)
         return getattr(require(f"asteroid.masknn.{module}", "separation"), kind)
 

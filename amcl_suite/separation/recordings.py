@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 from ..core.audio import SOUND_SUFFIXES, write_audio
-from ..core.expect import between
+from ..core.expect import between, one_of
 from ..core.files import DataError, read_json, shown, walk_files, write_json_atomic
 from ..core.identity import differences
+from ..core.training import check_bfloat16
 from .checkpoints import load_model
 from .separate import Separated, separate
 
@@ -77,6 +78,7 @@ def _done(folder: Path, facts: dict) -> dict | None:
     except DataError: return None
     if not isinstance(result.get("scores"), list) or "count" not in result: return None
     if len(_tracks(folder)) != result["count"]: return None              # somebody removed some
+    result = {"precision": "32"} | result                                # older ones say nothing
     return None if differences({k: result.get(k) for k in facts}, facts) else result
 
 def _stamp(path: Path) -> list[int]:
@@ -106,13 +108,17 @@ def separate_files(
     device: str | torch.device = "cpu",  # where the model runs
     force: bool = False,                 # do finished ones again
     progress: Callable | None = None,    # called with (done, total, result)
+    precision: str = "32",               # "32", or "bf16": matrix products in bfloat16
 ) -> list[FolderResult]:                 # one per recording, in order
     "Separate recordings and write the results; one that fails doesn't stop the others."
     if isinstance(files, (str, Path)): files = {Path(files).stem: Path(files)}
     path, out, results = Path(checkpoint), Path(out), []
     path = path / "separator.pt" if path.is_dir() else path
     between("chunk_seconds", chunk_seconds, 0.5, unit="s")
-    options = dict(threshold=float(threshold), chunk_seconds=float(chunk_seconds))
+    one_of("precision", precision, ("32", "bf16"))
+    if precision == "bf16": check_bfloat16(device)
+    options = dict(threshold=float(threshold), chunk_seconds=float(chunk_seconds),
+                   precision=precision)
     model = load_model(path, device)
     for name, source in files.items():
         facts = dict(source=_stamp(source), checkpoint=_stamp(path), **options)

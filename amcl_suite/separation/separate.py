@@ -4,7 +4,7 @@
 
 # %% ../../nbs/20_separation/280_separate.ipynb #ddd0ab0a
 from __future__ import annotations
-import math
+import contextlib, itertools, math
 from dataclasses import dataclass, field
 from pathlib import Path
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from ..core.audio import AudioError, read_audio, resample
 from ..core.sound import is_silent, players
-from ..core.expect import between, integer
+from ..core.expect import between, integer, one_of
 from ..mcl.assignment import permutation
 from .checkpoints import load_model
 
@@ -33,20 +33,36 @@ def chunk_starts(
     return [*range(0, n_samples - chunk, hop), n_samples - chunk]
 
 # %% ../../nbs/20_separation/280_separate.ipynb #0cdfc18d
+def _best_order(gains: Tensor) -> Tensor:
+    "Return which column to take in each row, for the largest sum; `gains` is `(n, n)`, not < 0."
+    n = len(gains)
+    if n > 4: return permutation(-gains).argmax(-1)
+    orders = torch.tensor(list(itertools.permutations(range(n))))
+    return orders[gains[torch.arange(n), orders].sum(-1).argmax()]
+
+# %% ../../nbs/20_separation/280_separate.ipynb #19b24e6a
 def continue_tracks(
     tracks: Tensor,         # `(n_hyps, time)`, outputs so far, in the overlap
     outputs: Tensor,        # `(n_hyps, time)`, outputs of the next chunk, in the overlap
 ) -> tuple[Tensor, Tensor]:   # order `(n_hyps,)` and signs `(n_hyps,)`, 1 or -1
     "Return which output continues each track, and whether to flip its sign."
     agreement = tracks.double() @ outputs.double().T
-    order = permutation(-agreement.abs()).argmax(-1)
+    order = _best_order(agreement.abs())
     chosen = agreement.gather(-1, order[:, None])[:, 0]
     return order, torch.where(chosen < 0, -1., 1.)
 
 # %% ../../nbs/20_separation/280_separate.ipynb #fc562d27
-def _run(model, chunks: Tensor, device) -> tuple[Tensor, Tensor]:
+def _autocast(precision: str, device):
+    "Return the context in which the model runs; `ValueError` where bfloat16 isn't safe."
+    one_of("precision", precision, ("32", "bf16"))
+    if precision == "32": return contextlib.nullcontext()
+    from amcl_suite.core.training import check_bfloat16
+    check_bfloat16(device)
+    return torch.autocast(torch.device(device).type, torch.bfloat16)
+
+def _run(model, chunks: Tensor, device, precision: str) -> tuple[Tensor, Tensor]:
     "Return hypotheses `(batch, n_hyps, time)` and scores of a batch of chunks, on the CPU."
-    with torch.inference_mode(): made = model(chunks.to(device))
+    with torch.inference_mode(), _autocast(precision, device): made = model(chunks.to(device))
     hypotheses = made.hypotheses.float().cpu()
     if not hypotheses.isfinite().all():
         raise ValueError("checkpoint: the model returns NaN or infinity for this recording; it "
@@ -61,6 +77,7 @@ def separate_chunks(
     overlap: float = 0.5,        # share of a chunk that the next one covers again
     batch_size: int = 4,         # chunks per call of the model
     device: str | torch.device = "cpu",   # where the model runs
+    precision: str = "32",       # "32", or "bf16": matrix products in bfloat16
 ) -> tuple[Tensor, Tensor]:      # `(n_hyps, time)` and scores `(n_hyps,)`
     "Separate a long mixture in chunks whose outputs are put in one order."
     starts = chunk_starts(len(mixture), chunk, overlap)
@@ -69,7 +86,8 @@ def separate_chunks(
     total, fade, end = torch.zeros(len(mixture)), torch.minimum(rise, rise.flip(0)) / chunk, 0
     for first in range(0, len(starts), batch_size):
         cuts = starts[first:first + batch_size]
-        outputs, scores = _run(model, torch.stack([mixture[s:s + chunk] for s in cuts]), device)
+        batch = torch.stack([mixture[s:s + chunk] for s in cuts])
+        outputs, scores = _run(model, batch, device, precision)
         if end == 0:
             tracks = torch.zeros(outputs.shape[1], len(mixture))
             votes = torch.zeros(2, outputs.shape[1], dtype=torch.float64)
@@ -173,6 +191,7 @@ def separate(
     overlap: float = 0.5,          # share of a chunk that the next one covers again
     rescale: bool = True,          # make the kept outputs add up to the recording
     device: str | torch.device = "cpu",   # where the model runs
+    precision: str = "32",         # "32", or "bf16": matrix products in bfloat16
 ) -> Separated:                    # as long as the recording, at its sample rate
     "Separate a recording of any length and rate; of a silent one nothing is kept, and noted so."
     model, model_rate = _loaded(checkpoint, device)
@@ -185,7 +204,8 @@ def separate(
         with torch.inference_mode(): scores = model(torch.zeros(1, least).to(device)).scores[0]
         found, nothing = torch.zeros(len(scores), len(waveform)), torch.zeros(len(scores))
         return Separated(found, nothing, nothing > 0, rate, waveform, _SILENCE)
-    found, scores = separate_chunks(model, mixture, round(chunk), overlap, device=device)
+    found, scores = separate_chunks(model, mixture, round(chunk), overlap, device=device,
+                                    precision=precision)
     kept = scores > threshold
     if rescale and kept.any(): found[kept] *= fit_gains(mixture, found[kept])[:, None]
     found = resample(found[:, :n], model_rate, rate)[:, :len(waveform)]
