@@ -108,4 +108,4 @@ def data_sets() -> dict[str, Resource]:   # data sets by name
 FACE = Face("mcl", "Multiple choice learning", "10_mcl", STYLES, data_sets,
             claims="10_mcl/claims.yaml", traps="10_mcl/traps.yaml",
             jobs=("headline", "quick_start", "three_gaussians", "rate_distortion",
-                  "phase_transitions", "uci", "year"))
+                  "phase_transitions", "late_splits", "uci", "year"))
