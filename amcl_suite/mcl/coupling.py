@@ -20,7 +20,7 @@ from .synthetic import Family, family
 from .theory import critical_temperature
 
 # %% auto #0
-__all__ = ['MODELS', 'leading_mode', 'CouplingConfig', 'LinearStack', 'features_of', 'build_coupled', 'GridBatches',
+__all__ = ['COUPLED', 'leading_mode', 'CouplingConfig', 'LinearStack', 'features_of', 'build_coupled', 'GridBatches',
            'spread_at_inputs', 'coupled_objective', 'split_thresholds', 'cooled', 'held']
 
 # %% ../../nbs/10_mcl/146_coupling.ipynb #547ef247
@@ -42,14 +42,14 @@ def leading_mode(
     values, vectors = torch.linalg.eigh(form)
     return 2 * float(values[-1]), basis @ vectors[:, -1].view(-1, dim) / root
 
-# %% ../../nbs/10_mcl/146_coupling.ipynb #9f8dda2b
-MODELS = {"table": "table", "alone": "one network per input", "line": "line",
+# %% ../../nbs/10_mcl/146_coupling.ipynb #4aef22fb
+COUPLED = {"table": "table", "alone": "one network per input", "line": "line",
           "parabola": "parabola", "network": "network", "fourier": "network on Fourier features"}
 
 @dataclass(frozen=True)
 class CouplingConfig:
     "Models on Gaussians that move with the input: how they are cooled, and where held."
-    models: tuple = tuple(MODELS)                # of `MODELS`
+    models: tuple = tuple(COUPLED)                # of `COUPLED`
     rates: tuple = (5, 16, 50, 160, 500)         # steps at each level of temperature
     n_seeds: int = 6                             # independent repetitions
     seed: int = 0                                # the first
@@ -68,7 +68,7 @@ class CouplingConfig:
     device: str = "cpu"                          # "cpu", "cuda" or "auto"
 
     def __post_init__(self):
-        for name in (*self.models, *self.held): one_of("models", name, MODELS)
+        for name in (*self.models, *self.held): one_of("models", name, COUPLED)
         for rate in (*self.rates, self.n_held): integer("rates", rate, 1)
         counts(self, "n_seeds", "n_inputs", "n_samples", "n_warm")
         integer("n_hyps", self.n_hyps, 2)
@@ -97,13 +97,18 @@ class LinearStack(nn.Module):
                  for s in self.seeds]
         self.weight = nn.Parameter((2 * torch.stack(draws) - 1) * scale)
 
-    def forward(self, features: Tensor) -> Tensor: return self.weight @ features[0].mT
+    def forward(self,
+        features: Tensor,        # `(1, batch, n_features)`
+    ) -> Tensor:                 # `(runs, n_outputs, batch)`
+        "Return the outputs of all runs, as a stack of networks does."
+        return self.weight @ features[0].mT
+
 
     def __repr__(self):
         return f"LinearStack(runs={len(self.seeds)}, {tuple(self.weight.shape[1:])})"
 
 def features_of(
-    model: str,            # of `MODELS`
+    model: str,            # of `COUPLED`
     inputs: Tensor,        # `(n_inputs,)`, in [0, 1]
     n_waves: int = 32,     # cosines of the Fourier features
 ) -> Tensor:               # `(n_inputs, n_features)`
@@ -117,7 +122,7 @@ def features_of(
     return inputs[:, None]
 
 def build_coupled(
-    model: str,                # of `MODELS`
+    model: str,                # of `COUPLED`
     config: CouplingConfig,    # sizes
     seeds: Sequence[int],      # one per run
 ) -> tuple[nn.Module, Tensor]: # stack; features `(sets, batch, n_features)`
@@ -201,7 +206,7 @@ def _train(model, config, seeds, n_steps, n_epochs, temperature, checkpoint, pro
     return history if history.ndim == 3 else history.unflatten(1, (config.n_inputs, -1)).mT
 
 def cooled(
-    model: str,                                # of `MODELS`
+    model: str,                                # of `COUPLED`
     n_steps: int,                              # steps at each level
     config: CouplingConfig,                    # all else
     checkpoint: str | Path | None = None,      # file to go on from; None: none
@@ -218,7 +223,7 @@ def cooled(
 
 # %% ../../nbs/10_mcl/146_coupling.ipynb #fc6e88d4
 def held(
-    model: str,                                # of `MODELS`
+    model: str,                                # of `COUPLED`
     config: CouplingConfig,                    # all else
     n_steps: int = 100,                        # between two looks
     checkpoint: str | Path | None = None,      # file to go on from; None: none
