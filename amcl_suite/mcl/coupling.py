@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from ..core.configuration import pick_device
 from ..core.expect import between, counts, integer, one_of, ranges, shaped
 from ..core.stacked import StackedPerceptron
 from ..core.training import SeededBatches, TrainingSettings, fit
@@ -51,10 +50,11 @@ class CouplingConfig:
     "Models on Gaussians that move with the input: how they are cooled, and where held."
     models: tuple = tuple(COUPLED)                # of `COUPLED`
     rates: tuple = (5, 16, 50, 160, 500)         # steps at each level of temperature
-    n_seeds: int = 6                             # independent repetitions
+    n_seeds: int = 5                             # independent repetitions
     seed: int = 0                                # the first
     n_hyps: int = 12                             # hypotheses
     hidden: tuple = (64, 64)                     # units of the networks' hidden layers
+    hidden_alone: tuple = (16, 16)               # the same where each input has its own network
     n_inputs: int = 20                           # inputs 1 / n_inputs, ..., 1
     n_samples: int = 13                          # fresh samples of each input at every step
     learning_rate: float = .01                   # of Adam, constant
@@ -64,7 +64,7 @@ class CouplingConfig:
     level: float = .01                           # between levels, target units squared
     held: tuple = ("table", "line", "parabola", "network")      # models that are held as well
     ratios: tuple = tuple(round(.6 + .04 * i, 2) for i in range(12))  # held temperatures / T_c(1)
-    n_held: int = 8000                           # steps there
+    n_held: int = 6000                           # steps there
     device: str = "cpu"                          # "cpu", "cuda" or "auto"
 
     def __post_init__(self):
@@ -130,10 +130,11 @@ def build_coupled(
     seen, n_outputs = features_of(model, config.inputs), 2 * config.n_hyps
     if model in ("table", "line", "parabola"):
         return LinearStack(seen.shape[1], n_outputs, seeds), seen[None]
-    sizes = (seen.shape[1], *config.hidden, n_outputs)
-    if model != "alone": return StackedPerceptron(sizes, seeds), seen[None]
+    if model != "alone":
+        return StackedPerceptron((seen.shape[1], *config.hidden, n_outputs), seeds), seen[None]
     many = [seed + 2**20 * i for i in range(1, config.n_inputs + 1) for seed in seeds]
-    return StackedPerceptron(sizes, many), seen[:, None]                # inputs first, then seeds
+    return (StackedPerceptron((1, *config.hidden_alone, n_outputs), many),
+            seen[:, None])                                              # inputs first, then seeds
 
 # %% ../../nbs/10_mcl/146_coupling.ipynb #f533a5c7
 class GridBatches(SeededBatches):
