@@ -6,11 +6,12 @@
 from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from ..core.configuration import pick_device
 from ..core.expect import between, counts, integer, one_of, ranges, shaped
 from ..core.stacked import StackedPerceptron
 from ..core.training import SeededBatches, TrainingSettings, fit
@@ -193,6 +194,7 @@ def split_thresholds(
 
 def _train(model, config, seeds, n_steps, n_epochs, temperature, checkpoint, progress) -> Tensor:
     "Train a stack; return the spread at all inputs after each epoch `(n_epochs, seeds, inputs)`."
+    config = replace(config, device=pick_device(config.device))
     stack, seen = build_coupled(model, config, seeds)
     stack, seen = stack.to(config.device), seen.to(config.device)
     if len(seen) > 1: layout = lambda spread: spread.T.flatten()          # one row per run
@@ -215,7 +217,8 @@ def cooled(
 ) -> Tensor:                                   # `(seeds, n_inputs)`, over T_c; NaN: never
     "Return the temperature of the first split over the critical one, for each seed and input."
     n_warm = math.ceil(config.n_warm / n_steps)
-    levels = torch.arange(config.hot, config.cold - 1e-9, -config.level, device=config.device)
+    levels = torch.arange(config.hot, config.cold - 1e-9, -config.level,
+                          device=pick_device(config.device))
     seeds = [config.seed + i for i in range(config.n_seeds)]
     spread = _train(model, config, seeds, n_steps, n_warm + len(levels),
                     lambda epoch: levels[max(0, epoch - n_warm)], checkpoint, progress)
@@ -233,7 +236,8 @@ def held(
     "Return the hottest held temperature that has split the last input, after so many steps."
     critical, enough = split_thresholds(config)
     runs = [(ratio, config.seed + i) for ratio in config.ratios for i in range(config.n_seeds)]
-    at = torch.tensor([ratio for ratio, _ in runs], device=config.device) * float(critical[-1])
+    at = torch.tensor([ratio for ratio, _ in runs]).to(pick_device(config.device))
+    at = at * float(critical[-1])
     if model == "alone": at = at.repeat(config.n_inputs)
     n_warm, n = math.ceil(config.n_warm / n_steps), math.ceil(config.n_held / n_steps)
     spread = _train(model, config, [seed for _, seed in runs], n_steps, n_warm + n,
