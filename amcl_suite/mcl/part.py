@@ -44,7 +44,7 @@ STYLES = {
     "mixture": Style("mixture density network", "#CC79A7", "d", names=(
         "mdn", "mixturedensitynetwork", "mixturedensity")),
     "optimum": Style("optimum", "#000000", "+", "--", names=(
-        "optimal", "deterministicannealing", "da", "kmeans", "bound", "theory")),
+        "optimal", "deterministicannealing", "da", "kmeans", "theory")),
     "paper": Style("paper", "#B3B3B3", "o", "--", names=("published", "reference", "pbp", "card")),
 }
 
