@@ -12,7 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler
 from .expect import integer
 
 # %% auto #0
-__all__ = ['world', 'shuffled', 'in_order', 'EpochSampler', 'JoinedBatches', 'seed_epoch', 'start_epoch', 'share_out']
+__all__ = ['world', 'shuffled', 'in_order', 'EpochSampler', 'endless', 'JoinedBatches', 'seed_epoch', 'start_epoch', 'share_out']
 
 # %% ../../nbs/70_core/716_order.ipynb #6bb2f9d1
 def world() -> tuple[int, int]:   # rank of this process, number of processes
@@ -72,6 +72,19 @@ class EpochSampler(Sampler):
             raise ValueError(f"n: {self.n} examples are too few for {n_replicas} processes")
         order = (self.order if self.shuffle else in_order)(self.n, self.seed, self.epoch)
         for index in order[rank::n_replicas][:len(self)]: yield self.epoch, int(index)
+
+# %% ../../nbs/70_core/716_order.ipynb #e5d1e551
+def endless(
+    n_all: int,         # examples in the data set
+) -> Callable:          # `n, seed, epoch` -> `n` numbers below `n_all`, for `EpochSampler`
+    "Return an order in which epochs are windows on shuffled passes over all examples."
+    def order(n: int, seed: int, epoch: int) -> list[int]:
+        first, last = epoch * n, (epoch + 1) * n
+        passes = range(first // n_all, (last - 1) // n_all + 1)
+        joined = [i for k in passes for i in shuffled(n_all, seed, k)]
+        start = first - passes[0] * n_all
+        return joined[start:start + n]
+    return order
 
 # %% ../../nbs/70_core/716_order.ipynb #5855ff40
 class JoinedBatches(BatchSampler):

@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 from ..core.identity import plain
-from ..core.order import EpochSampler, shuffled, world
+from ..core.order import EpochSampler, endless, world
 from ..core.system import System
 from ..core.trainer import Trained, train
 from ..mcl.schedules import ramp
@@ -26,7 +26,7 @@ from .schedules import learning_rate, refinement_steps
 from .slot_attention import make_model
 
 # %% auto #0
-__all__ = ['FAILURES', 'ObjectsSystem', 'shares_of_slots', 'scores_of', 'endless', 'training_loader', 'train_objects']
+__all__ = ['FAILURES', 'ObjectsSystem', 'shares_of_slots', 'scores_of', 'training_loader', 'train_objects']
 
 # %% ../../nbs/40_objects/442_system.ipynb #1c6947db
 class ObjectsSystem(System):
@@ -210,18 +210,6 @@ def epoch_values(self: ObjectsSystem) -> dict[str, float]:
     return values
 
 # %% ../../nbs/40_objects/442_system.ipynb #40d2fd8f
-def endless(
-    n_scenes: int,      # in the data set
-) -> Callable:          # `n, seed, epoch` -> `n` scene numbers, for `EpochSampler`
-    "Return an order in which epochs are windows on shuffled passes over the scenes."
-    def order(n: int, seed: int, epoch: int) -> list[int]:
-        first, last = epoch * n, (epoch + 1) * n
-        passes = range(first // n_scenes, (last - 1) // n_scenes + 1)
-        joined = [i for k in passes for i in shuffled(n_scenes, seed, k)]
-        start = first - passes[0] * n_scenes
-        return joined[start:start + n]
-    return order
-
 def training_loader(
     data: SceneSet,            # training scenes
     config: ObjectsConfig,     # batch size, steps between validations, seed

@@ -16,7 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from ..core.audio import AudioError, pcm16, read_audio
 from ..core.expect import between, integer, one_of
 from ..core.files import DataError
-from ..core.order import EpochSampler
+from ..core.order import EpochSampler, endless
 from .corpora import Corpus, MixtureRow
 from .distances import active_targets
 
@@ -254,12 +254,15 @@ def make_loader(
     drop_last: bool | None = None,   # drop an incomplete last batch; None: as `shuffle`
     n_replicas: int | None = None,   # processes that share the examples; None: torch.distributed
     rank: int | None = None,         # this process; None: torch.distributed
+    n_per_epoch: int = 0,            # examples of a training epoch, pass by pass; 0: all
 ) -> DataLoader:                     # of `MixtureBatch`
     "Return a data loader; `ValueError` if there would be no batch."
     integer("batch_size", batch_size, 1)
     integer("n_workers", n_workers, 0)
     drop_last = shuffle if drop_last is None else drop_last
-    sampler = EpochSampler(len(dataset), seed, shuffle, n_replicas, rank)
+    integer("n_per_epoch", n_per_epoch, 0)
+    n = n_per_epoch if shuffle and n_per_epoch else len(dataset)
+    sampler = EpochSampler(n, seed, shuffle, n_replicas, rank, endless(len(dataset)))
     if drop_last and len(sampler) < batch_size:
         raise ValueError(f"batch_size: {len(sampler)} examples don't fill one batch of "
                          f"{batch_size}; take a smaller one or drop_last=False")

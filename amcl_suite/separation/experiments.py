@@ -62,6 +62,7 @@ class SeparationConfig:
     segment: float = 5.0           # s, length of a training example
     batch_size: int = 22           # mixtures per step
     n_train: int = 0               # training mixtures to use; 0: all
+    n_per_epoch: int = 0           # mixtures between two validations, pass by pass; 0: all
     dynamic: bool = False          # new mixtures at every access; the corpus is a folder of clips
     sample_rate: int = 8000        # Hz
     head_start: int = 0            # epochs in which the first output learns alone
@@ -69,7 +70,7 @@ class SeparationConfig:
 
     def __post_init__(self):
         counts(self, "n_src_min", "n_hyps", "batch_size")
-        counts(self, "n_train", "head_start", "n_workers", low=0)
+        counts(self, "n_train", "n_per_epoch", "head_start", "n_workers", low=0)
         integer("n_src_max", self.n_src_max, self.n_src_min)
         ranges(self, segment=(0, math.inf, "()"))
         used = self.objective.rule
@@ -230,7 +231,8 @@ def make_loaders(
     else: fresh = MixtureDataset(train, config.segment, cache=_fits(train), **common)
     fixed = MixtureDataset(valid, config.segment, crop="start", cache=_fits(valid), **common)
     return tuple(make_loader(data, config.batch_size, shuffle, config.n_workers,
-                             config.training.seed, n_replicas=1, rank=0)
+                             config.training.seed, n_replicas=1, rank=0,
+                             n_per_epoch=config.n_per_epoch)
                  for data, shuffle in ((fresh, True), (fixed, False)))
 
 def _fits(corpus: Corpus, most: int = 2**31) -> bool:
