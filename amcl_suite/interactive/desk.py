@@ -77,25 +77,28 @@ class BesideLearner:
         self.task = self.worker.submit(train)
         self.catch_up(self.patience)
 
-    def catch_up(self,
-        seconds: float | None = 0.,   # to wait for a training; None: until it is over
-    ) -> bool:                        # whether there are new weights
-        "Take over the weights of a training that is over."
-        if self.task and seconds != 0: wait([self.task], seconds)
-        if self.task and self.task.done():
-            task, self.task = self.task, None
-            if not task.cancelled(): task.result()
-        new, self.learner = self.newest is not self.learner, self.newest
-        return new
+# %% ../../nbs/50_interactive/583_desk.ipynb #b4349f8e
+@patch
+def catch_up(self: BesideLearner,
+    seconds: float | None = 0.,   # to wait for a training; None: until it is over
+) -> bool:                        # whether there are new weights
+    "Take over the weights of a training that is over."
+    if self.task and seconds != 0: wait([self.task], seconds)
+    if self.task and self.task.done():
+        task, self.task = self.task, None
+        if not task.cancelled(): task.result()
+    new, self.learner = self.newest is not self.learner, self.newest
+    return new
 
-    def load_state(self,
-        state: dict,    # from `state`
-    ) -> None:
-        "Put a state back; what is training now is for nothing."
-        self.era, self.task = self.era + 1, None
-        learner = copy.deepcopy(self.learner)
-        learner.load_state(state)
-        self.learner = self.newest = learner
+@patch
+def load_state(self: BesideLearner,
+    state: dict,    # from `state`
+) -> None:
+    "Put a state back; what is training now is for nothing."
+    self.era, self.task = self.era + 1, None
+    learner = copy.deepcopy(self.learner)
+    learner.load_state(state)
+    self.learner = self.newest = learner
 
 # %% ../../nbs/50_interactive/583_desk.ipynb #b0f5dda7
 class LabelDesk:

@@ -376,34 +376,38 @@ class StackedLogisticLearner:
                         LogisticLearner(self.dim).weights.items()}
         self.thresholds = torch.full((self.n_runs,), .5, dtype=torch.float64)
 
-    def fit(self,
-        x: Sequence[Tensor | None],     # one pool `(n, dim)` per run; None: it stays as it is
-        y: Sequence[Tensor | None],     # labels `(n,)`, 0 or 1
-        seeds: Sequence[int] = (),      # without effect
-        reweigh: bool = True,           # without effect
-    ) -> list[FitReport | None]:        # one per run
-        "Fit all pools; `ValueError` on bad input."
-        start, c, reports = time.perf_counter(), self.config, [None] * self.n_runs
-        if not len(x) == len(y) == self.n_runs:
-            raise ValueError(f"x, y: expected {self.n_runs} pools, got {len(x)} and {len(y)}")
-        for runs in similar_pools(y):
-            pools = _padded([x[i] for i in runs], [y[i] for i in runs], len(runs), self.dim, "cpu")
-            before = {name: values[runs] for name, values in self.weights.items()}
-            found, losses, steps = solve_logistic(*pools, c.weights, c.penalty, c.balanced, before)
-            for name, values in found.items(): self.weights[name][runs] = values
-            if c.calibrate: self._calibrate(*pools, runs)
-            for i, row, loss in zip(runs, pools[1], losses.tolist()):
-                reports[i] = FitReport(int((row >= 0).sum()), int((row == 1).sum()), steps, loss,
-                                       seconds=time.perf_counter() - start)
-        return reports
-
-    def _calibrate(self, x: Tensor, y: Tensor, runs: list[int]) -> None:
-        "Set the thresholds of some runs on padded pools."
-        for i, features, labels in zip(runs, x, y):
-            logits = self.unstack(i).logits(features)
-            self.thresholds[i] = calibrated_threshold(logits, labels, self.config.calibrate)
-
 StackedLogisticLearner.decide = StackedNetworkLearner.decide
+
+# %% ../../nbs/50_interactive/531_stacked.ipynb #c407958f
+def _fit_logistic(self,
+    x: Sequence[Tensor | None],     # one pool `(n, dim)` per run; None: it stays as it is
+    y: Sequence[Tensor | None],     # labels `(n,)`, 0 or 1
+    seeds: Sequence[int] = (),      # without effect
+    reweigh: bool = True,           # without effect
+) -> list[FitReport | None]:        # one per run
+    "Fit all pools; `ValueError` on bad input."
+    start, c, reports = time.perf_counter(), self.config, [None] * self.n_runs
+    if not len(x) == len(y) == self.n_runs:
+        raise ValueError(f"x, y: expected {self.n_runs} pools, got {len(x)} and {len(y)}")
+    for runs in similar_pools(y):
+        pools = _padded([x[i] for i in runs], [y[i] for i in runs], len(runs), self.dim, "cpu")
+        before = {name: values[runs] for name, values in self.weights.items()}
+        found, losses, steps = solve_logistic(*pools, c.weights, c.penalty, c.balanced, before)
+        for name, values in found.items(): self.weights[name][runs] = values
+        if c.calibrate: self._calibrate(*pools, runs)
+        for i, row, loss in zip(runs, pools[1], losses.tolist()):
+            reports[i] = FitReport(int((row >= 0).sum()), int((row == 1).sum()), steps, loss,
+                                   seconds=time.perf_counter() - start)
+    return reports
+
+def _calibrate_logistic(self, x: Tensor, y: Tensor, runs: list[int]) -> None:
+    "Set the thresholds of some runs on padded pools."
+    for i, features, labels in zip(runs, x, y):
+        logits = self.unstack(i).logits(features)
+        self.thresholds[i] = calibrated_threshold(logits, labels, self.config.calibrate)
+
+StackedLogisticLearner.fit = _fit_logistic
+StackedLogisticLearner._calibrate = _calibrate_logistic
 
 # %% ../../nbs/50_interactive/531_stacked.ipynb #303ff558
 def _embed_logistic(self,
