@@ -116,6 +116,9 @@ def agent_settings(
     paths = [str(Path(path).absolute()) if path else "" for path in (sounds, pretrained)]
     settings = AgentSettings(replace(world, observation=shown), training, ears, sounds=paths[0],
                              pretrained=paths[1])
+    if ears == "separator" and (frames := [key for key in values if key.endswith("n_frames")]):
+        raise ValueError(f"{frames[0]}: frames are of features, and an agent that hears through a "
+                         "separator has no memory; leave it out")
     if smoke: settings = with_values(settings, _SMOKE)
     return with_values(settings, values)
 

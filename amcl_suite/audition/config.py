@@ -111,7 +111,7 @@ class HearingConfig:
 class ObservationConfig:
     "What the agent is shown of what it hears."
     kind: str = "features"     # "audio", "features" or "both"
-    n_frames: int = 4          # of features: this step's and those before it
+    n_frames: int = 4          # of features: this step's and those before it; sound has none before
     pose: bool = False         # position and heading as well
     n_live: bool = False       # number of sources left as well
 
