@@ -4,7 +4,7 @@
 
 # %% ../../nbs/50_interactive/583_desk.ipynb #0c7e6eb9
 from __future__ import annotations
-import copy
+import copy, time
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 import numpy as np
@@ -52,6 +52,7 @@ class BesideLearner:
     ):
         self.learner = self.newest = learner
         self.patience, self.task, self.era = patience, None, 0
+        self.took = 0.          # s, the last training
         self.worker = ThreadPoolExecutor(1, "training")
 
     def __repr__(self): return f"BesideLearner({self.learner!r})"
@@ -71,11 +72,12 @@ class BesideLearner:
         self.catch_up()
         if self.task: self.task.cancel()
         def train(era=self.era):
-            learner = copy.deepcopy(self.newest)
+            start, learner = time.perf_counter(), copy.deepcopy(self.newest)
             learner.fit(x, y, *args, **options)
+            self.took = time.perf_counter() - start
             if era == self.era: self.newest = learner
         self.task = self.worker.submit(train)
-        self.catch_up(self.patience)
+        self.catch_up(self.patience if self.took <= self.patience else 0.)
 
 # %% ../../nbs/50_interactive/583_desk.ipynb #b4349f8e
 @patch

@@ -38,6 +38,8 @@ def session_state(
 
 def _plain(value):
     "Return a copy in which arrays are tensors and scalars of NumPy plain numbers."
+    if type(value) in (int, float, str, bool, type(None)): return value     # most of a long log
+    if isinstance(value, Tensor): return value.detach().clone()
     if isinstance(value, np.ndarray): return torch.from_numpy(value.copy())
     if isinstance(value, np.generic): return value.item()
     if isinstance(value, Mapping): return {_plain(k): _plain(v) for k, v in value.items()}
@@ -49,7 +51,7 @@ def restore_session(
     state: Mapping,                # from `session_state`
 ) -> None:
     "Put a state back."
-    state = copy.deepcopy(dict(state))
+    state = _plain(state)                                  # a copy: the run changes its own
     def array(value): return value.numpy() if isinstance(value, Tensor) else value
     for name in (*_KEPT, *_OPEN):
         if name in state:
