@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from ..core.expect import between, finite, integer, like, one_of, ranges, shaped
 
@@ -121,27 +122,29 @@ class Expert:
         for name in ("limit", "latency"):
             if getattr(self, name) is not None: between(name, getattr(self, name), 0, unit="s")
 
-    def answer(
-        self,
-        labels,              # `(n,)`, the truth, 1 or 0, in the order in which he hears them
-        session: int = 0,    # in which he is asked
-        seed: int = 0,       # of what he mishears
-        heard: int = 0,      # samples that he heard before in this session
-        lasts: float = math.inf,   # s that a session of the stream lasts
-    ) -> Answers:            # one for each sample
-        "Answer; the same seed gives the same answers."
-        truth = np.asarray(labels).astype(np.int8)
-        draw = np.random.default_rng([seed, session, heard])
-        count = heard + np.arange(len(truth))
-        rate = np.where(truth == 1, self.miss_rate, self.false_rate) + self.tiring * count
-        said = np.where(draw.random(len(truth)) < np.minimum(rate, .5), 1 - truth, truth)
-        each = listening_seconds(1, self.segment_seconds, self.think_seconds)
-        fits = (count + 1) * each <= (np.inf if self.limit is None else self.limit)
-        silent = (draw.random(len(truth)) < self.unsure_rate) | ~fits | (truth < 0)
-        due = session + self.delay
-        if self.latency is not None:
-            due = due + np.floor((self.latency + (count + 1) * each) / lasts).astype(np.int64)
-        return Answers(np.where(silent, -1, said).astype(np.int8), np.where(fits, each, 0.), due)
+# %% ../../nbs/50_interactive/537_feedback.ipynb #54837a83
+@patch
+def answer(
+    self: Expert,
+    labels,              # `(n,)`, the truth, 1 or 0, in the order in which he hears them
+    session: int = 0,    # in which he is asked
+    seed: int = 0,       # of what he mishears
+    heard: int = 0,      # samples that he heard before in this session
+    lasts: float = math.inf,   # s that a session of the stream lasts
+) -> Answers:            # one for each sample
+    "Answer; the same seed gives the same answers."
+    truth = np.asarray(labels).astype(np.int8)
+    draw = np.random.default_rng([seed, session, heard])
+    count = heard + np.arange(len(truth))
+    rate = np.where(truth == 1, self.miss_rate, self.false_rate) + self.tiring * count
+    said = np.where(draw.random(len(truth)) < np.minimum(rate, .5), 1 - truth, truth)
+    each = listening_seconds(1, self.segment_seconds, self.think_seconds)
+    fits = (count + 1) * each <= (np.inf if self.limit is None else self.limit)
+    silent = (draw.random(len(truth)) < self.unsure_rate) | ~fits | (truth < 0)
+    due = session + self.delay
+    if self.latency is not None:
+        due = due + np.floor((self.latency + (count + 1) * each) / lasts).astype(np.int64)
+    return Answers(np.where(silent, -1, said).astype(np.int8), np.where(fits, each, 0.), due)
 
 # %% ../../nbs/50_interactive/537_feedback.ipynb #35e7a050
 EXPERTS = {"perfect": Expert(), "noisy": Expert(miss_rate=.1, false_rate=.05),
