@@ -24,7 +24,7 @@ from .training import (TrainConfig, Training, load_network, train_agent,
                                           validator)
 from .walk import any_world, scored_games
 from .worlds import frame_width
-from ..core.configuration import changed, leaves, placed
+from ..core.configuration import changed, leaves, pick_device, placed
 from ..core.expect import counts, integer, make, one_of
 from ..core.files import DataError, read_json
 from ..core.identity import claim
@@ -116,6 +116,9 @@ def agent_settings(
     paths = [str(Path(path).absolute()) if path else "" for path in (sounds, pretrained)]
     settings = AgentSettings(replace(world, observation=shown), training, ears, sounds=paths[0],
                              pretrained=paths[1])
+    if ears == "separator" and (frames := [key for key in values if key.endswith("n_frames")]):
+        raise ValueError(f"{frames[0]}: frames are of features, and an agent that hears through a "
+                         "separator has no memory; leave it out")
     if smoke: settings = with_values(settings, _SMOKE)
     return with_values(settings, values)
 
@@ -179,12 +182,13 @@ def _settings(values: Mapping) -> AgentSettings:
 def fixed_masks(
     settings: AgentSettings,           # say where
     folder: str | Path = "",           # of an agent, whose own copy comes first
+    device: str = "cpu",               # where it goes
 ) -> MaskSeparator | None:             # frozen; None: features, or masks that learn
     "Read the separator that stays as it is; `ValueError` if it is for another rate or number."
     if not settings.pretrained: return None
     copy = Path(folder) / "separator.pt"
     path = copy if folder and copy.is_file() else Path(settings.pretrained)
-    found = freeze(load_separator(path, settings.world.hearing.sample_rate))
+    found = freeze(load_separator(path, settings.world.hearing.sample_rate, device))
     integer("pretrained: outputs", found.config.n_sources, settings.world.game.n_sources,
             settings.world.game.n_sources, "sources of the world")
     return found
@@ -226,16 +230,18 @@ def train_folder(
     folder: str | Path,                 # where; an earlier attempt goes on
     report: Callable | None = None,     # called with each validation
     until: int | None = None,           # steps after which to stop; None: all
+    device: str = "cpu",                # of the networks; "auto": a GPU, if there is one
 ) -> Training:                          # as it stands
     "Train an agent into a folder; `ValueError` if another one is there."
     (learned, unheard), world = agent_sounds(settings), settings.world
-    fixed, config = fixed_masks(settings, folder), settings.training
+    device, config = pick_device(device), settings.training
+    fixed = fixed_masks(settings, folder, device)
     claim_folder(folder, settings, unheard)
     envs = OtoWorldVector(config.n_envs, world, learned, autoreset_mode="SameStep")
     if fixed is not None:
         save_separator(Path(folder) / "separator.pt", fixed)
         envs = CuesVector(envs, fixed, world.observation.pose)
-    training = Training(envs, lambda: network(settings, learned, fixed), config)
+    training = Training(envs, lambda: network(settings, learned, fixed), config, device)
     judge = validator(world, unheard, settings.n_validation)
     def validate(agent): return judge(network_agent(agent.net, settings, unheard, fixed))
     train_agent(training, validate if config.validation_freq else None, folder, until, report)
@@ -254,6 +260,7 @@ class OpenedAgent:
 
 def open_agent(
     folder: str | Path,     # of a training
+    device: str = "cpu",    # of its networks; "auto": a GPU, if there is one
 ) -> OpenedAgent:           # its best network
     "Open an agent; `DataError` for other folders and damaged files, `ValueError` for other sounds."
     settings, checksum = read_agent_settings(folder)
@@ -261,8 +268,8 @@ def open_agent(
     if bank_checksum(bank) != checksum:
         raise DataError(f"sounds: those in {settings.sounds or 'this version'} are not those that "
                         f"the agent of {folder} was trained with; bring them back")
-    fixed = fixed_masks(settings, folder)
-    net = load_network(network(settings, bank, fixed), Path(folder) / "best.pt")
+    fixed = fixed_masks(settings, folder, device := pick_device(device))
+    net = load_network(network(settings, bank, fixed), Path(folder) / "best.pt").to(device)
     made = [network_agent(net, settings, bank, fixed, epsilon, settings.ears + name)
             for epsilon, name in ((.05, ""), (0., " greedy"))]
     return OpenedAgent(settings, bank, *made)
@@ -271,9 +278,10 @@ def judged_agents(
     folder: str | Path,         # of a training
     n_episodes: int = 100,      # of the list
     seed: int = 0,              # of the list
+    device: str = "cpu",        # of its networks; "auto": a GPU, if there is one
 ) -> pd.DataFrame:              # columns of `WALK_COLUMNS`, one row for each agent and episode
     "Play a list of episodes with an agent and with those that frame what can be learned."
-    opened = open_agent(folder)
+    opened = open_agent(folder, device)
     world, games = opened.settings.world, []
     for agent in (opened.agent, opened.greedy, *known_agents(world)):
         bank = opened.bank if isinstance(agent, NetworkAgent) else None

@@ -29,6 +29,9 @@ Number = Annotated[int, typer.Option(min=0, help="Episode of the list.")]
 Sounds = Annotated[str, typer.Option(metavar="FOLDER", help=(
     "Own sounds, of any rate and length; default: generated ones."))]
 
+Device = Annotated[str, typer.Option(help=(
+    "Of the networks: auto, cpu, cuda, cuda:1, ...; sounds are computed on the CPU."))]
+
 def _parsed(values: list[str] | None) -> dict:
     "Return KEY=VALUE words as a dictionary; `ValueError` for a key that is there twice."
     pairs = [parse_assignment(word) for word in values or ()]
@@ -68,6 +71,9 @@ def play(
     console = open_console()
     config, bank, trained = _opened(world, agent, sounds, _parsed(values))
     if keys: _check_keys(keys, config)
+    if config.game.same_config and episodes > 1:
+        print_line(console, "note: trainings have one layout here (same_config); each episode of a "
+                            "list has its own")
     say = _speaker(console, sound)
     walks = [_walked(console, config, bank, seed, number + k, keys, say, map, lines)
              for k in range(episodes)]
@@ -156,6 +162,7 @@ def train(
         "Stop after so many steps; the same command without it goes on."))] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help=(
         "Two thousand steps: shows that all works, learns little."))] = False,
+    device: Device = "auto",
     settings: Annotated[bool, typer.Option("--settings", help=(
         "List all settings with their values, and train nothing."))] = False,
     values: Values = None,
@@ -169,7 +176,7 @@ def train(
     print_line(console, f"{made.ears} agent, world {world} ({made.world.room.kind}, "
                         f"{made.world.game.n_sources} to find), {made.training.n_steps:,} steps, "
                         f"to {out}")
-    training = train_folder(made, out, _reporter(console, made), until)
+    training = train_folder(made, out, _reporter(console, made), until, device)
     print_line(console, f"ended: {training.steps:,} steps, {len(training.rows):,} episodes, "
                         f"{_lately(training.rows)}")
     goes_on = training.steps < made.training.n_steps
@@ -197,14 +204,14 @@ def _lately(rows: list) -> str:
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a training.")],
     episodes: Annotated[int, typer.Option(min=1, help="Of the list.")] = 100,
-    seed: Seed = 0,
+    seed: Seed = 0, device: Device = "auto",
     out: Annotated[Optional[Path], typer.Option(metavar="FILE", help=(
         "Table (.csv) of one line for each agent and episode."))] = None,
 ) -> None:
     "Print how an agent does beside chance, the straight way and the fewest steps."
     from amcl_suite.audition.agent_files import judged_agents
     console = open_console()
-    frame = judged_agents(folder, episodes, seed)
+    frame = judged_agents(folder, episodes, seed, device)
     if out is not None:
         with replacing(out) as temporary: frame.to_csv(temporary, index=False)
         print_line(console, f"episodes: {out}")

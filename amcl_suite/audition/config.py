@@ -64,8 +64,8 @@ class GameConfig:
     gamma: float = .98         # discount of the potential
     potential: float = 1.      # potential lost per metre to the nearest source
     limit: int = 100           # steps for each source until the episode is cut
-    same_config: bool = False  # room, places and sounds of the first episode for all
-    new_sounds: bool = True    # draw sounds at every reset; False: at the first
+    same_config: bool = False  # an environment keeps its first layout; lists don't
+    new_sounds: bool = True    # draw sounds at every reset; False: at the first, as above
 
     def __post_init__(self):
         ranges(self, stage=["paper", "spring"], reward=["dense", "sparse", "potential"],
@@ -111,7 +111,7 @@ class HearingConfig:
 class ObservationConfig:
     "What the agent is shown of what it hears."
     kind: str = "features"     # "audio", "features" or "both"
-    n_frames: int = 4          # of features: this step's and those before it
+    n_frames: int = 4          # of features: this step's and those before it; sound has none before
     pose: bool = False         # position and heading as well
     n_live: bool = False       # number of sources left as well
 

@@ -124,12 +124,12 @@ def loss(
     batch: dict,     # as for `update`
 ) -> tuple[Tensor, Tensor]:   # loss, errors `(batch,)`
     "Return the loss and the error of each transition."
-    config, rows = self.config, torch.arange(len(batch["action"]))
+    config, actions = self.config, batch["action"].long()
     with torch.no_grad():
         judged = self.target(batch["next_observation"])
         chosen = self.net(batch["next_observation"]) if config.double else None
         targets = q_targets(batch["reward"], batch["discount"], judged, chosen)
-    values = self.net(batch["observation"])[rows, batch["action"].long()]
+    values = self.net(batch["observation"]).gather(1, actions[:, None])[:, 0]
     loss = (nn.functional.smooth_l1_loss if config.loss == "huber" else nn.functional.l1_loss)
     return loss(values, targets), (values - targets).detach()
 
@@ -150,7 +150,7 @@ def update(
         nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
     self.optimiser.step()
     self.n_updates += 1
-    return float(loss.detach()), errors.numpy()
+    return float(loss.detach()), errors.cpu().numpy()
 
 @patch
 def follow(self: QLearner) -> None:
@@ -162,11 +162,13 @@ def follow(self: QLearner) -> None:
 
 # %% ../../nbs/60_audition/644_dqn.ipynb #9afb40b1
 def tensors(
-    batch: dict,    # arrays
-) -> dict:          # tensors, float32 where they were float16
+    batch: dict,            # arrays
+    device: str = "cpu",    # where the network is
+) -> dict:                  # tensors, float32 where they were float16
     "Return a batch for the network."
-    return {name: torch.from_numpy(values.astype(np.float32) if values.dtype in (np.float16, float)
-                                   else values) for name, values in batch.items()}
+    plain = {name: values.astype(np.float32) if values.dtype in (np.float16, float) else values
+             for name, values in batch.items()}
+    return {name: torch.from_numpy(values).to(device) for name, values in plain.items()}
 
 # %% ../../nbs/60_audition/644_dqn.ipynb #3e0d2f75
 class NetworkAgent:
@@ -187,8 +189,10 @@ class NetworkAgent:
     def values(self, observations) -> np.ndarray:     # `(n, n_actions)`
         "Return the values of all actions."
         self.net.eval()
+        device = next(self.net.parameters()).device
         with torch.no_grad():
-            return self.net(torch.as_tensor(observations, dtype=torch.float32)).numpy()
+            seen = torch.as_tensor(observations, dtype=torch.float32).to(device)
+            return self.net(seen).cpu().numpy()
 
     def act(self, observations, state, rng):
         "Return an action for each world."

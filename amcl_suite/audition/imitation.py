@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 from .agents import PlannerAgent
-from .dqn import NetworkAgent
+from .dqn import NetworkAgent, tensors
 from .playing import flat
 from .symmetries import retold, symmetries
 from ..core.expect import between, counts, integer
@@ -78,12 +78,14 @@ def imitate(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         net = make_net()
+    device = next(net.parameters()).device
     optimiser = torch.optim.Adam(net.parameters(), config.learning_rate, fused=True)
     known, agent, all_lessons = symmetries(envs.config), NetworkAgent(net), []
     for turn in range(config.n_rounds):
         pupil = (lambda obs: agent.values(obs).argmax(1)) if turn else None
         all_lessons.append(watch_planner(envs, pupil, config.n_steps, config.share, rng))
-        if not turn: net.standardise.fit(torch.from_numpy(all_lessons[0].observations).float())
+        if not turn: net.standardise.fit(
+            torch.from_numpy(all_lessons[0].observations).float().to(device))
         for _ in range(config.n_updates): _study(net, optimiser, all_lessons, known, config, rng)
     return net.eval()
 
@@ -95,6 +97,6 @@ def _study(net, optimiser, all_lessons: list[Lessons], known, config, rng) -> No
     batch = dict(action=lessons.actions[places], observation=lessons.observations[places],
                  next_observation=lessons.observations[places])
     if known: batch = retold(batch, known, rng)
-    said = net.train()(torch.from_numpy(batch["observation"].astype(np.float32)))
-    loss = nn.functional.cross_entropy(said, torch.from_numpy(batch["action"].astype(np.int64)))
+    batch = tensors(batch, next(net.parameters()).device)
+    loss = nn.functional.cross_entropy(net.train()(batch["observation"]), batch["action"].long())
     optimiser.zero_grad(); loss.backward(); optimiser.step()

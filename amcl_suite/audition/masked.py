@@ -204,7 +204,9 @@ class CuesVector:
         if pose: one_of("observation.pose", envs.config.observation.pose, [True])
         self.envs, self.separator = envs, separator
         head = MaskedCuesHead(separator.config.n_sources, pose=pose, legacy_head=legacy)
-        self.net = FastMaskedNet(separator, head, envs.worlds.hearing.n_samples).eval()
+        self.device = next(separator.parameters()).device
+        self.net = FastMaskedNet(separator, head, envs.worlds.hearing.n_samples)
+        self.net.to(self.device).eval()
         width = 3 * separator.config.n_sources + 3 * pose
         self.single_observation_space = spaces.Box(-np.inf, np.inf, (width,), np.float32)
 
@@ -233,7 +235,7 @@ def shown(
     "Return cues in place of sound."
     names = ("audio", "pose") if self.net.head.pose else ("audio",)
     parts = [torch.as_tensor(found[name]).flatten(1) for name in names]
-    return self.net.cues(torch.cat(parts, 1)).numpy()
+    return self.net.cues(torch.cat(parts, 1).to(self.device)).cpu().numpy()
 
 @patch
 def reset(

@@ -6,8 +6,6 @@
 from __future__ import annotations
 import html
 import io
-import json
-import secrets
 from collections.abc import Sequence
 import pandas as pd
 from fastcore.basics import patch
@@ -19,6 +17,7 @@ from .game import action_names
 from .settings import known_agents, sounds_of
 from .sounds import SoundBank
 from .walk import Walk, any_world, game_keys, scoreboard, walk_as
+from ..core.panels import key_script, link_button, panel_mark
 from ..core.settings import require
 
 # %% auto #0
@@ -46,29 +45,6 @@ _PANEL_KEYS = {"paper": {"forward": "arrowup", "backward": "arrowdown", "turn le
                "spring": {"left": "arrowleft", "right": "arrowright", "up": "arrowup",
                           "down": "arrowdown"}}
 
-_KEY_SCRIPT = """(() => {
-  const mark = "%s", keys = %s;
-  const panel = () => document.querySelector("." + mark);
-  window.addEventListener("keydown", event => {
-    const root = panel();
-    if (!root || !root.contains(document.activeElement)) return;
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const action = keys[event.key.toLowerCase()];
-    if (!action) return;
-    event.preventDefault();
-    event.stopImmediatePropagation();
-    root.querySelector(".amcl-do-" + action).click();
-  }, true);
-  const begin = tries => {
-    const root = panel();
-    if (!root) { if (tries) setTimeout(begin, 100, tries - 1); return; }
-    root.tabIndex = 0;
-    root.addEventListener("click", () => root.focus({preventScroll: true}));
-    root.focus({preventScroll: true});
-  };
-  begin(100);
-})()"""
-
 # %% ../../nbs/60_audition/685_play_panel.ipynb #dba9a485
 class WalkPanel:
     "A walk with buttons, sound, and a map at the end."
@@ -80,7 +56,7 @@ class WalkPanel:
         with_map: bool = False,            # show the map from the start
     ):
         self.walk, self.others, self.with_map = walk, others, with_map
-        self.mark, self.names = f"amcl-{secrets.token_hex(4)}", action_names(walk.config.game)
+        self.mark, self.names = panel_mark(), action_names(walk.config.game)
         w = require("ipywidgets", "audition")
         self.head, self.scores = w.HTML(), w.HTML()
         self.speaker = w.Audio(value=b"", format="wav", autoplay=True, loop=False)
@@ -88,9 +64,7 @@ class WalkPanel:
         self.buttons = {name: w.Button(description=name) for name in self.names}
         self.buttons |= {name: w.Button(description=name) for name in ("listen again", "show map",
                                                                        "give up")}
-        for name, button in self.buttons.items():
-            button.add_class("amcl-do-" + name.replace(" ", "-"))
-            button.on_click(lambda _, name=name: self.press(name))
+        for name, button in self.buttons.items(): link_button(button, name, self.press)
         self.box = w.VBox([self.head, self.speaker,
                            w.HBox([*self.buttons.values()], layout=dict(flex_flow="row wrap")),
                            self.map, self.scores])
@@ -105,14 +79,18 @@ class WalkPanel:
 
 # %% ../../nbs/60_audition/685_play_panel.ipynb #df17a455
 @patch
+def keys(self: WalkPanel) -> dict[str, str]:   # key -> name of a button
+    "Return the keys of the panel."
+    game = self.walk.config.game
+    found = {key: self.names[code] for key, code in game_keys(game).items()}
+    return found | {key: name for name, key in _PANEL_KEYS[game.stage].items()} | {
+        " ": "listen again"}
+
+@patch
 def _ipython_display_(self: WalkPanel):
     "Show the panel, and let keys press its buttons."
     from IPython.display import Javascript, display
-    game = self.walk.config.game
-    keys = {key: self.names[code] for key, code in game_keys(game).items()}
-    keys |= {key: name for name, key in _PANEL_KEYS[game.stage].items()} | {" ": "listen again"}
-    keys = {key: name.replace(" ", "-") for key, name in keys.items()}
-    display(self.box, Javascript(_KEY_SCRIPT % (self.mark, json.dumps(keys))))
+    display(self.box, Javascript(key_script(self.mark, self.keys(), held=True)))
 
 # %% ../../nbs/60_audition/685_play_panel.ipynb #d3bd84b9
 @patch

@@ -12,16 +12,16 @@ import pandas as pd
 from .agents import PlannerAgent, RandomAgent, StraightAgent
 from .config import GameConfig, HearingConfig, RoomSpec, WorldConfig
 from .dqn import DQNConfig, NetworkAgent
-from .environment import OtoWorld, OtoWorldVector
+from .environment import OtoWorldVector
 from .heads import FeatureNet
-from .playing import flat, play
+from .playing import play
 from .receivers import Receiver
 from .sounds import SoundBank, generated_bank, split
 from .training import TrainConfig, Training, train_agent, validator
 from ..core.expect import integer, one_of
 
 # %% auto #0
-__all__ = ['SETTINGS', 'trial_world', 'sounds_of', 'learning', 'Trial', 'trained_agent', 'known_agents', 'judged', 'walked']
+__all__ = ['SETTINGS', 'trial_world', 'sounds_of', 'learning', 'Trial', 'trained_agent', 'known_agents', 'judged']
 
 # %% ../../nbs/60_audition/649_settings.ipynb #bc58fea9
 def _game(n_sources: int, limit: int = 100) -> GameConfig:
@@ -110,22 +110,3 @@ def judged(
     "Play the episodes that judge agents: unheard sounds, new places."
     if hasattr(agent, "epsilon"): agent.epsilon = epsilon
     return play(agent, config, sounds_of(config, seed)[1], n_episodes, 2_000_000 + seed)
-
-# %% ../../nbs/60_audition/649_settings.ipynb #79d424ad
-def walked(
-    agent,                    # with `act` and `reset`
-    config: WorldConfig,      # where it is played
-    seed: int = 0,            # of the sounds, as in training
-    episode: int = 0,         # its number
-) -> tuple[np.ndarray, np.ndarray]:   # places of the agent `(steps + 1, 2)`, sources `(s, 2)`, m
-    "Return the way of an agent through one episode with unheard sounds."
-    env, rng = OtoWorld(config, sounds_of(config, seed)[1]), np.random.default_rng([seed, episode])
-    shown, _ = env.reset(seed=3_000_000 + 1000 * seed + episode)
-    agent.reset(np.arange(1))
-    way, over = [env.state.positions[0].copy()], False
-    while not over:
-        heard = flat({name: np.asarray(values)[None] for name, values in shown.items()})
-        shown, _, *ends, _ = env.step(int(agent.act(heard, env.state, rng)[0]))
-        way.append(env.state.positions[0].copy())
-        over = any(ends)
-    return np.array(way), env.state.sources[0].copy()

@@ -20,6 +20,7 @@ from .dqn import (DQNConfig, NetworkAgent, QLearner, choose_actions,
 from .playing import flat, play
 from .replay import Replay, last_observations
 from .symmetries import retold, symmetries
+from ..core.configuration import pick_device
 from ..core.expect import between, counts, integer
 from ..core.files import output_errors, read_weights, write_text_atomic, write_weights
 from ..core.identity import check_same
@@ -54,12 +55,14 @@ class Training:
         envs,                       # vector environment of features, such as `OtoWorldVector`
         make_net: Callable,         # () -> network; called twice
         config: TrainConfig = TrainConfig(),   # settings
+        device: str = "cpu",        # where the network learns; "auto": a GPU, if there is one
     ):
-        self.envs, self.config = envs, config
+        self.envs, self.config, self.device = envs, config, pick_device(device)
         integer("envs: number", envs.num_envs, config.n_envs, config.n_envs, "n_envs")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.learner = QLearner(make_net(), make_net(), config.dqn)
+            nets = [make_net().to(self.device) for _ in range(2)]
+        self.learner = QLearner(*nets, config.dqn)
         self.rng = np.random.default_rng(config.seed)
         self.epsilon = epsilon_schedule(config.dqn, config.n_steps)
         self.symmetries = symmetries(envs.config) if config.retell else []
@@ -142,7 +145,7 @@ def learn(self: Training) -> None:
         places = self.replay.draw(self.rng, dqn.batch_size, dqn.sampler, dqn.n_steps)
         batch = self.replay.n_step(places, dqn.n_steps, dqn.gamma)
         if self.symmetries: batch = retold(batch, self.symmetries, self.rng)
-        loss, errors = learner.update(tensors(batch))
+        loss, errors = learner.update(tensors(batch, self.device))
         if dqn.sampler == "prioritized": self.replay.set_priority(places, errors)
         self.losses.append(loss)
     if passed(self.steps, before, dqn.target_update_interval): learner.follow()
@@ -152,7 +155,7 @@ def learn(self: Training) -> None:
 def measure(self: Training) -> None:
     "Measure the scale of the inputs, for networks that standardise them."
     held = self.replay.data["observation"][:min(self.replay.n_added, self.replay.rows)]
-    heard = torch.from_numpy(held.reshape(-1, held.shape[-1]).astype(np.float32))
+    heard = torch.from_numpy(held.reshape(-1, held.shape[-1]).astype(np.float32)).to(self.device)
     for net in (self.learner.net, self.learner.target):
         if hasattr(net, "standardise"): net.standardise.fit(heard)
 

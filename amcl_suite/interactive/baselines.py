@@ -29,23 +29,6 @@ class ConstantLearner(StreamLearner):
         self.dim, self.target = integer("dim", dim, 1), target
 
     def __repr__(self): return f"ConstantLearner({self.dim}, {self.target})"
-    def reset(self) -> None: "Change nothing."
-    def state(self) -> dict:
-        "Return nothing: there is nothing to keep."
-        return {}
-    def load_state(self,
-        state: dict,              # without effect
-    ) -> None:
-        "Change nothing."
-
-    def fit(self,
-        x: Tensor,                # `(n, dim)`
-        y: Tensor,                # `(n,)`
-        seed: int = 0,            # without effect
-        reweigh: bool = True,     # without effect
-    ) -> FitReport:               # no epoch
-        "Change nothing."
-        return FitReport(len(y), int((y == 1).sum()), 0, math.nan)
 
     def logits(self,
         x: Tensor,                # `(n, dim)`
@@ -59,11 +42,37 @@ class ConstantLearner(StreamLearner):
         "Return features as they are."
         return x
 
-    def gradient_norms(self,
-        x: Tensor,                # `(n, dim)`
-    ) -> Tensor:                  # `(n, 2)`
-        "Return zeros: no label would move it."
-        return x.new_zeros(len(x), 2)
+# %% ../../nbs/50_interactive/533_baselines.ipynb #6d7b8baa
+@patch
+def fit(self: ConstantLearner,
+    x: Tensor,                # `(n, dim)`
+    y: Tensor,                # `(n,)`
+    seed: int = 0,            # without effect
+    reweigh: bool = True,     # without effect
+) -> FitReport:               # no epoch
+    "Change nothing."
+    return FitReport(len(y), int((y == 1).sum()), 0, math.nan)
+
+@patch
+def gradient_norms(self: ConstantLearner,
+    x: Tensor,                # `(n, dim)`
+) -> Tensor:                  # `(n, 2)`
+    "Return zeros: no label would move it."
+    return x.new_zeros(len(x), 2)
+
+@patch
+def reset(self: ConstantLearner) -> None: "Change nothing."
+
+@patch
+def state(self: ConstantLearner) -> dict:
+    "Return nothing: there is nothing to keep."
+    return {}
+
+@patch
+def load_state(self: ConstantLearner,
+    state: dict,              # without effect
+) -> None:
+    "Change nothing."
 
 # %% ../../nbs/50_interactive/533_baselines.ipynb #d86baa9c
 BASELINES = {"flag_all": "flag everything", "flag_none": "flag nothing",

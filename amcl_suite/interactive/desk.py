@@ -4,7 +4,7 @@
 
 # %% ../../nbs/50_interactive/583_desk.ipynb #0c7e6eb9
 from __future__ import annotations
-import copy
+import copy, time
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 import numpy as np
@@ -52,6 +52,7 @@ class BesideLearner:
     ):
         self.learner = self.newest = learner
         self.patience, self.task, self.era = patience, None, 0
+        self.took = 0.          # s, the last training
         self.worker = ThreadPoolExecutor(1, "training")
 
     def __repr__(self): return f"BesideLearner({self.learner!r})"
@@ -71,31 +72,35 @@ class BesideLearner:
         self.catch_up()
         if self.task: self.task.cancel()
         def train(era=self.era):
-            learner = copy.deepcopy(self.newest)
+            start, learner = time.perf_counter(), copy.deepcopy(self.newest)
             learner.fit(x, y, *args, **options)
+            self.took = time.perf_counter() - start
             if era == self.era: self.newest = learner
         self.task = self.worker.submit(train)
-        self.catch_up(self.patience)
+        self.catch_up(self.patience if self.took <= self.patience else 0.)
 
-    def catch_up(self,
-        seconds: float | None = 0.,   # to wait for a training; None: until it is over
-    ) -> bool:                        # whether there are new weights
-        "Take over the weights of a training that is over."
-        if self.task and seconds != 0: wait([self.task], seconds)
-        if self.task and self.task.done():
-            task, self.task = self.task, None
-            if not task.cancelled(): task.result()
-        new, self.learner = self.newest is not self.learner, self.newest
-        return new
+# %% ../../nbs/50_interactive/583_desk.ipynb #b4349f8e
+@patch
+def catch_up(self: BesideLearner,
+    seconds: float | None = 0.,   # to wait for a training; None: until it is over
+) -> bool:                        # whether there are new weights
+    "Take over the weights of a training that is over."
+    if self.task and seconds != 0: wait([self.task], seconds)
+    if self.task and self.task.done():
+        task, self.task = self.task, None
+        if not task.cancelled(): task.result()
+    new, self.learner = self.newest is not self.learner, self.newest
+    return new
 
-    def load_state(self,
-        state: dict,    # from `state`
-    ) -> None:
-        "Put a state back; what is training now is for nothing."
-        self.era, self.task = self.era + 1, None
-        learner = copy.deepcopy(self.learner)
-        learner.load_state(state)
-        self.learner = self.newest = learner
+@patch
+def load_state(self: BesideLearner,
+    state: dict,    # from `state`
+) -> None:
+    "Put a state back; what is training now is for nothing."
+    self.era, self.task = self.era + 1, None
+    learner = copy.deepcopy(self.learner)
+    learner.load_state(state)
+    self.learner = self.newest = learner
 
 # %% ../../nbs/50_interactive/583_desk.ipynb #b0f5dda7
 class LabelDesk:

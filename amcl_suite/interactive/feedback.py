@@ -4,10 +4,12 @@
 
 # %% ../../nbs/50_interactive/537_feedback.ipynb #924b1115
 from __future__ import annotations
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from ..core.expect import between, finite, integer, like, one_of, ranges, shaped
 
@@ -90,9 +92,9 @@ def listening_seconds(
 @dataclass(frozen=True)
 class Answers:
     "What an expert said to some samples, in the order in which he heard them."
-    labels: np.ndarray    # int8 `(n,)`: 1 target, 0 non-target, -1 no answer
-    seconds: np.ndarray   # `(n,)`, time spent on each, s; 0 for what he never heard
-    due: int              # session in which the answers arrive
+    labels: np.ndarray      # int8 `(n,)`: 1 target, 0 non-target, -1 no answer
+    seconds: np.ndarray     # `(n,)`, time spent on each, s; 0 for what he never heard
+    due: int | np.ndarray   # session in which the answers arrive, or `(n,)`: one for each
 
     def __len__(self): return len(self.labels)
     def __repr__(self):
@@ -108,6 +110,7 @@ class Expert:
     tiring: float = 0.             # added to both rates with every answer of a session
     unsure_rate: float = 0.        # samples without an answer, share in [0, 1]
     delay: int = 0                 # sessions until an answer arrives
+    latency: float | None = None   # s until he begins; the stream goes on. None: it waits for him
     limit: float | None = None     # listening time of a session, s; None: no limit
     segment_seconds: float = 5.    # length of a segment, s
     think_seconds: float = 2.      # to decide and to answer, s
@@ -116,26 +119,32 @@ class Expert:
         ranges(self, miss_rate=(0, .5), false_rate=(0, .5), tiring=(0, .5), unsure_rate=(0, 1),
                segment_seconds=(0,), think_seconds=(0,))
         integer("delay", self.delay, 0)
-        if self.limit is not None: between("limit", self.limit, 0, unit="s")
+        for name in ("limit", "latency"):
+            if getattr(self, name) is not None: between(name, getattr(self, name), 0, unit="s")
 
-    def answer(
-        self,
-        labels,              # `(n,)`, the truth, 1 or 0, in the order in which he hears them
-        session: int = 0,    # in which he is asked
-        seed: int = 0,       # of what he mishears
-        heard: int = 0,      # samples that he heard before in this session
-    ) -> Answers:            # one for each sample
-        "Answer; the same seed gives the same answers."
-        truth = np.asarray(labels).astype(np.int8)
-        draw = np.random.default_rng([seed, session, heard])
-        count = heard + np.arange(len(truth))
-        rate = np.where(truth == 1, self.miss_rate, self.false_rate) + self.tiring * count
-        said = np.where(draw.random(len(truth)) < np.minimum(rate, .5), 1 - truth, truth)
-        each = listening_seconds(1, self.segment_seconds, self.think_seconds)
-        fits = (count + 1) * each <= (np.inf if self.limit is None else self.limit)
-        silent = (draw.random(len(truth)) < self.unsure_rate) | ~fits | (truth < 0)
-        return Answers(np.where(silent, -1, said).astype(np.int8), np.where(fits, each, 0.),
-                       session + self.delay)
+# %% ../../nbs/50_interactive/537_feedback.ipynb #54837a83
+@patch
+def answer(
+    self: Expert,
+    labels,              # `(n,)`, the truth, 1 or 0, in the order in which he hears them
+    session: int = 0,    # in which he is asked
+    seed: int = 0,       # of what he mishears
+    heard: int = 0,      # samples that he heard before in this session
+    lasts: float = math.inf,   # s that a session of the stream lasts
+) -> Answers:            # one for each sample
+    "Answer; the same seed gives the same answers."
+    truth = np.asarray(labels).astype(np.int8)
+    draw = np.random.default_rng([seed, session, heard])
+    count = heard + np.arange(len(truth))
+    rate = np.where(truth == 1, self.miss_rate, self.false_rate) + self.tiring * count
+    said = np.where(draw.random(len(truth)) < np.minimum(rate, .5), 1 - truth, truth)
+    each = listening_seconds(1, self.segment_seconds, self.think_seconds)
+    fits = (count + 1) * each <= (np.inf if self.limit is None else self.limit)
+    silent = (draw.random(len(truth)) < self.unsure_rate) | ~fits | (truth < 0)
+    due = session + self.delay
+    if self.latency is not None:
+        due = due + np.floor((self.latency + (count + 1) * each) / lasts).astype(np.int64)
+    return Answers(np.where(silent, -1, said).astype(np.int8), np.where(fits, each, 0.), due)
 
 # %% ../../nbs/50_interactive/537_feedback.ipynb #35e7a050
 EXPERTS = {"perfect": Expert(), "noisy": Expert(miss_rate=.1, false_rate=.05),
@@ -169,7 +178,7 @@ class AnswerLog:
         like("samples", samples, answers.labels.shape, "answers")
         one_of("source", source, SOURCES)
         new = {"sample": samples, "label": answers.labels, "seconds": answers.seconds,
-               **{name: np.full(len(samples), value) for name, value in
+               **{name: np.broadcast_to(value, samples.shape) for name, value in
                   (("asked", session), ("due", answers.due), ("source", source))}}
         for name, values in new.items(): self.columns[name] += values.tolist()
 

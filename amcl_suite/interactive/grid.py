@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from .feedback import parts_of
+from .feedback import Expert, parts_of
 from .learners import LogisticConfig
 from .metrics import Counts, counted_scores, dcf, fnr, fpr
 from .network import NetworkConfig
@@ -36,7 +36,8 @@ def stack_obstacle(
     known = STACKED_STRATEGIES if logistic else STACKED_STRATEGIES[:-1]
     found = dict(query=s.query not in known, target_share=s.target_share is not None,
                  drift=s.drift is not None, budget=s.budget == "drift", ranked=s.ranked,
-                 memory=s.memory != "all", reset_weights=s.reset_weights)
+                 memory=s.memory != "all", reset_weights=s.reset_weights,
+                 expert=config.expert != Expert())
     if not logistic: found |= dict(
         loss=learner.loss.learn_multiplier or learner.loss.learn_alpha,
         schedule_lr=learner.schedule_lr, auto_weight=learner.auto_weight,
@@ -216,7 +217,7 @@ def _tables(grid: _Grid) -> list[tuple]:     # per run: line of the run, session
             pre_dcf=float(before[i, n - 1]),
             n_queried=float(sums["n_al"][i, n - 1]), n_bootstrap=float(boot[i]),
             n_corrections=int((sums["cf_tp"] + sums["cf_fp"])[i, n - 1]),
-            n_pool=int(c["n_samples"][i, n - 1]), target_share=c["share"][i, n - 1],
+            n_pool=int(c["n_samples"][i, n - 1]), n_late=0, target_share=c["share"][i, n - 1],
             seconds=sum(grid.seconds[:n]))
         tables.append((pandas.DataFrame([facts]), rows, pandas.DataFrame(
             {"session": np.arange(n)} | {name: values[i, :n] for name, values in curves.items()})))

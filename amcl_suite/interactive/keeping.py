@@ -15,6 +15,7 @@ from ..core.files import (DataError, output_errors, read_bytes, read_weights,
                                    write_text_atomic, write_weights)
 from ..core.locks import hold_folder
 from .config import SessionConfig
+from .feedback import Expert
 from .session import InteractiveSession
 
 # %% auto #0
@@ -37,6 +38,8 @@ def session_state(
 
 def _plain(value):
     "Return a copy in which arrays are tensors and scalars of NumPy plain numbers."
+    if type(value) in (int, float, str, bool, type(None)): return value     # most of a long log
+    if isinstance(value, Tensor): return value.detach().clone()
     if isinstance(value, np.ndarray): return torch.from_numpy(value.copy())
     if isinstance(value, np.generic): return value.item()
     if isinstance(value, Mapping): return {_plain(k): _plain(v) for k, v in value.items()}
@@ -48,7 +51,7 @@ def restore_session(
     state: Mapping,                # from `session_state`
 ) -> None:
     "Put a state back."
-    state = copy.deepcopy(dict(state))
+    state = _plain(state)                                  # a copy: the run changes its own
     def array(value): return value.numpy() if isinstance(value, Tensor) else value
     for name in (*_KEPT, *_OPEN):
         if name in state:
@@ -128,12 +131,18 @@ def save_session(
     "Write state and results, each whole or not at all; `OutputError` names the folder."
     folder = Path(folder)
     write_weights(folder / "state.pt", dict(
-        version=STATE_VERSION, config=asdict(session.config), state=session_state(session),
+        version=STATE_VERSION, config=_settings_of(session), state=session_state(session),
         streams=[_stream_sum(session.stream), _stream_sum(session.other)]))
     write_text_atomic(folder / "scores.csv", session.scores().to_csv(index=False))
     write_text_atomic(folder / "events.csv", session.event_log().to_csv(index=False))
     write_text_atomic(folder / "al_samples.txt", "\n".join(pool_lines(session)) + "\n")
     return folder / "state.pt"
+
+def _settings_of(session) -> dict:
+    "Return what a run is made of, a simulated expert included."
+    simulated = {f"expert.{name}": value for name, value in asdict(session.expert).items()
+                 } if isinstance(session.expert, Expert) else {}
+    return asdict(session.config) | simulated
 
 # %% ../../nbs/50_interactive/548_keeping.ipynb #31dc735f
 def open_session(
@@ -171,8 +180,8 @@ def _check_same(session, saved: dict, path: Path) -> None:
     "Raise `DataError` where a state belongs to another stream or to other options."
     if [_stream_sum(session.stream), _stream_sum(session.other)] != saved["streams"]:
         raise DataError(f"{path}: a state of another stream: choose another folder, or {_WAYS}")
-    for name, value in asdict(session.config).items():
-        then = saved["config"].get(name, getattr(SessionConfig, name))    # a field that came later
+    for name, value in _settings_of(session).items():
+        then = saved["config"].get(name, getattr(SessionConfig, name, value))   # came later
         if value != then:
             raise DataError(f"{path}: a run with {name}={then!r}, got {value!r}: choose another "
                             f"folder, or {_WAYS}")

@@ -7,38 +7,45 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 import numpy as np
 from ..core.expect import integer, one_of, only
-from ..core.parts import styles
+from ..core.parts import Style, method_style
 from ..core.plots import PALETTE, tint
 from ..core.statistics import mean_interval
 from .scoring import SCORE_COLUMNS, run_curves
 
 # %% auto #0
-__all__ = ['LABELS', 'variant_looks', 'run_tables', 'session_frame', 'plot_over_sessions', 'plot_panels', 'plot_target_shares',
+__all__ = ['LABELS', 'variant_styles', 'run_tables', 'session_frame', 'plot_over_sessions', 'plot_panels', 'plot_target_shares',
            'plot_plans', 'plot_cost_plane']
 
 # %% ../../nbs/50_interactive/581_pictures.ipynb #629cf4fb
 _FREE = tuple(PALETTE[i] for i in (8, 4, 1, 5, 2, 6, 7, 0, 3))
 
-def variant_looks(
-    names: Sequence[str],    # of variants, such as "OAL smax"
-) -> dict[str, dict]:        # variant -> color, linestyle, marker, for matplotlib
+def variant_styles(
+    names: Sequence[str],   # of variants, such as "OAL smax"
+    shades: bool = True,    # tell strategies of a paradigm apart by shade; False: rows do it
+) -> dict[str, Style]:      # variant -> label, colour, marker, line
     "Return the look of each variant: its own, that of its paradigm, or a free one."
-    known = {style.label: style for style in styles().values()}
-    paradigms = {"OAL": known["online active learning"], "IML": known["interactive learning"]}
-    found = {name: known.get(name) or paradigms.get(name.split(" ")[0])
-             for name in map(str, names)}
-    taken = {style.colour for style in found.values() if style}
-    free = itertools.cycle([colour for colour in _FREE if colour not in taken])
-    looks, seen = {}, Counter()
-    for i, (name, style) in enumerate(found.items()):
-        colour = style.colour if style else next(free)
+    names = list(dict.fromkeys(map(str, names)))
+    own = {name: _known_style(name) for name in names}
+    kin = {name: own[name] or _known_style(name.split(" ")[0]) for name in names}
+    taken, seen = ([style.colour for style in some.values() if style] for some in (kin, own))
+    free, seen = itertools.cycle([c for c in _FREE if c not in taken]), Counter(seen)
+    found = {name: replace(style, label=name) for name, style in own.items() if style}
+    for i, name in enumerate(name for name in names if not own[name]):
+        colour = kin[name].colour if kin[name] else next(free)
         nth, seen[colour] = seen[colour], seen[colour] + 1
-        looks[name] = dict(color=tuple(tint(colour, (1., .6, .4)[min(nth, 2)]).tolist()),
-                           linestyle=("-", "--", ":", "-.")[nth % 4],
-                           marker=style.marker if style else "oDv^sP"[i % 6])
-    return looks
+        rgb = tint(colour, (1., .6, .4)[min(nth, 2)] if shades else 1.)
+        found[name] = Style(name, "#" + "".join(f"{round(255 * part):02X}" for part in rgb),
+                            kin[name].marker if kin[name] else "oDv^sP"[i % 6],
+                            ("-", ":", "-.")[nth % 3])
+    return {name: found[name] for name in names}
+
+def _known_style(name: str) -> Style | None:
+    "Return the look that a part's face gives to a name, if it does."
+    try: return method_style(name)
+    except ValueError: return None
 
 # %% ../../nbs/50_interactive/581_pictures.ipynb #3e813665
 LABELS = {"imlm": "IMLM", "dcf": "DCF", "fnr": "miss rate (FNR)", "fpr": "false alarm rate (FPR)",
@@ -85,15 +92,15 @@ def plot_over_sessions(
 ):                         # the axis
     "Draw means over runs with their 95 % interval; a group without numbers is left out."
     one_of("y", y, LABELS), only("by", [by], frame.columns, "column")
-    looks = variant_looks(frame[by].unique())
+    looks = variant_styles(frame[by].unique())
     for name, rows in frame.groupby(by, sort=False):
         table = rows.pivot(index="session", columns="run", values=y).dropna()
         if not len(table): continue
         look = looks[str(name)]
         mean, low, high = mean_interval(table.to_numpy(float)).values()
-        ax.plot(table.index, mean, color=look["color"], linestyle=look["linestyle"],
+        ax.plot(table.index, mean, color=look.colour, linestyle=look.linestyle,
                 label=name if isinstance(name, str) else f"{by} {name}")
-        ax.fill_between(table.index, low, high, color=look["color"], alpha=.15, lw=0)
+        ax.fill_between(table.index, low, high, color=look.colour, alpha=.15, lw=0)
     ax.set(xlabel="session", ylabel=LABELS[y])
     ax.xaxis.get_major_locator().set_params(integer=True)
     return ax
@@ -123,7 +130,7 @@ def plot_target_shares(
     "Draw the share of targets in stream and pools at the end; whiskers: 95 % interval."
     tables = [(keys["variant"], keys.get(by, ""), rows) for keys, rows in run_tables(sessions)]
     variants, groups = (list(dict.fromkeys(t[i] for t in tables)) for i in (0, 1))
-    looks = {"stream": dict(color="#9a9a9a")} | variant_looks(variants)
+    looks = {"stream": Style("stream", "#9A9A9A")} | variant_styles(variants)
     for i, name in enumerate(looks):
         shares = [[rows["pre_ps"].sum() / (rows["pre_ps"] + rows["pre_ns"]).sum()
                    if name == "stream" else rows["p_target"].iloc[-1]
@@ -132,7 +139,7 @@ def plot_target_shares(
         found = [mean_interval(values) for values in shares]
         ends = np.array([(f["mean"] - f["low"], f["high"] - f["mean"]) for f in found]).T
         ax.bar(np.arange(len(groups)) + .8 * (i + .5) / len(looks) - .4, [f["mean"] for f in found],
-               .72 / len(looks), color=looks[name]["color"], label=name, yerr=np.nan_to_num(ends),
+               .72 / len(looks), color=looks[name].colour, label=name, yerr=np.nan_to_num(ends),
                error_kw=dict(lw=1, ecolor="#333333"))
     ax.axhline(.5, color="#333333", ls="--", lw=.9)
     ax.set(ylabel="share of targets", xticks=range(len(groups)), xticklabels=groups)
@@ -145,10 +152,10 @@ def plot_plans(
     accumulated: bool = False,           # add them up
 ):                                       # the axis
     "Draw budget plans as steps."
-    looks = variant_looks(list(plans))
+    looks = variant_styles(list(plans))
     for name, counts in plans.items():
         values = np.cumsum(counts) if accumulated else np.asarray(counts)
-        ax.plot(values, drawstyle="steps-mid", color=looks[name]["color"], label=name, lw=1.3)
+        ax.plot(values, drawstyle="steps-mid", color=looks[name].colour, label=name, lw=1.3)
     ax.set(xlabel="session", ylabel="questions so far" if accumulated else "questions")
     return ax
 
@@ -163,12 +170,12 @@ def plot_cost_plane(
     "Draw misses against cost: dots for runs, marks for means, lines of equal IMLM."
     from matplotlib.ticker import MaxNLocator
     only("columns", ["listening", "fnr", by], runs.columns, "column")
-    looks = variant_looks(runs[by].unique())
+    looks = variant_styles(runs[by].unique())
     for i, (name, look) in enumerate(looks.items()):
         rows, size = runs[runs[by].astype(str) == name], 50 + 70 * (len(looks) - 1 - i) / len(looks)
-        ax.scatter(rows["listening"], rows["fnr"], s=9, color=look["color"], alpha=.7, linewidths=0)
-        ax.scatter(rows["listening"].mean(), rows["fnr"].mean(), s=size, color=look["color"],
-                   marker=look["marker"], edgecolors="white", linewidths=.8, label=name, zorder=3)
+        ax.scatter(rows["listening"], rows["fnr"], s=9, color=look.colour, alpha=.7, linewidths=0)
+        ax.scatter(rows["listening"].mean(), rows["fnr"].mean(), s=size, color=look.colour,
+                   marker=look.marker, edgecolors="white", linewidths=.8, label=name, zorder=3)
     ax.set(xlabel="heard, per segment", ylabel="miss rate (FNR)")
     ends = np.array([[0, ax.get_xlim()[1]], [0, ax.get_ylim()[1]]])
     most = weight * ends[0, 1] + ends[1, 1]

@@ -11,6 +11,7 @@ import numpy as np
 from ..core.expect import integer, one_of
 from ..core.statistics import holm
 from .config import SessionConfig
+from .feedback import Expert
 from .hypotheses import CommitteeConfig, HypothesesLearner
 from .keeping import open_session, save_session
 from .learners import LogisticConfig, LogisticLearner, NetworkLearner
@@ -26,10 +27,11 @@ __all__ = ['ENGINES', 'InteractiveConfig', 'InteractiveResults', 'run_interactiv
 # %% ../../nbs/50_interactive/549_runs.ipynb #3dfd1455
 @dataclass(frozen=True)
 class InteractiveConfig:
-    "One setting: how sessions run, and what learns."
+    "One setting: how sessions run, what learns, and who answers."
     session: SessionConfig = SessionConfig()                     # questions, corrections, memory
     learner: LogisticConfig | LearnerConfig | CommitteeConfig = LogisticConfig()   # what learns
     small: bool = True       # a network of 64 units instead of the released 1024
+    expert: Expert = Expert()   # who answers
 
     def make_learner(self,
         dim: int,        # values of a window
@@ -98,9 +100,10 @@ def _one_run(config: InteractiveConfig, stream, other, seed: int, folder, every:
     session = replace(config.session, seed=seed)
     model = config.make_learner((2 * session.context + 1) * stream.dim, seed)
     options = {name: getattr(session, name) for name in session.__dataclass_fields__}
-    if folder is None: run = InteractiveSession(model, stream, other=other, **options).run()
+    options |= dict(other=other, expert=config.expert)
+    if folder is None: run = InteractiveSession(model, stream, **options).run()
     else:
-        run = open_session(folder, model, stream, other=other, **options)
+        run = open_session(folder, model, stream, **options)
         while not run.done:
             run.run(every)
             save_session(run, folder)
@@ -109,7 +112,8 @@ def _one_run(config: InteractiveConfig, stream, other, seed: int, folder, every:
     facts = run_scores(rows) | dict(
         pre_dcf=run_scores(rows, stage="pre")["dcf"], n_queried=counts.n_queried,
         n_bootstrap=counts.n_bootstrap, n_corrections=int((rows["cf_tp"] + rows["cf_fp"]).sum()),
-        n_pool=len(run.pool), target_share=rows["p_target"].iloc[-1], seconds=rows["time"].sum())
+        n_pool=len(run.pool), n_late=sum(e.get("due", -1) > e["session"] for e in run.events),
+        target_share=rows["p_target"].iloc[-1], seconds=rows["time"].sum())
     return pandas.DataFrame([facts]), rows, run_curves(rows)
 
 # %% ../../nbs/50_interactive/549_runs.ipynb #e281ec73

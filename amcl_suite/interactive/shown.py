@@ -9,15 +9,15 @@ from dataclasses import replace
 import numpy as np
 from ..core.evidence import Evidence, ShownRun
 from ..core.expect import finite, like, one_of, shaped
-from ..core.parts import Style, method_style
-from ..core.plots import PALETTE
+from ..core.parts import Style
 from ..core.statistics import mean_interval
 from ..core.tables import Table, format_value
 from .metrics import METRICS, trivial_scores
+from .pictures import variant_styles
 from .runs import InteractiveResults, curve_arrays, record_rows
 
 # %% auto #0
-__all__ = ['TRIVIAL', 'STREAM_SCORES', 'CURVES_SHOWN', 'trivial_rows', 'keep_streams', 'variant_style', 'plot_stream_curves',
+__all__ = ['TRIVIAL', 'STREAM_SCORES', 'CURVES_SHOWN', 'trivial_rows', 'keep_streams', 'plot_stream_curves',
            'plot_variant_scores', 'variant_table', 'labels_saved']
 
 # %% ../../nbs/50_interactive/582_shown.ipynb #8f08633f
@@ -58,19 +58,6 @@ def keep_streams(
     sessions = np.stack([wide.loc[name].to_numpy() for name in places]).astype(np.float32)
     run.arrays(**curve_arrays(results), session_dcf=sessions, drifts=np.array(drifts, np.int64))
 
-# %% ../../nbs/50_interactive/582_shown.ipynb #1b331de4
-def variant_style(
-    name: str,              # of the variant
-    place: int = 0,         # among the variants: which colour is free
-    by_word: bool = False,  # let the first word decide where the name isn't known
-) -> Style:                 # label, colour, marker, line
-    "Return how a variant is drawn."
-    for spelling in (name, name.split()[0])[:1 + by_word]:
-        try: return replace(method_style(spelling), label=name)
-        except ValueError: continue                       # not a name that the face gives a look
-    return Style(name, PALETTE[place % len(PALETTE)], "osD^vP"[place % 6],
-                 ("-", "--", ":")[place // len(PALETTE) % 3])
-
 # %% ../../nbs/50_interactive/582_shown.ipynb #dfd0232d
 CURVES_SHOWN = {"session_dcf": "DCF of a session", "curve_dcf": "DCF so far",
                 "curve_imlm": "IMLM so far"}
@@ -90,6 +77,7 @@ def plot_stream_curves(
     known = list(dict.fromkeys(name for one in evidence.runs for name in _variants(one)))
     for name in variants: one_of("variants", name, known, "variant")
     wanted = list(variants) or known
+    styles = variant_styles(wanted)
     streams = list(dict.fromkeys(one.rows[0]["dataset"] for one in evidence.runs))
     fig, axes = plt.subplots(len(curves), len(streams), figsize=(9, 2.1 * len(curves) + .6),
                              sharex="col", sharey="row", squeeze=False)
@@ -98,8 +86,7 @@ def plot_stream_curves(
         places = {name: i for name, i in _variants(one).items() if name in wanted}
         for ax, curve in zip(column, curves):
             for name, i in places.items():
-                _band(ax, one.arrays[curve][i], variant_style(name, wanted.index(name)),
-                      shaded=curve != "session_dcf")
+                _band(ax, one.arrays[curve][i], styles[name], shaded=curve != "session_dcf")
             for at in one.arrays["drifts"] if places else ():
                 ax.axvline(at - .5, color="#555555", lw=1, ls="--")
         column[0].set_title(one.rows[0]["dataset"], loc="left")
@@ -130,12 +117,13 @@ def plot_variant_scores(
     panels = [(streams[0], m) for m in metrics] if len(streams) == 1 else \
         [(name, metrics[0]) for name in streams]
     names = list(variants or dict.fromkeys(r["method"] for r in evidence.rows if "place" in r))
+    styles = variant_styles(names, shades=False)
     fig, axes = plt.subplots(1, len(panels), figsize=(9, height * len(names) + .7), sharey=True,
                              squeeze=False)
     for ax, (stream, metric) in zip(axes[0], panels):
         for i, name in enumerate(names):
             for row in evidence.select(dataset=stream, metric=metric, method=name)[:1]:
-                _dots(ax, i, np.array(row["per_seed"]), variant_style(name, i, by_word=True))
+                _dots(ax, i, np.array(row["per_seed"]), styles[name])
         ax.set(xlabel=f"{metric.upper().replace('_', ' ')}, {stream}")
     axes[0, 0].set_yticks(range(len(names)), names)
     axes[0, 0].invert_yaxis()

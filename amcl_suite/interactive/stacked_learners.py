@@ -9,7 +9,6 @@ from itertools import zip_longest
 import copy, math, time
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu, log_softmax
 from torch.nn.utils.rnn import pad_sequence
 from ..core.expect import shaped
 from ..core.training import SeededBatches, TrainingSettings, fit as fit_stack
@@ -17,124 +16,13 @@ from .learners import (LogisticConfig, LogisticLearner, NetworkLearner,
                                              StreamLearner)
 from .logistic import calibrated_threshold, solve_logistic
 from .losses import make_loss
-from .network import EmbeddingClassifier, NetworkConfig, NetworkOutput
-from .network import make_network
+from .network import (NetworkConfig, NetworkOutput, StackedNetwork,
+                                            make_network)
 from .pair_training import (FitReport, LearnerConfig, inverse_weights,
                                                   pair_batches, pair_loss)
 
 # %% auto #0
-__all__ = ['StackedNetwork', 'StackedPools', 'StackedNetworkLearner', 'similar_pools', 'StackedLogisticLearner']
-
-# %% ../../nbs/50_interactive/531_stacked.ipynb #ea0a927f
-class _MaskedNorm(torch.autograd.Function):
-    "Normalise `(runs, n, units)` by given statistics that depend on real rows, or don't."
-    @staticmethod
-    def forward(ctx, hidden, mean, root, mask, share):
-        normal = (hidden - mean).div_(root)
-        ctx.save_for_backward(normal, root, mask, share)
-        return normal
-
-    @staticmethod
-    def backward(ctx, gradient):
-        normal, root, mask, share = ctx.saved_tensors      # share: 1 / N, 0 for constants
-        along = (gradient * normal).sum(1, keepdim=True) * share
-        change = torch.addcmul(gradient - gradient.sum(1, keepdim=True) * share, normal, along,
-                               value=-1)
-        return change.mul_(mask / root), None, None, None, None
-
-# %% ../../nbs/50_interactive/531_stacked.ipynb #5c2fccf9
-class StackedNetwork(nn.Module):
-    "Many embedding classifiers of one architecture on a leading axis of runs."
-    def __init__(self,
-        networks: Sequence[EmbeddingClassifier],   # their weights are copied
-    ):
-        super().__init__()
-        if not networks or len({network.config for network in networks}) > 1:
-            raise ValueError(f"networks: expected one architecture, got {len(networks)} networks")
-        self.config = networks[0].config
-        if self.config.dropout: raise ValueError("dropout: expected 0 in a stack")
-        self.layers = [(name.replace(".", "_"), layer)
-                       for name, layer in copy.deepcopy(networks[0]).named_modules()
-                       if isinstance(layer, nn.Linear | nn.BatchNorm1d | nn.LeakyReLU)]
-        self.n_embed = sum(not name.startswith("classify") for name, _ in self.layers)
-        learned = {name.replace(".", "_") for name, _ in networks[0].named_parameters()}
-        states = [{name.replace(".", "_"): value for name, value in network.state_dict().items()
-                   if not name.endswith("num_batches_tracked")} for network in networks]
-        self.shapes = [{name: value.shape for name, value in states[0].items()
-                        if (name in learned) == wanted} for wanted in (True, False)]
-        weights, statistics = (torch.stack([torch.cat([state[name].flatten() for name in shapes])
-                                            if shapes else torch.zeros(0) for state in states])
-                               for shapes in self.shapes)
-        self.weights = nn.Parameter(weights)
-        self.register_buffer("statistics", statistics)
-
-    @property
-    def n_runs(self) -> int: return len(self.weights)
-
-    def __repr__(self): return f"StackedNetwork({self.n_runs}, {self.config})"
-
-# %% ../../nbs/50_interactive/531_stacked.ipynb #dfecd44a
-def _named(self,
-    runs: Tensor | None = None,    # which; None: all
-) -> dict[str, Tensor]:            # name -> `(runs, ...)`, views where runs is None
-    "Return weights and running statistics by name."
-    found = {}
-    for flat, shapes in zip((self.weights, self.statistics), self.shapes):
-        flat = flat if runs is None else flat.index_select(0, runs)
-        parts = flat.split([shape.numel() for shape in shapes.values()], 1)
-        found |= {name: part.reshape(len(flat), *shape)
-                  for (name, shape), part in zip(shapes.items(), parts)}
-    return found
-
-StackedNetwork.named = _named
-
-# %% ../../nbs/50_interactive/531_stacked.ipynb #e8c4f88b
-def _forward(self,
-    x: Tensor,                   # `(runs, n, dim)`, padded
-    real: Tensor | None = None,  # `(runs, n)` booleans, rows that count; None: all
-    runs: Tensor | None = None,  # which runs the rows belong to; None: all
-) -> NetworkOutput:              # with a leading axis of runs
-    "Return what the networks say; in training mode from and for the running statistics."
-    named, moved = self.named(runs), {}
-    mask = (torch.ones_like(x[..., :1]) if real is None else real[..., None].to(x.dtype))
-    hidden = x
-    for position, (name, layer) in enumerate(self.layers):
-        if position == self.n_embed: embedding = hidden
-        if isinstance(layer, nn.LeakyReLU): hidden = leaky_relu(hidden, layer.negative_slope)
-        elif isinstance(layer, nn.BatchNorm1d):
-            hidden = self._norm(name, layer, hidden, mask, named, moved)
-        else: hidden = torch.baddbmm(named[name + "_bias"].unsqueeze(1), hidden,
-                                     named[name + "_weight"].mT)
-    if moved:
-        with torch.no_grad():
-            new = torch.cat([moved[name] for name in self.shapes[1]], 1)
-            if runs is None: self.statistics.copy_(new)
-            else: self.statistics.index_copy_(0, runs, new)
-    return NetworkOutput(embedding, log_softmax(hidden, -1), hidden)
-
-StackedNetwork.forward = _forward
-
-# %% ../../nbs/50_interactive/531_stacked.ipynb #540e3b91
-def _norm(self, name: str, layer: nn.BatchNorm1d, hidden: Tensor, mask: Tensor, named: dict,
-          moved: dict) -> Tensor:
-    "Normalise real rows by their statistics, and note how the running ones move in training mode."
-    weight, bias, mean, square = (named[f"{name}_{kind}"].unsqueeze(1) for kind in
-                                  ("weight", "bias", "running_mean", "running_var"))
-    n = mask.sum(1, keepdim=True)
-    learn = ((n > 1) & self.training).to(hidden.dtype)
-    if self.training:
-        with torch.no_grad():
-            now = (mask.mT @ hidden) / n.clamp(min=1)
-            var = mask.mT @ (hidden - now).square() / n.clamp(min=1)
-            unbiased, rate = var * n / (n - 1).clamp(min=1), layer.momentum * learn
-            moved[name + "_running_mean"] = torch.lerp(mean, now, rate).squeeze(1)
-            moved[name + "_running_var"] = torch.lerp(square, unbiased, rate).squeeze(1)
-            mean, square = torch.lerp(mean, now, learn), torch.lerp(square, var, learn)
-    normal = _MaskedNorm.apply(hidden, mean, (square + layer.eps).sqrt(), mask,
-                               learn / n.clamp(min=1))
-    return torch.addcmul(bias, normal, weight)
-
-StackedNetwork._norm = _norm
+__all__ = ['StackedPools', 'StackedNetworkLearner', 'similar_pools', 'StackedLogisticLearner']
 
 # %% ../../nbs/50_interactive/531_stacked.ipynb #6cf6f52f
 class StackedPools(SeededBatches):
@@ -376,34 +264,38 @@ class StackedLogisticLearner:
                         LogisticLearner(self.dim).weights.items()}
         self.thresholds = torch.full((self.n_runs,), .5, dtype=torch.float64)
 
-    def fit(self,
-        x: Sequence[Tensor | None],     # one pool `(n, dim)` per run; None: it stays as it is
-        y: Sequence[Tensor | None],     # labels `(n,)`, 0 or 1
-        seeds: Sequence[int] = (),      # without effect
-        reweigh: bool = True,           # without effect
-    ) -> list[FitReport | None]:        # one per run
-        "Fit all pools; `ValueError` on bad input."
-        start, c, reports = time.perf_counter(), self.config, [None] * self.n_runs
-        if not len(x) == len(y) == self.n_runs:
-            raise ValueError(f"x, y: expected {self.n_runs} pools, got {len(x)} and {len(y)}")
-        for runs in similar_pools(y):
-            pools = _padded([x[i] for i in runs], [y[i] for i in runs], len(runs), self.dim, "cpu")
-            before = {name: values[runs] for name, values in self.weights.items()}
-            found, losses, steps = solve_logistic(*pools, c.weights, c.penalty, c.balanced, before)
-            for name, values in found.items(): self.weights[name][runs] = values
-            if c.calibrate: self._calibrate(*pools, runs)
-            for i, row, loss in zip(runs, pools[1], losses.tolist()):
-                reports[i] = FitReport(int((row >= 0).sum()), int((row == 1).sum()), steps, loss,
-                                       seconds=time.perf_counter() - start)
-        return reports
-
-    def _calibrate(self, x: Tensor, y: Tensor, runs: list[int]) -> None:
-        "Set the thresholds of some runs on padded pools."
-        for i, features, labels in zip(runs, x, y):
-            logits = self.unstack(i).logits(features)
-            self.thresholds[i] = calibrated_threshold(logits, labels, self.config.calibrate)
-
 StackedLogisticLearner.decide = StackedNetworkLearner.decide
+
+# %% ../../nbs/50_interactive/531_stacked.ipynb #c407958f
+def _fit_logistic(self,
+    x: Sequence[Tensor | None],     # one pool `(n, dim)` per run; None: it stays as it is
+    y: Sequence[Tensor | None],     # labels `(n,)`, 0 or 1
+    seeds: Sequence[int] = (),      # without effect
+    reweigh: bool = True,           # without effect
+) -> list[FitReport | None]:        # one per run
+    "Fit all pools; `ValueError` on bad input."
+    start, c, reports = time.perf_counter(), self.config, [None] * self.n_runs
+    if not len(x) == len(y) == self.n_runs:
+        raise ValueError(f"x, y: expected {self.n_runs} pools, got {len(x)} and {len(y)}")
+    for runs in similar_pools(y):
+        pools = _padded([x[i] for i in runs], [y[i] for i in runs], len(runs), self.dim, "cpu")
+        before = {name: values[runs] for name, values in self.weights.items()}
+        found, losses, steps = solve_logistic(*pools, c.weights, c.penalty, c.balanced, before)
+        for name, values in found.items(): self.weights[name][runs] = values
+        if c.calibrate: self._calibrate(*pools, runs)
+        for i, row, loss in zip(runs, pools[1], losses.tolist()):
+            reports[i] = FitReport(int((row >= 0).sum()), int((row == 1).sum()), steps, loss,
+                                   seconds=time.perf_counter() - start)
+    return reports
+
+def _calibrate_logistic(self, x: Tensor, y: Tensor, runs: list[int]) -> None:
+    "Set the thresholds of some runs on padded pools."
+    for i, features, labels in zip(runs, x, y):
+        logits = self.unstack(i).logits(features)
+        self.thresholds[i] = calibrated_threshold(logits, labels, self.config.calibrate)
+
+StackedLogisticLearner.fit = _fit_logistic
+StackedLogisticLearner._calibrate = _calibrate_logistic
 
 # %% ../../nbs/50_interactive/531_stacked.ipynb #303ff558
 def _embed_logistic(self,

@@ -131,7 +131,7 @@ def _take(self: StreamRun, said: dict, asked_by: str, session: int, why=None,
         self.events.append(dict(
             order=len(self.events), session=session, sample=sample, asked_by=asked_by,
             why="" if why is None else why[i], score=np.nan if scores is None else float(scores[i]),
-            said=label, seconds=cost if seconds is None else float(seconds)))
+            said=label, seconds=cost if seconds is None else float(seconds), due=due))
     self.late += [(due, s, label) for s, (label, _, due) in said.items() if label >= 0]
     came = [(s, label) for due, s, label in self.late if due <= session]
     self.late = [item for item in self.late if item[0] > session]
@@ -161,10 +161,13 @@ def _note(self: StreamRun, kind: str, samples, found, allowed, store: dict) -> N
     for sample, _ in said:
         if sample not in allowed:
             raise ValueError(f"sample: {sample} can't be labelled now (as {kind})")
+    dues = np.broadcast_to(found.due, len(said)).tolist()
+    told = {s: (label, seconds, due) for (s, label), seconds, due in
+            zip(said, found.seconds, dues)}
     if self.log: self.log([dict(session=self.number, kind=kind, sample=s, label=label,
-                                seconds=seconds, due=found.due)
-                           for (s, label), seconds in zip(said, found.seconds)])
-    store |= {s: (label, seconds, found.due) for (s, label), seconds in zip(said, found.seconds)}
+                                seconds=seconds, due=due)
+                           for s, (label, seconds, due) in told.items()])
+    store |= told
     self.heard += len(samples)
 
 @patch
@@ -178,13 +181,15 @@ def _remembered(self: StreamRun, kind: str) -> dict:
 def _say(self: StreamRun, samples: np.ndarray):
     "Return what the given expert says to samples."
     if not isinstance(self.expert, Expert): return self.expert(samples)
-    return self.expert.answer(self.stream.labels[samples], self.number, self._seed(4), self.heard)
+    lasts = self.stream.segment_seconds * len(self.stream.session_samples(self.number))
+    return self.expert.answer(self.stream.labels[samples], self.number, self._seed(4), self.heard,
+                              lasts)
 
 # %% ../../nbs/50_interactive/544_stream_run.ipynb #981ed0fb
 @patch
 def event_log(
     self: StreamRun,
 ):                             # data frame: who was asked, why, what was said, what it cost
-    "Return one line per answer."
+    "Return one line per answer; `due` is the session in which it is learned from."
     import pandas
     return pandas.DataFrame(self.events)

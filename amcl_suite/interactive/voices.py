@@ -4,7 +4,7 @@
 
 # %% ../../nbs/50_interactive/520_voices.ipynb #0f4cb2c5
 from __future__ import annotations
-import csv, io, shutil, subprocess, tempfile
+import csv, io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -15,6 +15,7 @@ from ..core.audio import read_audio
 from ..core.data import catalogue, data_folders, locate
 from ..core.expect import between, integer, one_of, only
 from ..core.files import DataError, read_member
+from ..core.sound import read_aloud
 
 # %% auto #0
 __all__ = ['VOICE_RATE', 'VOWELS', 'ESPEAK_LINES', 'ARCHIVES', 'FormantVoice', 'draw_voice', 'formant_speech', 'levelled',
@@ -147,12 +148,9 @@ ESPEAK_LINES = (
     "It rained all night, and the cellar is wet.", "Please bring me the ladder and a lamp.",
     "The children found a key under the stairs.", "That road ends at a small white church.",
     "He keeps his letters in a wooden drawer.", "Tomorrow the market opens an hour late.")
-_ESPEAK = {"us1": ("en-us+m1", 52, 150, "M"), "us2": ("en-us+f1", 50, 150, "F"),
-           "gb1": ("en-gb+m2", 44, 165, "M"), "gb2": ("en-gb+f2", 58, 165, "F"),
-           "sc1": ("en-gb-scotland+m3", 70, 155, "M"), "sc2": ("en-gb-scotland+f3", 42, 155, "F"),
-           "ca1": ("en-029+m5", 62, 150, "M"), "ca2": ("en-029+f5", 46, 145, "F"),
-           "rp1": ("en-gb-x-rp+m6", 54, 170, "M"), "rp2": ("en-gb-x-rp+f1", 68, 170, "F"),
-           "wm1": ("en-gb-x-gbcwmd+m7", 36, 160, "M"), "wm2": ("en-gb-x-gbcwmd+f2", 36, 150, "F")}
+_READERS = {"us1": "usm1", "us2": "usf1", "gb1": "gbm2", "gb2": "gbf2", "sc1": "scm3",
+            "sc2": "scf3", "ca1": "cam5", "ca2": "caf5", "rp1": "rpm6", "rp2": "rpf1",
+            "wm1": "wmm7", "wm2": "wmf2"}   # our name -> that of `ESPEAK_SPEAKERS`
 
 # %% ../../nbs/50_interactive/520_voices.ipynb #87395f43
 def espeak_talkers(
@@ -160,22 +158,10 @@ def espeak_talkers(
     lines: Sequence[str] = ESPEAK_LINES,    # what each of them reads
 ) -> list[Source]:                          # "espeak:SPEAKER"
     "Let espeak-ng read; `DataError` with the remedy if the command is missing."
-    integer("n", n, 1, len(_ESPEAK))
-    if not shutil.which("espeak-ng"):
-        raise DataError("espeak-ng is not installed: run `apt-get install espeak-ng`, or use "
-                        "formant_talkers instead")
-    with tempfile.TemporaryDirectory() as folder:
-        return [Source(f"espeak:{name}", _read_aloud(f"{folder}/{name}.wav", " ".join(lines), *how),
-                       sex) for name, (*how, sex) in list(_ESPEAK.items())[:n]]
-
-# %% ../../nbs/50_interactive/520_voices.ipynb #41d7ac39
-def _read_aloud(path: str, text: str, voice: str, pitch: int, speed: int) -> np.ndarray:
-    "Return text spoken by espeak-ng; `DataError` if it fails."
-    command = ["espeak-ng", "-v", voice, "-p", str(pitch), "-s", str(speed), "-w", path, text]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    if done.returncode: raise DataError(f"espeak-ng failed for {voice}: {done.stderr.strip()}; is "
-                                        "its voice installed?")
-    return levelled(read_audio(path, VOICE_RATE)[0].numpy())
+    return [Source(f"espeak:{name}", levelled(read_aloud(
+                " ".join(lines), speaker, VOICE_RATE, "formant_talkers")[0].numpy()),
+                speaker[2].upper())
+            for name, speaker in list(_READERS.items())[:integer("n", n, 1, len(_READERS))]]
 
 # %% ../../nbs/50_interactive/520_voices.ipynb #3d3b8540
 ARCHIVES = {"librispeech": "librispeech_mini.zip",

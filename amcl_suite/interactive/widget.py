@@ -4,9 +4,10 @@
 
 # %% ../../nbs/50_interactive/584_widget.ipynb #04727d20
 from __future__ import annotations
-import html, itertools, json, secrets, time
+import html, itertools, time
 from collections.abc import Callable
 from fastcore.basics import patch
+from ..core.panels import key_script, link_button, panel_mark
 from ..core.settings import require
 from .desk import LabelDesk
 
@@ -56,35 +57,6 @@ def _text(x: float, y: float, text: str, colour: str, anchor: str = "start") -> 
             f'font-family="sans-serif" text-anchor="{anchor}">{text}</text>')
 
 # %% ../../nbs/50_interactive/584_widget.ipynb #1524d7c5
-_SCRIPT = """(() => {
-  const mark = "%s", keys = %s;
-  const panel = () => document.querySelector("." + mark);
-  window.addEventListener("keydown", event => {
-    const root = panel();
-    if (!root || !root.contains(document.activeElement)) return;
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const action = keys[event.key.toLowerCase()];
-    if (!action || document.activeElement.matches("input, textarea, select")) return;
-    event.preventDefault();
-    event.stopImmediatePropagation();
-    if (!event.repeat) root.querySelector(".amcl-do-" + action).click();
-  }, true);
-  const begin = tries => {
-    const root = panel();
-    if (!root) { if (tries) setTimeout(begin, 100, tries - 1); return; }
-    root.tabIndex = 0;
-    root.addEventListener("click", event => {
-      if (event.target.closest(".amcl-do-play")) {
-        const sound = root.querySelector("audio");
-        if (sound) { sound.currentTime = 0; sound.play(); }
-      }
-      if (!event.target.closest("select, audio")) root.focus({preventScroll: true});
-    });
-    root.focus({preventScroll: true});
-  };
-  begin(100);
-})()"""
-
 _STYLE = """<style>.%s {border: 1px solid var(--jp-border-color1, #bbb); border-radius: 4px;
  padding: 10px; max-width: 760px} .%s:focus-within {outline: 2px solid #0072B2; outline-offset: 1px}
 </style>"""
@@ -99,16 +71,14 @@ class LabelPanel:
         done: Callable | None = None,   # called when all is done -> text to show
     ):
         self.desk, self.sound, self.name, self.done = desk, sound, name, done
-        self.mark, self.since, self.trouble = f"amcl-{secrets.token_hex(4)}", time.monotonic(), ""
+        self.mark, self.since, self.trouble = panel_mark(), time.monotonic(), ""
         w = require("ipywidgets", "interactive")
         self.head, self.state, self.picture = w.HTML(), w.HTML(), w.HTML()
         self.player = w.Audio(value=b"", format="wav", autoplay=True, loop=False)
         self.waiting = w.Select(options=[], rows=6, layout=dict(width="300px"))
         self.buttons = {name: w.Button(description=f"{label} ({keys[0].replace(' ', 'space')})",
                                        tooltip=told) for name, (keys, label, told) in KEYS.items()}
-        for name, button in self.buttons.items():
-            button.add_class(f"amcl-do-{name}")
-            button.on_click(lambda _, name=name: self.press(name))
+        for name, button in self.buttons.items(): link_button(button, name, self.press)
         self.buttons["target"].button_style = "success"
         self.waiting.observe(self._jump, "value")
         self.box = w.VBox([w.HTML(_STYLE % (self.mark, self.mark)), self.head, self.player,
@@ -123,7 +93,7 @@ class LabelPanel:
         "Show the panel, and let keys press its buttons."
         from IPython.display import Javascript, display
         keys = {key: name for name, (names, *_) in KEYS.items() for key in names}
-        display(self.box, Javascript(_SCRIPT % (self.mark, json.dumps(keys))))
+        display(self.box, Javascript(key_script(self.mark, keys, replay="play")))
 
 # %% ../../nbs/50_interactive/584_widget.ipynb #c1e8a97c
 _LABELS = {"target": 1, "other": 0, "unsure": -1}

@@ -25,6 +25,12 @@ app.command("make-scenes")(make_scenes)
 app.command()(check)
 
 # %% ../../nbs/40_objects/487_command_line.ipynb #c375235d
+Preset = Annotated[str, typer.Argument(metavar="PRESET", help=(
+    "micro (minutes on a CPU), half, tetrominoes, multi_dsprites, clevr6, clevr10, clevrtex."))]
+Geco = Annotated[Optional[str], typer.Option(help=(
+    "Target of the reconstruction in nats per value, auto, or off; default: the preset's."))]
+Values = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help=(
+    "Any other field, by name or place (model.temperature); may be repeated."))]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="model.pt, or the folder of a run.")]
 Published = Annotated[str, typer.Option(metavar="PRESET", help=(
     "MODEL is a checkpoint of the released code, trained as this preset says."))]
@@ -46,18 +52,14 @@ Force = Annotated[bool, typer.Option("--force", help="Do finished ones again.")]
 # %% ../../nbs/40_objects/487_command_line.ipynb #89008e6c
 @app.command()
 def train(
-    name: Annotated[str, typer.Argument(metavar="PRESET", help=(
-        "micro (minutes on a CPU), half, tetrominoes, multi_dsprites, clevr6, clevr10, "
-        "clevrtex."))] = "micro",
+    name: Preset = "micro",
     out: Annotated[Path, typer.Option(help="Folder of the run; an earlier attempt goes on.")] = ...,
     kind: Annotated[str, typer.Option(help="efficientmorl or slot_attention.")] = "efficientmorl",
     data: Annotated[Optional[str], typer.Option(help=(
         "A family, a published set, an HDF5 file or a ClevrTex folder; default: the "
         "preset's."))] = None,
     data_path: DataPath = "", sizes: Sizes = None,
-    geco: Annotated[Optional[str], typer.Option(help=(
-        "Target of the reconstruction in nats per value, auto, or off; default: the "
-        "preset's."))] = None,
+    geco: Geco = None,
     seed: Annotated[Optional[int], typer.Option(
         min=0, help="Of weights, order and noise; default: 0.")] = None,
     device: Annotated[Optional[str], typer.Option(help="auto, cpu or cuda.")] = None,
@@ -68,8 +70,7 @@ def train(
         min=0, help="Stop at the first checkpoint after so long.")] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help=(
         "Twenty steps on a few scenes: shows that all works, learns nothing."))] = False,
-    values: Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help=(
-        "Any other field, by name or place (model.temperature); may be repeated."))] = None,
+    values: Values = None,
 ) -> None:
     "Train a model, or go on with one; writes model.pt into the folder of the run."
     from amcl_suite.objects.system import train_objects

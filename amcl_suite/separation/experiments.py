@@ -16,6 +16,7 @@ from ..core.data import checksum, locate, sha256_of
 from ..core.expect import counts, integer, one_of, ranges
 from ..core.files import replacing
 from ..core.identity import plain
+from ..core.sound import has_espeak
 from ..core.statistics import summarise
 from ..core.trainer import TrainerSettings, train
 from ..mcl.rules import rule
@@ -33,7 +34,6 @@ from .objectives import ObjectiveConfig
 from .system import SeparationOptimiser, SeparationSystem
 from .temperature import (Annealing, TemperatureConfig, measure_unit,
                                                stored_unit)
-from .voices import has_espeak
 from .watch import Watch
 
 # %% auto #0

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from ..core.audio import pcm16
-from ..core.sound import check_heard
+from ..core.sound import ESPEAK_SPEAKERS, check_heard, has_espeak
 from ..core.data import cache_dir, sha256_of
 from ..core.expect import between, integer, one_of
 from ..core.files import DataError, read_json, shown
@@ -20,9 +20,9 @@ from ..core.identity import digest
 from .clips import Clip, clips_from_folder, heard_clips, librispeech_clips
 from .mixing import (SPLITS, PlannedMixture, draw_levels, is_written, mix,
                                           mixture_name, speaker_range, write_corpus)
-from .voices import (ESPEAK_SPEAKERS, SENTENCES, by_speaker, cut_in_two,
-                                          espeak_voices, fingerprint, has_espeak, join_clips,
-                                          split_voices, synthetic_voices)
+from .voices import (SENTENCES, by_speaker, cut_in_two, espeak_voices,
+                                          fingerprint, join_clips, split_voices,
+                                          synthetic_voices)
 
 # %% auto #0
 __all__ = ['make_corpus', 'corpus_recipe', 'clips_corpus', 'left_out', 'synthetic_corpus', 'espeak_corpus', 'librispeech_corpus']

@@ -4,22 +4,22 @@
 
 # %% ../../nbs/20_separation/218_voices.ipynb #69d1ef06
 from __future__ import annotations
-import functools, re, shutil, subprocess, tempfile
+import functools, re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
-from pathlib import Path
 import numpy as np
 from torch import Tensor
-from ..core.audio import read_audio, resample
+from ..core.audio import resample
 from ..core.data import sha256_of
 from ..core.expect import between, integer
 from ..core.files import DataError, zip_sums
+from ..core.sound import ESPEAK_SPEAKERS, read_aloud
 from .clips import Clip, memory_clip, unique_clips
 
 # %% auto #0
-__all__ = ['SENTENCES', 'ESPEAK_SPEAKERS', 'trimmed', 'has_espeak', 'espeak_voices', 'synthetic_voices', 'join_clips',
-           'by_speaker', 'split_voices', 'cut_in_two', 'fingerprint']
+__all__ = ['SENTENCES', 'trimmed', 'espeak_voices', 'synthetic_voices', 'join_clips', 'by_speaker', 'split_voices', 'cut_in_two',
+           'fingerprint']
 
 # %% ../../nbs/20_separation/218_voices.ipynb #4e734d9c
 SENTENCES = tuple(sentence.strip() for sentence in re.findall("[^.?]+[.?]", """
@@ -56,34 +56,6 @@ SENTENCES = tuple(sentence.strip() for sentence in re.findall("[^.?]+[.?]", """
     bus of the day was nearly empty.
 """.replace("\n    ", " ")))
 
-# %% ../../nbs/20_separation/218_voices.ipynb #e655f82b
-ESPEAK_SPEAKERS = {   # speaker: (voice, variant, pitch 0-99, words per minute)
-    "usm1": ("en-us", "m1", 52, 150), "usf1": ("en-us", "f1", 50, 150),
-    "gbm2": ("en-gb", "m2", 44, 165), "gbf2": ("en-gb", "f2", 58, 165),
-    "scm3": ("en-gb-scotland", "m3", 70, 155), "scf3": ("en-gb-scotland", "f3", 42, 155),
-    "usm4": ("en-us", "m4", 38, 145), "usf4": ("en-us", "f4", 62, 160),
-    "cam5": ("en-029", "m5", 62, 150), "caf5": ("en-029", "f5", 46, 145),
-    "rpm6": ("en-gb-x-rp", "m6", 54, 170), "rpf1": ("en-gb-x-rp", "f1", 68, 170),
-    "wmm7": ("en-gb-x-gbcwmd", "m7", 36, 160), "wmf2": ("en-gb-x-gbcwmd", "f2", 36, 150),
-    "usm3": ("en-us", "m3", 84, 175), "usf3": ("en-us", "f3", 70, 175),
-    "lam1": ("en-gb-x-gbclan", "m1", 34, 150), "laf4": ("en-gb-x-gbclan", "f4", 40, 160),
-    "gbm4": ("en-gb", "m4", 76, 155), "gbf5": ("en-gb", "f5", 64, 170),
-    "cam2": ("en-029", "m2", 28, 165), "caf3": ("en-029", "f3", 54, 150),
-    "rpm7": ("en-gb-x-rp", "m7", 78, 145), "rpf4": ("en-gb-x-rp", "f4", 74, 145),
-}
-
-# %% ../../nbs/20_separation/218_voices.ipynb #3426b0a0
-def _speak(text: str, speaker: str, path: Path) -> Tensor:
-    "Return a sentence spoken by `espeak-ng` at its own rate, via the file `path`."
-    voice, variant, pitch, speed = ESPEAK_SPEAKERS[speaker]
-    command = ["espeak-ng", "-v", f"{voice}+{variant}", "-p", str(pitch), "-s", str(speed),
-               "-w", str(path), text]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    if done.returncode or not path.is_file():
-        raise DataError(f"espeak-ng failed for speaker {speaker} ({voice}+{variant}): "
-                        f"{done.stderr.strip() or done.returncode}; is its voice installed?")
-    return read_audio(path)[0]
-
 # %% ../../nbs/20_separation/218_voices.ipynb #dfe7feec
 def trimmed(
     waveform: Tensor,     # `(time,)`
@@ -92,10 +64,6 @@ def trimmed(
     "Cut the silence at both ends; all-silent waveforms are returned as they are."
     loud = (waveform.abs() > waveform.abs().max() * 10 ** (-below / 20)).nonzero()
     return waveform if len(loud) == 0 else waveform[int(loud[0]):int(loud[-1]) + 1]
-
-def has_espeak() -> bool:  # whether `espeak_voices` can work here
-    "Tell whether the command espeak-ng is installed."
-    return shutil.which("espeak-ng") is not None
 
 # %% ../../nbs/20_separation/218_voices.ipynb #5616e26a
 def espeak_voices(
@@ -106,19 +74,15 @@ def espeak_voices(
     sentences: Sequence[str] = SENTENCES,        # texts to read
 ) -> list[Clip]:                                 # in memory; the same for one seed and version
     "Let espeak-ng read sentences; `DataError` with the remedy if the command is missing."
-    if not has_espeak():
-        raise DataError("espeak-ng is not installed: run `apt-get install espeak-ng` (or your "
-                        "system's equivalent), or use synthetic_voices instead")
     integer("n_speakers", n_speakers, 1, len(ESPEAK_SPEAKERS))
     integer("n_clips", n_clips, 1, len(sentences))
     clips, rng = [], np.random.default_rng(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        for speaker in list(ESPEAK_SPEAKERS)[:n_speakers]:
-            for i in rng.permutation(len(sentences))[:n_clips]:
-                speech = trimmed(_speak(sentences[i], speaker, Path(folder) / "speech.wav"))
-                speech = resample(speech, 22050, sample_rate).clamp(-1, 1)
-                clips.append(memory_clip(f"{speaker}-{i:02d}", speech, sample_rate,
-                                         speaker[2].upper()))
+    for speaker in list(ESPEAK_SPEAKERS)[:n_speakers]:
+        for i in rng.permutation(len(sentences))[:n_clips]:
+            speech, rate = read_aloud(sentences[i], speaker, instead="synthetic_voices")
+            speech = resample(trimmed(speech), rate, sample_rate).clamp(-1, 1)
+            clips.append(memory_clip(f"{speaker}-{i:02d}", speech, sample_rate,
+                                     speaker[2].upper()))
     return unique_clips(clips, "espeak-ng")
 
 # %% ../../nbs/20_separation/218_voices.ipynb #c7e3446b
