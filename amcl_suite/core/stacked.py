@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam as adam_step
 from .expect import between
 
 # %% auto #0
-__all__ = ['StackedPerceptron', 'unstack', 'stack']
+__all__ = ['StackedPerceptron', 'unstack', 'stack', 'StackedAdam']
 
 # %% ../../nbs/70_core/712_stacked.ipynb #fc85a6e8
 class _StackedPerceptron(torch.autograd.Function):
@@ -146,3 +147,36 @@ def stack(
             model.layers[2 * position].copy_(torch.stack([m.weight for m in layer]))
             model.layers[2 * position + 1].copy_(torch.stack([m.bias for m in layer]))
     return model
+
+# %% ../../nbs/70_core/712_stacked.ipynb #e43b7f95
+class StackedAdam(torch.optim.Optimizer):
+    "Adam in which every run counts its own steps, so that a run can sit one out."
+    def __init__(self,
+        parameters,                    # tensors with a leading axis of runs
+        lr: float = 1e-3,              # > 0, learning rate
+        betas: tuple = (.9, .999),     # decay of the two moments
+        eps: float = 1e-8,             # added to the root
+        weight_decay: float = 0.,      # >= 0, times the weights, added to the gradient
+    ):
+        super().__init__(parameters, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
+
+    @torch.no_grad()
+    def step(self,
+        active: Tensor | None = None,  # `(runs,)` booleans: who takes part; None: all
+    ) -> None:
+        "Step the runs that take part."
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None: self._step(p, self.state[p], active, **group)
+
+    def _step(self, p, state, active, lr, betas, eps, weight_decay, **_) -> None:
+        "Step some runs of one tensor: each row is a tensor of its own to PyTorch's Adam."
+        if not state:
+            state.update(steps=torch.zeros(len(p), device=p.device),
+                         mean=torch.zeros_like(p), square=torch.zeros_like(p))
+        part = range(len(p)) if active is None else active.nonzero()[:, 0].tolist()
+        rows = [[of_run[i] for i in part] for of_run in (tensor.detach().unbind(0) for tensor in
+                (p, p.grad.contiguous(), state["mean"], state["square"], state["steps"]))]
+        if part: adam_step(*rows[:4], [], rows[4], fused=True, amsgrad=False, beta1=betas[0],
+                           beta2=betas[1], lr=lr, weight_decay=weight_decay, eps=eps,
+                           maximize=False)

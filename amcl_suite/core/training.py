@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from .expect import counts, finite, integer, one_of, ranges, shaped
 from .files import DataError, read_weights, sweep_temporaries, write_weights
 from .identity import check_same, plain
-from .stacked import StackedPerceptron
-from .stacked_adam import StackedAdam
+from .stacked import StackedAdam, StackedPerceptron
 from .training_engines import TRAINING_ENGINES, make_engine
 
 # %% auto #0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from .expect import one_of
 from .row_losses import RowLoss, Watched
-from .stacked_adam import StackedAdam
+from .stacked import StackedAdam
 
 # %% auto #0
 __all__ = ['TRAINING_ENGINES', 'TorchEngine', 'KernelEngine', 'obstacle', 'make_engine', 'prepares_kernel']

@@ -37,12 +37,14 @@ class UCIConfig:
     protocol: str = "clean"                          # "clean": 80/20; "paper": test rows choose
     refit: bool = False                              # "clean" only: train again on all rows
     seed: int = 1                                    # split k uses seed * 1000 + k
+    n_seeds: int = 1                                 # trainings of a split, from `seed` on
     double: bool = False                             # float64 instead of float32
     device: str = "cpu"                              # "cpu", "cuda", ... or "auto"
     data_path: str = ""                              # explicit data folder or file
+    target: str = ""                                 # column of a table that is to be predicted
 
     def __post_init__(self):
-        counts(self, "n_hyps", "batch_size")
+        counts(self, "n_hyps", "batch_size", "n_seeds")
         counts(self, "n_splits", "hidden", "seed", low=0)
         ranges(self, score_weight=(0,), protocol=["clean", "paper"])
         if self.refit and self.protocol != "clean":

@@ -27,7 +27,7 @@ from .stacked import distortion_loss, stacked_loss
 from .uci import PreparedSplits, hidden_units, prepare, read_uci
 
 # %% auto #0
-__all__ = ['UCI_UNITS', 'UCIStack', 'run_uci', 'plain_training', 'summarise_uci']
+__all__ = ['UCI_UNITS', 'UCIStack', 'run_uci', 'plain_training', 'split_means', 'summarise_uci']
 
 # %% ../../nbs/10_mcl/142_uci_runs.ipynb #fcaa8af1
 class UCIStack:
@@ -167,7 +167,7 @@ def rows(self: UCIStack, fitted: Fit) -> list[dict]:
         epochs = fitted.best_epoch.get(rule, last)[::members].tolist()
         found += [dict(dataset=config.dataset, method=self.name, label=uci_label(self.name),
                        rule=rule, protocol=config.protocol, engine=fitted.engine, split=split,
-                       epoch=epochs[i],
+                       seed=config.seed, epoch=epochs[i],
                        **{key: value[i] for key, value in values.items()})
                   for i, split in enumerate(self.splits)]
     return found
@@ -179,28 +179,29 @@ def run_uci(
     checkpoints: str | Path | None = None,                           # their folder; None: none
     progress: Callable[[int, int, str, float], None] | None = None,  # (done, all, label, loss)
 ):                                                                   # a data frame
-    "Train and test all methods on all splits; return one row per split, method and rule."
+    "Train and test all methods on all splits; return one row per split, seed, method and rule."
     import pandas as pd
     config = replace(config, device=pick_device(config.device))
-    source = read_uci(config.dataset, config.data_path)
-    folder = Path(checkpoints) if checkpoints else None
+    source = read_uci(config.dataset, config.data_path, config.target)
     n_splits = integer("n_splits", config.n_splits, 0, len(source.splits), config.dataset)
     splits = range(n_splits or len(source.splits))
-    work = [(name, list(chunk)) for name in config.methods
+    work = [(replace(config, seed=config.seed + k, n_seeds=1), name, list(chunk))
+            for k in range(config.n_seeds) for name in config.methods
             for chunk in chunk_runs(len(splits), config.device, _chunk_size(name, config.device))]
     n_epochs = config.training.n_epochs
-    rows, done, total = [], 0, n_epochs * sum(len(chunk) for _, chunk in work)
-    for name, chunk in work:
+    rows, done, total = [], 0, n_epochs * sum(len(chunk) for *_, chunk in work)
+    for own, name, chunk in work:
+        folder = Path(checkpoints) / f"seed{own.seed}" if checkpoints else None
         def report(epoch, _, loss, what=""):
             if progress: progress(done + min(epoch, n_epochs) * len(chunk), total,
                                   f"{config.dataset} {uci_label(name)}{what}", loss)
-        stack = UCIStack(name, config, prepare(source, chunk, config.protocol), chunk, folder)
+        stack = UCIStack(name, own, prepare(source, chunk, config.protocol), chunk, folder)
         if prepares_kernel(stack.model, stack.batches, stack.loss(), config.training):
             report(0, n_epochs, math.nan, "; preparing the kernel (first use on a machine: 10 s)")
         fitted = stack.train_watched(report)
         rows += stack.rows(fitted)
         if config.refit:
-            again = UCIStack(name, config, prepare(source, chunk, "paper"), chunk, folder)
+            again = UCIStack(name, own, prepare(source, chunk, "paper"), chunk, folder)
             refitted = again.refit(fitted.best_epoch["clean"])
             del refitted.states["last"]                             # an epoch that nobody chose
             rows += again.rows(refitted)
@@ -245,8 +246,16 @@ def plain_training(
 UCI_UNITS = {"distortion": "target units squared", "rmse": "target units", "nll": "nats",
              "dead_fraction": "share", "usage_perplexity": "hypotheses"}
 
+def split_means(
+    results,     # data frame of `run_uci`
+):               # data frame with one row per split, method and rule
+    "Average over the seeds of a split: splits are what is tested, seeds are noise within them."
+    keys = ["dataset", "method", "label", "rule", "protocol", "split"]
+    return results.drop(columns="seed").groupby(keys, sort=False, as_index=False).mean(
+        numeric_only=True)
+
 def summarise_uci(
-    results,                                  # data frame of `run_uci`
+    results,                                  # data frame of `run_uci`, or of `split_means`
     metrics: tuple = ("distortion", "rmse"),  # columns to summarise
     against: str = "wta",                     # method to compare with in pairs
     test_share: float = 1 / 9,                # test rows over training rows of a split
@@ -254,6 +263,7 @@ def summarise_uci(
     "Summarise per-split results by method, selection rule and metric, with paired p-values."
     import numpy as np, pandas as pd
     from amcl_suite.core.statistics import corrected_t_test, summarise
+    if "seed" in results: results = split_means(results)
     rows = []
     for (dataset, rule), part in results.groupby(["dataset", "rule"], sort=False):
         reference = part[part.method == against].sort_values("split")
