@@ -31,19 +31,21 @@ def training_curves(
 def plot_runs(
     evidence: Evidence,   # runs whose records were made by `experiments.keep`
 ):                        # figure
-    "Draw foreground ARI while training, and where every seed ends; a row for each data set."
+    "Draw foreground ARI while training (up to six variants), and where every seed ends."
     import matplotlib.pyplot as plt
     curves = training_curves(evidence)
     ends = evidence.frame(metric="ari_fg").explode("per_seed").astype({"per_seed": float})
-    sets = list(dict.fromkeys(curves["dataset"]))
-    fig, axes = plt.subplots(len(sets), 2, figsize=(9, 2.9 * len(sets)), width_ratios=(3, 2),
-                             squeeze=False)
-    for (left, right), name in zip(axes, sets):
-        plot_curves_with_seeds(left, curves[curves["dataset"] == name], "step", "ari", "variant",
-                               xlabel="step", ylabel="ARI of the objects (validation)")
+    sets, n_variants = list(dict.fromkeys(curves["dataset"])), ends["method"].nunique()
+    widths = (3, 2) if n_variants <= 6 else (1,)       # more curves than that can't be told apart
+    fig, axes = plt.subplots(len(sets), len(widths), width_ratios=widths, squeeze=False,
+                             figsize=(9, max(2.9, .27 * n_variants) * len(sets)))
+    for (*left, right), name in zip(axes, sets):
+        for ax in left:
+            plot_curves_with_seeds(ax, curves[curves["dataset"] == name], "step", "ari", "variant",
+                                   xlabel="step", ylabel="ARI of the objects (validation)")
+            ax.legend(loc="lower left", bbox_to_anchor=(-.02, 1), ncols=3, fontsize=8)
         plot_bars_with_seeds(right, ends[ends["dataset"] == name], "method", "per_seed", SUCCESS,
                              "ARI of the objects (test)")
-        left.legend(loc="lower left", bbox_to_anchor=(-.02, 1), ncols=3, fontsize=8)
         if len(sets) > 1: right.set_title(name, loc="right")
     return fig
 
