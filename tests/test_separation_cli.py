@@ -176,6 +176,12 @@ def test_wrong_calls_are_one_line(amcl, tmp_path, monkeypatch, words, contains):
     assert not list(tmp_path.rglob("*.pt"))
 
 
+def test_without_a_checkpoint_the_demo_separates(amcl, recordings, tmp_path):
+    status, out, err = amcl("separate", recordings, "--out", tmp_path / "out", "--threshold", 0)
+    assert status == 0 and "small demo" in out + err
+    assert len(list((tmp_path / "out").rglob("s2.wav"))) >= 1
+
+
 def test_checkpoints_that_are_none(amcl, recordings, tmp_path, separator):
     class Evil:
         def __reduce__(self): return os.system, (f"touch {tmp_path}/executed",)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .expect import counts, finite, integer, one_of, ranges, shaped
 from .files import DataError, read_weights, sweep_temporaries, write_weights
 from .identity import check_same, plain
+from .late import postpone_compiler
 from .stacked import StackedAdam, StackedPerceptron
 from .training_engines import TRAINING_ENGINES, make_engine
 
@@ -48,6 +49,7 @@ class TrainingSettings:
 
     def make_optimiser(self, parameters) -> torch.optim.Optimizer:
         "Return the optimiser over stacked parameters, fused where PyTorch has it."
+        postpone_compiler()                   # which the first optimiser would load: 0.8 s
         kind = (StackedAdam if self.optimiser == "StackedAdam"
                 else getattr(torch.optim, self.optimiser))
         options = {"fused": True} if self.optimiser in ("Adam", "AdamW", "SGD") else {}

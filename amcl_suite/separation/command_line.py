@@ -282,8 +282,9 @@ def _interval(row: dict) -> tuple[str, str]:
 def separate(
     sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help=(
         "Sound files, or one folder of them."))],
-    checkpoint: Annotated[Path, typer.Option(help="separator.pt, or the folder of a run.")] = ...,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = ...,
+    checkpoint: Annotated[Optional[Path], typer.Option(help=(
+        "separator.pt, or the folder of a run; default: the package's small demo."))] = None,
     threshold: Threshold = 0.5,
     chunk_seconds: Annotated[float, typer.Option(
         help="Longer recordings are cut into chunks of this length.")] = 8.0,
@@ -294,8 +295,13 @@ def separate(
 ) -> None:
     "Separate recordings, or all of a folder, of any length and rate; goes on after a stop."
     check_installed("separation", "soundfile", *_NETWORKS)
+    from amcl_suite.separation.checkpoints import demo_separator
     from amcl_suite.separation.recordings import separate_files, separate_folder
     console, where = open_console(), pick_device(device)
+    if checkpoint is None:
+        checkpoint = demo_separator()
+        print_line(console, "note: without --checkpoint a small demo separates, which learned "
+                            "from synthetic voices; expect a few decibels")
     if precision == "bf16" and not has_bfloat16(where):
         print_line(console, f"note: this {where} has no bfloat16 of its own; 32 is quicker")
     for source in sources:
