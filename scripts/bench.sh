@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures the speed page: engine against plain loop, share of data drawing. Stores nbs/90_results/records/speed.json.
-# usage: bash scripts/bench.sh [PART]     PART: start, separation, ensembles, objects, interactive or audition; the others are kept
+# usage: bash scripts/bench.sh [PART]     PART: mcl, start, separation, ensembles, objects, interactive or audition; the others are kept
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh
