@@ -444,4 +444,5 @@ def test_a_thousand_runs_are_planned_with_one_look_at_the_notebook(project, runs
     monkeypatch.setattr(Path, "read_text", lambda self, *a, **k: reads.append(self.name) or original(self, *a, **k))
     planned = load_job("toy").runs
     assert len({r.hash for r in planned}) == runs
-    assert reads.count("10_toy.ipynb") <= 2 and len(reads) < 100
+    own = [name for name in reads if name != "entry_points.txt"]     # of installed packages, once a process
+    assert own.count("10_toy.ipynb") <= 2 and len(own) < 100

@@ -10,7 +10,7 @@ from statistics import median_high
 from .expect import integer
 
 # %% auto #0
-__all__ = ['wall_seconds', 'limited_threads', 'time_in_turn', 'has_bfloat16']
+__all__ = ['wall_seconds', 'limited_threads', 'time_in_turn', 'peak_gflops', 'has_bfloat16']
 
 # %% ../../nbs/70_core/719_timing.ipynb #5c376aad
 def wall_seconds(
@@ -56,6 +56,21 @@ def time_in_turn(
         found[name] = dict(ms=1e3 * median_high(row[name] for row in times),
                            ratio=median_high(ratios), ratio_min=ratios[0], ratio_max=ratios[-1])
     return found
+
+# %% ../../nbs/70_core/719_timing.ipynb #5789fe29
+def peak_gflops(
+    size: int = 1024,      # rows and columns of the product
+    rounds: int = 9,       # the fastest counts
+    n_threads: int = 1,    # of PyTorch; 0: as it is
+) -> float:                # billions of operations per second, float32
+    "Return the practical peak of the processor: a square matrix product in single precision."
+    import torch
+    integer("size", size, 1); integer("rounds", rounds, 1)
+    left, right = torch.rand(2, size, size)
+    out = torch.empty(size, size)
+    with limited_threads(n_threads):
+        best = min(wall_seconds(lambda: torch.mm(left, right, out=out)) for _ in range(rounds))
+    return 2e-9 * size**3 / best
 
 # %% ../../nbs/70_core/719_timing.ipynb #63bc65a2
 def has_bfloat16(

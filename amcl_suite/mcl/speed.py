@@ -57,6 +57,9 @@ def engine_ratio(
         ratios = [p / q for p, q in zip(times["plain"], times[name])]
         found |= {f"{prefix}ratio": median_high(ratios), f"{prefix}ratio_min": min(ratios),
                   f"{prefix}ratio_max": max(ratios)}
+    n_inputs, n_hidden, n_outputs = stack.model.sizes
+    operations = stack.batches.rows * n_hidden * (4 * n_inputs + 6 * n_outputs)   # both passes
+    found |= {f"{name}_gflops": 1e-3 * operations / found[f"{name}_us"] for name in sides}
     return dict(what=f"{dataset}: one network, one epoch", **found, rounds=rounds,
                 networks=len(splits), threads=torch.get_num_threads())
 
@@ -89,8 +92,9 @@ def mcl_benchmarks(
     "Run all benchmarks of this chapter on the data sets found here; return machine and results."
     from amcl_suite.core.data import checksum
     from amcl_suite.core.environment import environment
+    from amcl_suite.core.timing import peak_gflops
     here = [name for name in datasets if checksum(name)] or ["diabetes"]
     large = dict.fromkeys(("kin8nm", "naval"), dict(n_epochs=4, n_plain=1, rounds=3))
     engine = [engine_ratio(name, **large.get(name, {})) for name in here]
     sampling = [sampling_share(), sampling_share(SyntheticConfig(n_seeds=5))]
-    return dict(environment=environment(), engine=engine, sampling=sampling)
+    return dict(environment=environment(), engine=engine, sampling=sampling, peak=peak_gflops())

@@ -191,7 +191,8 @@ def run_uci(
     n_epochs = config.training.n_epochs
     rows, done, total = [], 0, n_epochs * sum(len(chunk) for *_, chunk in work)
     for own, name, chunk in work:
-        folder = Path(checkpoints) / f"seed{own.seed}" if checkpoints else None
+        folder = Path(checkpoints) if checkpoints else None
+        if folder and config.n_seeds > 1: folder /= f"seed{own.seed}"
         def report(epoch, _, loss, what=""):
             if progress: progress(done + min(epoch, n_epochs) * len(chunk), total,
                                   f"{config.dataset} {uci_label(name)}{what}", loss)
