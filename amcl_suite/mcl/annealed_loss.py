@@ -33,8 +33,7 @@ class AnnealedLoss(nn.Module):
         self.register_buffer("epoch", torch.zeros((), dtype=torch.long))
 
     @property
-    def temperature(self) -> float:      # cost units
-        return self.cooling.at(int(self.epoch), self.n_epochs)
+    def temperature(self) -> float: return self.cooling.at(int(self.epoch), self.n_epochs)
 
     def step(self) -> None:
         "Go to the next epoch and its temperature."

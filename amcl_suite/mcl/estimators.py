@@ -70,24 +70,28 @@ class MultiHypothesisRegressor(RegressorMixin, BaseEstimator):
         self._train(X, y.astype(np.float64).reshape(len(y), -1))
         return self
 
-    def predict(self,
-        X,                    # `(n_rows, n_features)`
-    ) -> np.ndarray:          # `(n_rows,)` or `(n_rows, dim)`, in target units
-        "Return the mean of the hypotheses, weighted by their scores."
-        prediction = self._predict(X)
-        return self._told((prediction.probabilities[..., None] * prediction.hypotheses).sum(-2))
+# %% ../../nbs/10_mcl/182_estimators.ipynb #c4147123
+@patch
+def predict(self: MultiHypothesisRegressor,
+    X,                    # `(n_rows, n_features)`
+) -> np.ndarray:          # `(n_rows,)` or `(n_rows, dim)`, in target units
+    "Return the mean of the hypotheses, weighted by their scores."
+    prediction = self._predict(X)
+    return self._told((prediction.probabilities[..., None] * prediction.hypotheses).sum(-2))
 
-    def predict_hypotheses(self,
-        X,                    # `(n_rows, n_features)`
-    ) -> np.ndarray:          # `(n_rows, n_hyps)` or `(n_rows, n_hyps, dim)`, in target units
-        "Return all hypotheses."
-        return self._told(self._predict(X).hypotheses)
+@patch
+def predict_hypotheses(self: MultiHypothesisRegressor,
+    X,                    # `(n_rows, n_features)`
+) -> np.ndarray:          # `(n_rows, n_hyps)` or `(n_rows, n_hyps, dim)`, in target units
+    "Return all hypotheses."
+    return self._told(self._predict(X).hypotheses)
 
-    def predict_scores(self,
-        X,                    # `(n_rows, n_features)`
-    ) -> np.ndarray:          # `(n_rows, n_hyps)`, sums to 1 over the hypotheses
-        "Return the probability of each hypothesis to be the nearest one."
-        return self._predict(X).probabilities.numpy()
+@patch
+def predict_scores(self: MultiHypothesisRegressor,
+    X,                    # `(n_rows, n_features)`
+) -> np.ndarray:          # `(n_rows, n_hyps)`, sums to 1 over the hypotheses
+    "Return the probability of each hypothesis to be the nearest one."
+    return self._predict(X).probabilities.numpy()
 
 # %% ../../nbs/10_mcl/182_estimators.ipynb #7ada3a74
 _OPTIONS = ("temperature", "epsilon")   # of a rule, that the estimator has
@@ -207,6 +211,7 @@ def sample(self: MultiHypothesisRegressor,
     centres = np.take_along_axis(found.hypotheses.numpy(), chosen[..., None], 1)
     return self._told(torch.from_numpy(centres + self.bandwidth_ * rng.normal(size=centres.shape)))
 
+# %% ../../nbs/10_mcl/182_estimators.ipynb #e27a27a7
 @patch
 def quantiles(self: MultiHypothesisRegressor,
     X,                        # `(n_rows, n_features)`

@@ -148,6 +148,7 @@ def pit_peers(
         hyps, targets, zero_mean=True).mean()
     return peers
 
+# %% ../../nbs/20_separation/290_loss_speed.ipynb #c09687d8
 def peer_ratios(
     n: int = 2,                 # speakers
     batch_size: int = 4,        # mixtures
