@@ -1,4 +1,5 @@
 "Builds the package with what `amcl` reads besides modules: jobs, their notebooks, ledgers, records."
+import json
 import re
 import shutil
 from pathlib import Path
@@ -20,6 +21,14 @@ def shipped() -> list[Path]:
     return sorted(set(found))
 
 
+def without_outputs(notebook: str) -> str:
+    "Return the notebook's text as it is before a run: its pictures are made anew by whoever runs it."
+    content = json.loads(notebook)
+    for cell in content["cells"]:
+        if cell["cell_type"] == "code": cell |= {"outputs": [], "execution_count": None}
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
 class BuildWithFiles(build_py):
     "Copies them below `_files`, laid out as in the checkout; an editable install needs no copies."
 
@@ -31,7 +40,10 @@ class BuildWithFiles(build_py):
         for path in shipped():
             copy = target / path.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
+            if path.suffix == ".ipynb":
+                text = without_outputs(path.read_text(encoding="utf-8"))
+                copy.write_text(text, encoding="utf-8")
+            else: shutil.copyfile(path, copy)
 
 
 setup(cmdclass={"build_py": BuildWithFiles})

@@ -1,4 +1,5 @@
 "The package alone: built, installed into an environment of its own, and used in an empty folder."
+import json
 import os
 import subprocess
 import sys
@@ -61,6 +62,10 @@ def test_the_wheel_holds_jobs_notebooks_and_records_and_nothing_else_of_the_chec
     assert any(name.startswith("nbs/90_results/records/headline/") for name in data)
     outside = [name for name in names if not name.startswith(("amcl_suite/", "amcl_suite-"))]
     assert not outside and not any(part in name for name in names for part in ("tests/", ".ipynb_checkpoints"))
+    with zipfile.ZipFile(wheel) as archive:
+        books = [json.loads(archive.read(name)) for name in names if name.endswith(".ipynb")]
+    cells = [cell for book in books for cell in book["cells"] if cell["cell_type"] == "code"]
+    assert cells and not any(cell["outputs"] for cell in cells)     # pictures are made by who runs them
     assert wheel.stat().st_size < 6e6
 
 
