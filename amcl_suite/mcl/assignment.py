@@ -39,7 +39,8 @@ def _real(costs: Tensor, target_mask: Tensor | None) -> Tensor:
 
 def _weights(shares: Tensor, costs: Tensor, target_mask: Tensor | None) -> Tensor:
     "Return shares in the type of the costs: NaN where costs are NaN, 0 for absent targets."
-    shares = torch.where(costs.isnan().any(-1, keepdim=True), math.nan, shares)
+    smallest = costs.detach().amin(-1, keepdim=True)                 # NaN if one of them is NaN
+    shares = shares + torch.where(smallest.isnan(), math.nan, 0.)
     if target_mask is not None: shares = torch.where(target_mask[..., None], shares, 0.)
     return shares.to(costs.dtype)
 
@@ -49,8 +50,9 @@ def winner_takes_all(
     target_mask: Tensor | None = None,  # bool `(...)`, True for real targets; None: all are real
 ) -> Tensor:                            # `(..., n_hyps)`, 1 for the nearest hypothesis, else 0
     "Assign each target to its nearest hypothesis, the first on ties (aMCL paper, Eq. 2)."
-    nearest = _real(costs, target_mask).argmin(-1)
-    return _weights(one_hot(nearest, costs.shape[-1]), costs, target_mask)
+    clean = _real(costs, target_mask)
+    nearest = clean.argmin(-1, keepdim=True)
+    return _weights(torch.zeros_like(clean).scatter_(-1, nearest, 1.), costs, target_mask)
 
 # %% ../../nbs/10_mcl/110_assignment.ipynb #06c253c4
 def relaxed(
