@@ -180,9 +180,9 @@ def test_a_mouse_drags_a_target(show):
     plane = page.locator(".amcl-explore svg").bounding_box()
     page.mouse.move(plane["x"] + plane["width"] * .5, plane["y"] + plane["height"] * .25, steps=3)
     page.mouse.up()
-    assert page.evaluate(f"{PANEL}.it.targets[1]") == pytest.approx([0, .5], abs=.02)
+    assert page.evaluate(f"{PANEL}.it.targets[1]") == pytest.approx([0, .55], abs=.02)
     page.mouse.move(0, 0)
-    assert page.evaluate(f"{PANEL}.it.targets[1]") == pytest.approx([0, .5], abs=.02)
+    assert page.evaluate(f"{PANEL}.it.targets[1]") == pytest.approx([0, .55], abs=.02)
 
 
 def test_a_finger_drags_a_target_on_a_phone(show):
@@ -196,7 +196,7 @@ def test_a_finger_drags_a_target_on_a_phone(show):
         finger.send("Input.dispatchTouchEvent", touch)
     plane = page.locator(".amcl-explore svg").bounding_box()["width"]
     start = explorable.TARGETS[2]
-    expected = [start[0] - 120 / plane, start[1] - 80 / plane]
+    expected = [start[0] - 132 / plane, start[1] - 88 / plane]
     assert page.evaluate(f"{PANEL}.it.targets[2]") == pytest.approx(expected, abs=.05)
     page.get_by_role("button", name="Cool").tap()
     page.wait_for_function(f"{PANEL}.it.steps > 5")

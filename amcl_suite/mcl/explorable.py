@@ -168,7 +168,7 @@ const svg = (name, attributes, parent) => {
 const mark = (kind, shapes, text, parent) => {
   const group = svg("g", { class: kind }, parent);
   for (const [name, attributes] of shapes) svg(name, attributes, group);
-  svg("text", { y: .035 }, group).textContent = text;
+  svg("text", { y: kind === "target" ? -.11 : .03 }, group).textContent = text;
   return group;
 };
 
@@ -390,7 +390,7 @@ _CONTROLS = """
 """
 _BODY = """
 <figure class="amcl-explore" hidden>
-<svg viewBox="-1 -1 2 2" role="group" aria-label="Targets (letters) and hypotheses (numbers)"></svg>
+<svg viewBox="-1.1 -1.1 2.2 2.2" role="group" aria-label="Targets (letters) and hypotheses (numbers)"></svg>
 <div class="side"><label class="row"><span>rule</span> <select>$choices</select></label>
 <label class="row"><span class="option">temperature</span>
 <input type="range" min="0" max="100" value="100"> <output></output></label>

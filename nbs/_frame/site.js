@@ -170,7 +170,11 @@ function setUpPictures() {
   const pictures = [...document.querySelectorAll("main img")].filter((picture) => !picture.closest("a"));
   for (const picture of pictures) {
     picture.addEventListener("click", () => { if (small(picture)) enlarge(picture); });
-    picture.addEventListener("keydown", (event) => { if (event.key === "Enter" && small(picture)) enlarge(picture); });
+    picture.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || !small(picture)) return;
+      event.preventDefault();                              // or the same key would press the button that closes
+      enlarge(picture);
+    });
     if (!picture.complete) picture.addEventListener("load", update);
   }
   button.addEventListener("click", () => dialog.close());
