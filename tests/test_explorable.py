@@ -129,7 +129,7 @@ def test_annealing_serves_all_targets_and_winner_takes_all_one_hypothesis(show):
     told = learn(page, "Train", 600)
     assert "1 of 6 hypotheses wins a target." in told and "Loss 0.5" in told
     assert page.get_by_role("button", name="Cool").is_disabled()
-    assert "Paused. Step" in page.get_by_role("status").inner_text()
+    assert "Paused. Step" in page.locator(".said[role=status]").inner_text()
 
 
 def test_the_picture_moves_by_itself_after_train(show):
@@ -194,6 +194,7 @@ def test_a_finger_drags_a_target_on_a_phone(show):
     for kind, points in (("Start", [(x, y)]), ("Move", [(x - 20, y + 10)]), ("Move", [(x - 60, y + 40)]), ("End", [])):
         touch = dict(type=f"touch{kind}", touchPoints=[dict(x=a, y=b) for a, b in points])
         finger.send("Input.dispatchTouchEvent", touch)
+        page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     plane = page.locator(".amcl-explore svg").bounding_box()["width"]
     start = explorable.TARGETS[2]
     expected = [start[0] - 132 / plane, start[1] - 88 / plane]

@@ -335,6 +335,8 @@ function listen(it) {
         move(j, at.x, -at.y);
       };
     });
+    // the finger drags, it doesn't scroll
+    square.addEventListener("touchstart", event => event.preventDefault(), { passive: false });
     for (const end of ["pointerup", "pointercancel"])
       square.addEventListener(end, () => { square.onpointermove = null; });
   });
@@ -390,10 +392,11 @@ _CONTROLS = """
 """
 _BODY = """
 <figure class="amcl-explore" hidden>
-<svg viewBox="-1.1 -1.1 2.2 2.2" role="group" aria-label="Targets (letters) and hypotheses (numbers)"></svg>
+<svg viewBox="-1.1 -1.1 2.2 2.2" role="group"
+aria-label="Targets (letters) and hypotheses (numbers)"></svg>
 <div class="side"><label class="row"><span>rule</span> <select>$choices</select></label>
 <label class="row"><span class="option">temperature</span>
-<input type="range" min="0" max="100" value="100"> <output></output></label>
+<input type="range" min="0" max="100" value="100"> <output aria-live="off"></output></label>
 <div class="row"><button type="button">Train</button> <button type="button">Cool</button>
 <button type="button">Start again</button></div>
 <p class="told"></p><div class="weights"></div><p class="said" role="status"></p></div></figure>

@@ -105,7 +105,7 @@ def place_of(
     return 0 if section in GUIDES else 2 if section in INTERNALS else 1
 
 def search_index(
-    pages: Iterable[tuple[str, str, str, int, list[Section]]],  # address, title, promise, place, sections
+    pages: Iterable[tuple],            # address, title, promise, place, list of sections
     documented: Container[str] = (),   # anchors of functions and classes, such as "a/b.html#name"
 ) -> str:                              # JavaScript that sets `searchIndex` and `searchSynonyms`
     "Return the index of the search: a row of place, level, address and texts for every section."
