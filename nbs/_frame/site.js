@@ -151,12 +151,13 @@ function setUpCopying() {
 function setUpPictures() {
   const dialog = document.createElement("dialog");
   dialog.id = "site-picture";
-  dialog.innerHTML = '<button type="button">Close</button><div tabindex="0" role="region"><img alt=""></div>';
-  const [button, region, shown] = ["button", "div", "img"].map((name) => dialog.querySelector(name));
+  dialog.setAttribute("aria-label", "Picture");
+  dialog.innerHTML = '<button type="button">Close</button><div tabindex="0" role="region" aria-label="Larger picture"></div>';
+  const [button, region] = ["button", "div"].map((name) => dialog.querySelector(name));
   const enlarge = (picture) => {
-    Object.assign(shown, { src: picture.src, alt: picture.alt });
+    const shown = Object.assign(new Image(), { src: picture.src, alt: picture.alt });
     shown.style.width = `${Math.max(picture.naturalWidth, 1.5 * picture.clientWidth)}px`;
-    region.setAttribute("aria-label", "Enlarged picture");
+    region.replaceChildren(shown);
     dialog.showModal();
   };
   const small = (picture) => picture.naturalWidth > 1.05 * picture.clientWidth && picture.clientWidth > 0;
