@@ -205,7 +205,9 @@ def test_a_finger_drags_a_target_on_a_phone(show):
 
 def test_a_still_picture_makes_room_where_scripts_run_only(show):
     panel = explorable.explorable(still="fig-still")
-    still = '<figure id="fig-still"><p>still</p></figure>'
+    still = '<figure id="fig-still"><p>still</p><figcaption>Figure 2: Three.</figcaption></figure>'
+    page = show(still.replace("<p>still</p>", ""), panel)
+    assert page.locator(".amcl-explore figcaption").inner_text().startswith("Figure 2: Hypotheses")
     page = show(still, panel)
     assert not page.get_by_text("still").is_visible() and page.locator(".amcl-explore").is_visible()
     page = show(still, panel, java_script_enabled=False)

@@ -387,6 +387,7 @@ _CONTROLS = """
   color: inherit; }
 .amcl-explore :is(th, td) { width: 2.5rem; padding: .2rem .1rem; text-align: center; border: 0; }
 .amcl-explore td { background: color-mix(in srgb, var(--shown) var(--share, 0%), transparent); }
+.amcl-explore figcaption { flex: 1 1 100%; margin: 0; }
 .amcl-explore .said { position: absolute; width: 1px; height: 1px; overflow: hidden;
   clip-path: inset(50%); }
 """
@@ -399,7 +400,9 @@ aria-label="Targets (letters) and hypotheses (numbers)"></svg>
 <input type="range" min="0" max="100" value="100"> <output aria-live="off"></output></label>
 <div class="row"><button type="button">Train</button> <button type="button">Cool</button>
 <button type="button">Start again</button></div>
-<p class="told"></p><div class="weights"></div><p class="said" role="status"></p></div></figure>
+<p class="told"></p><div class="weights"></div><p class="said" role="status"></p></div>
+<figcaption>Hypotheses (numbers) learn from targets (letters), which can be moved. Lines and table show
+the weights.</figcaption></figure>
 """
 
 # %% ../../nbs/10_mcl/181_explorable.ipynb #0fb9709e
@@ -411,10 +414,13 @@ NUDGE = .001   # target units, at most so far in a step
 _FRAME = """(() => {
 "use strict";$parts
 const still = document.getElementById($still);
+const name = still && still.textContent.trim().match(/^Figure\\s\\d+/);      // it keeps the number
 if (still) (still.closest("figure") || still).style.display = "none";
-for (const root of document.querySelectorAll(".amcl-explore[hidden]"))
+for (const root of document.querySelectorAll(".amcl-explore[hidden]")) {
+  if (name) root.querySelector("figcaption").prepend(name[0] + ": ");
   root.explorable = { it: begin(root, $start), rules, match, step, advance, temperature, option,
     criticalTemperature };
+}
 })();"""
 
 def script(
