@@ -401,8 +401,8 @@ aria-label="Targets (letters) and hypotheses (numbers)"></svg>
 <div class="row"><button type="button">Train</button> <button type="button">Cool</button>
 <button type="button">Start again</button></div>
 <p class="told"></p><div class="weights"></div><p class="said" role="status"></p></div>
-<figcaption>Hypotheses (numbers) learn from targets (letters), which can be moved. Lines and table show
-the weights.</figcaption></figure>
+<figcaption>Hypotheses (numbers) learn from targets (letters), which can be moved. Lines and
+table show the weights.</figcaption></figure>
 """
 
 # %% ../../nbs/10_mcl/181_explorable.ipynb #0fb9709e
