@@ -109,6 +109,15 @@ def test_readme_is_a_function_of_the_index(tmp_path):
     for _, target in targets: assert (ROOT / target).exists(), target
 
 
+def test_no_two_entries_of_a_section_share_a_name():
+    names = {}
+    for section, _, sources in docs.sidebar(ROOT):
+        for source in sources:
+            title = docs.read_title(code.read_cells(ROOT / "nbs" / source))[0]
+            names.setdefault((section, title.lower()), []).append(source)
+    assert not [sources for sources in names.values() if len(sources) > 1]
+
+
 def test_command_line_refuses_unknown_options():
     command = [sys.executable, ROOT / "scripts" / "build_docs", "--no-such"]
     done = subprocess.run(command, capture_output=True, text=True)

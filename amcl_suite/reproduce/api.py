@@ -41,7 +41,8 @@ def _defined(node: ast.stmt) -> list[str]:
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)): return [node.name]
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
     return [part.id for target in targets if target is not None
-            for part in ast.walk(target) if isinstance(part, ast.Name)]
+            for part in ast.walk(target)                       # and not the object in `a.b = 1`
+            if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)]
 
 def _public(name: str, node: ast.stmt, lines: list[str]) -> PublicName:
     "Return what the source says about a name."

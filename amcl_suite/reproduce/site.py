@@ -4,12 +4,11 @@
 
 # %% ../../nbs/80_reproduce/840_site.ipynb #0593d573
 from __future__ import annotations
-import base64, html, itertools, json, os, posixpath
+import base64, html, itertools, os, posixpath
 import re, shutil, string, subprocess, sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path
 from ..core.files import write_text_atomic
 from ..core.settings import project_root
@@ -18,10 +17,11 @@ from .code import Cell, read_cells
 from .docs import (LABEL, cell_markdown, labels, numbered, outside_code,
                                        project_setting, sidebar, write_readme)
 from .pages import check_pages
+from .search import Section, page_sections, place_of, search_index
 
 # %% auto #0
-__all__ = ['FRAME', 'DocsError', 'Page', 'read_page', 'process', 'page_markdown', 'to_html', 'Section', 'page_sections',
-           'contents', 'search_index', 'frame', 'build', 'write_pages']
+__all__ = ['FRAME', 'DocsError', 'Page', 'read_page', 'process', 'page_markdown', 'to_html', 'contents', 'breakable', 'frame',
+           'build', 'write_pages']
 
 # %% ../../nbs/80_reproduce/840_site.ipynb #d509fa33
 class DocsError(RuntimeError):
@@ -142,46 +142,6 @@ def to_html(
     try: return pypandoc.convert_text(markdown, "html5", format=flavour, extra_args=options)
     except RuntimeError as error: raise DocsError(" ".join(str(error).split())) from None
 
-# %% ../../nbs/80_reproduce/840_site.ipynb #d2c24d59
-@dataclass
-class Section:
-    "A heading of a page with the prose below it."
-    anchor: str       # id of the heading; "" above the first one
-    title: str        # its text
-    level: int        # 1 to 6
-    text: str = ""    # prose up to the next heading, on one line
-
-class _Sections(HTMLParser):
-    "Collects the sections of a page's body."
-    def __init__(self, body):
-        super().__init__()
-        self.found, self.heading, self.silent = [Section("", "", 1)], False, 0
-        self.feed(body)
-
-    def handle_starttag(self, tag, attrs):
-        if tag in ("pre", "math", "style", "script"): self.silent += 1
-        if re.fullmatch("h[1-6]", tag):
-            self.found.append(Section(dict(attrs).get("id", ""), "", int(tag[1])))
-            self.heading = True
-
-    def handle_endtag(self, tag):
-        if tag in ("pre", "math", "style", "script"): self.silent -= 1
-        if re.fullmatch("h[1-6]", tag): self.heading = False
-        if tag in ("p", "li", "td", "th", "figcaption"): self.found[-1].text += " "
-
-    def handle_data(self, data):
-        if self.silent or data == "source": return    # nbdev's link to the source of a name
-        if self.heading: self.found[-1].title += data
-        else: self.found[-1].text += data
-
-def page_sections(
-    body: str,          # HTML
-) -> list[Section]:     # the first holds what stands above the first heading
-    "Return headings and prose of a page in order."
-    found = _Sections(body).found
-    for section in found: section.text = " ".join(section.text.split())
-    return found
-
 # %% ../../nbs/80_reproduce/840_site.ipynb #98bf7d8c
 def contents(
     sections: list[Section],   # of one page
@@ -189,29 +149,27 @@ def contents(
     "Return the list of contents of a page as HTML, two levels deep."
     shown = [s for s in sections if s.anchor and s.level in (2, 3)]
     if len(shown) < 2: return ""
-    items = [f'<li class="level{s.level}"><a href="#{s.anchor}">{html.escape(s.title)}</a></li>'
-             for s in shown]
+    items = [f'<li class="level{s.level}"><a href="#{s.anchor}">{breakable(html.escape(s.title))}'
+             "</a></li>" for s in shown]
     return f"<ul>{''.join(items)}</ul>"
 
-# %% ../../nbs/80_reproduce/840_site.ipynb #a71a185f
-def search_index(
-    pages: list[tuple[Page, list[Section]]],   # every page with its sections
-) -> str:                                      # JavaScript that sets `searchIndex`
-    "Return the index of the search: address, page, section and text of every section."
-    rows = [[page.target + (f"#{s.anchor}" if s.anchor else ""), page.title, s.title,
-             f"{page.description}. {s.text}" if s.level == 1 else s.text]
-            for page, sections in pages for s in sections if s.title or s.level == 1]
-    text = json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
-    return "window.searchIndex=" + text.replace("</", "<\\/") + ";\n"
+def breakable(
+    text: str,     # HTML of a heading
+) -> str:          # the same, to be shown in a narrow column
+    "Return HTML whose names may break after dots and underscores; tags and mathematics stay."
+    parts = re.split(r"(<math\b.*?</math>|<[^>]*>|&\w+;)", text, flags=re.S)
+    return "".join(part if k % 2 else re.sub(r"(?<=\w)([._]+)(?=\w)", r"\1<wbr>", part)
+                   for k, part in enumerate(parts))
 
 # %% ../../nbs/80_reproduce/840_site.ipynb #dcf3e36e
-FRAME = ("site.css", "site.js")   # files of `nbs/_frame` that pages load
+FRAME = ("site.css", "site.js", "find.js")   # files of `nbs/_frame` that pages load
 
 def frame(
     page: Page,                                     # what is framed
     body: str,                                      # its HTML
     chapters: list[tuple[str, str, list[Page]]],    # (section, shelf, pages) of the sidebar
     template: str,                                  # `nbs/_frame/page.html`
+    root: Path | None = None,                       # project root; None: no links to its host
 ) -> str:                                           # a whole HTML document
     "Return a page with chapters, contents and neighbours around it."
     up = "../" * page.target.count("/")
@@ -220,7 +178,8 @@ def frame(
     values = dict(up=up, title=html.escape(page.title), name=html.escape(name),
                   description=html.escape(page.description), menu=_menu(page, chapters, up),
                   contents=here, no_contents="" if here else "hidden",
-                  neighbours=_neighbours(page, chapters, up), body=_accessible(body))
+                  neighbours=_neighbours(page, chapters, up), body=_accessible(body),
+                  notebook=_notebook(page, root), project=_project(root))
     return string.Template(template).substitute(values)
 
 def _menu(page: Page, chapters: list[tuple[str, str, list[Page]]], up: str) -> str:
@@ -237,6 +196,21 @@ def _menu(page: Page, chapters: list[tuple[str, str, list[Page]]], up: str) -> s
         summary = f"<summary>{html.escape(name)}</summary>"
         parts.append(f"<details{' open' * here}>{summary}{items}</details>" if name else items)
     return "\n".join(parts)
+
+# %% ../../nbs/80_reproduce/840_site.ipynb #a314c019
+def _notebook(page: Page, root: Path | None) -> str:
+    "Return links to the notebook of a page, where the code is kept."
+    host = project_setting(root, "git_url") if root else ""
+    if not host or page.source == "api.ipynb": return ""      # that one is written by a program
+    place = f"{project_setting(root, 'branch')}/nbs/{page.source}"
+    links = (("blob", "Open the notebook"), ("raw", "Download"), ("edit", "Edit"))
+    shown = [f'<a href="{host}/{kind}/{place}">{text}</a>' for kind, text in links]
+    return f'<p class="notebook">{" ".join(shown)}</p>'
+
+def _project(root: Path | None) -> str:
+    "Return a link to the repository that names the version."
+    host, version = (project_setting(root, key) if root else "" for key in ("git_url", "version"))
+    return f'<a class="project" href="{host}">Code <small>{version}</small></a>' if host else ""
 
 # %% ../../nbs/80_reproduce/840_site.ipynb #f6a1c963
 def _neighbours(page: Page, chapters: list[tuple[str, str, list[Page]]], up: str) -> str:
@@ -255,7 +229,7 @@ def _accessible(body: str) -> str:
     def heading(match):
         level, anchor, title = match.groups()
         mark = f'<a class="anchor" href="#{anchor}" aria-label="Link to this section">#</a>'
-        return f'<h{level} id="{anchor}">{title}{mark}</h{level}>'
+        return f'<h{level} id="{anchor}">{breakable(title)}{mark}</h{level}>'
     body = re.sub(r'<h([2-6])[^>]* id="([^"]+)"[^>]*>(.*?)</h\1>', heading, body, flags=re.S)
     opened = '<div class="wide" tabindex="0" role="region" aria-label="Table"><table'
     return re.sub(r"<table\b", opened, body).replace("</table>", "</table></div>")
@@ -306,9 +280,11 @@ def write_pages(
                 for section, shelf, sources in sidebar(root)]
     template = (root / "nbs" / "_frame" / "page.html").read_text(encoding="utf-8")
     for page, (body, _) in zip(pages, bodies):
-        write_text_atomic(folder / page.target, frame(page, body, chapters, template))
-    sections = [(page, page_sections(body)) for page, (body, _) in zip(pages, bodies)]
-    write_text_atomic(folder / "search.js", search_index(sections))
+        write_text_atomic(folder / page.target, frame(page, body, chapters, template, root))
+    places = {page.source: place_of(section) for section, _, group in chapters for page in group}
+    found = [(page.target, page.title, page.description, places.get(page.source, 1),
+              page_sections(body)) for page, (body, _) in zip(pages, bodies)]
+    write_text_atomic(folder / "search.js", search_index(found, documented))
     return [(page.target, fault) for page, (_, fault) in zip(pages, bodies) if fault]
 
 def _site(root: Path) -> str:

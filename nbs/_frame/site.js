@@ -1,5 +1,5 @@
-// Menu, light and dark, search. Pages can be read without it. It asks no server for anything: the index
-// of the search is a script beside the pages, loaded when the search is opened for the first time.
+// Menu, light and dark, search, larger pictures. Pages can be read without it. It asks no server for anything: the
+// index of the search and its ranking are scripts beside the pages, loaded when the search is opened for the first time.
 "use strict";
 const up = document.currentScript.dataset.up;
 const root = document.documentElement;
@@ -50,46 +50,28 @@ function setUpMenu() {
 
 // --- search -------------------------------------------------------------------------------------------------
 
-function loadIndex() {
-  if (window.searchIndex) return Promise.resolve();
+// The index and the ranking (find.js) are scripts beside the pages.
+function load(name) {
   return new Promise((done, failed) => {
     const script = document.createElement("script");
-    script.src = up + "search.js";
+    script.src = up + name;
     script.onload = done;
     script.onerror = failed;
     document.head.append(script);
   });
 }
 
-// How well a section fits one word: the title of its page counts most, then its own, then its text.
-function fit([, page, title, text], word) {
-  const at = (where) => {   // 0: not there, 1: inside a word, 2: at the start of one
-    const i = where.toLowerCase().indexOf(word);
-    return i < 0 ? 0 : /\w/.test(where[i - 1] || " ") ? 1 : 2;
-  };
-  return (title ? 4 : 12) * at(page) + 5 * at(title) + at(text);
-}
-
-const wordsOf = (text) => text.toLowerCase().split(/[\s_]+/).filter(Boolean);
-
-// Sections that hold all words, best first; a title that begins with the query goes before all others.
-function search(query) {
-  const words = wordsOf(query);
-  if (!words.length) return [];
-  const rank = (section) => {
-    const fits = words.map((word) => fit(section, word));
-    if (fits.includes(0)) return 0;
-    const begins = wordsOf(section[2] || section[1]).join(" ").startsWith(words.join(" "));
-    return fits.reduce((a, b) => a + b) + (begins ? 20 : 0);
-  };
-  return window.searchIndex.map((section) => [rank(section), section]).filter(([n]) => n)
-    .sort((a, b) => b[0] - a[0]).map(([, section]) => section);
+let index = null;
+async function loadIndex() {
+  if (index) return;
+  await Promise.all([load("search.js"), load("find.js")]);
+  index = prepare(window.searchIndex);
 }
 
 // The text around the first word that is found, with that word marked.
 function snippet(text, words) {
-  const places = words.map((word) => [text.toLowerCase().indexOf(word), word.length]).filter(([i]) => i >= 0);
-  const [at, length] = places.sort((a, b) => a[0] - b[0])[0] || [0, 0];
+  const any = words.length && text.match(new RegExp(`(?<![\\p{L}\\p{N}])(?:${words.join("|")})(?![\\p{L}\\p{N}])`, "iu"));
+  const [at, length] = any ? [any.index, any[0].length] : [0, 0];
   const start = at < 60 ? 0 : text.lastIndexOf(" ", at - 40) + 1;
   const part = document.createElement("span");
   const mark = document.createElement("mark");
@@ -98,7 +80,7 @@ function snippet(text, words) {
   return part;
 }
 
-function resultItem([target, page, title, text], words) {
+function resultItem([[, , target, page, title, text], words]) {
   const item = document.createElement("li");
   const link = document.createElement("a");
   const head = document.createElement("strong");
@@ -116,15 +98,18 @@ function setUpSearch() {
     if (dialog.open) return;
     dialog.showModal();
     query.select();
-    try { await loadIndex(); } catch { found.textContent = "The index of the search (search.js) is missing."; return; }
+    try { await loadIndex(); }
+    catch { found.textContent = "The index of the search (search.js, find.js) is missing."; return; }
     update();
   };
   const update = () => {
-    if (!window.searchIndex) return;
-    const all = search(query.value);
-    const words = wordsOf(query.value);
-    results.replaceChildren(...all.slice(0, 20).map((section) => resultItem(section, words)));
-    found.textContent = words.length ? `${all.length || "No"} section${all.length === 1 ? "" : "s"}` : "Type a word; arrow keys choose, Enter opens.";
+    if (!index) return;
+    const { found: all, whole, read } = findSections(index, query.value, window.searchSynonyms);
+    const count = (n) => `${n || "No"} section${n === 1 ? "" : "s"}`;
+    results.replaceChildren(...all.slice(0, 20).map(resultItem));
+    found.textContent = !query.value.trim() ? "Type a word; arrow keys choose, Enter opens."
+      : read.map(([typed, other]) => `${typed} read as ${other}. `).join("")
+        + (whole || !all.length ? count(whole || all.length) : `None has all words, some of them: ${count(all.length)}`);
   };
   query.addEventListener("input", update);
   dialog.addEventListener("keydown", (event) => {
@@ -161,6 +146,56 @@ function setUpCopying() {
   }
 }
 
+// --- pictures: one that is shown smaller than it is can be enlarged; sounds say how long they are --------------
+
+function setUpPictures() {
+  const dialog = document.createElement("dialog");
+  dialog.id = "site-picture";
+  dialog.setAttribute("aria-label", "Picture");
+  dialog.innerHTML = '<button type="button">Close</button><div tabindex="0" role="region" aria-label="Larger picture"></div>';
+  const [button, region] = ["button", "div"].map((name) => dialog.querySelector(name));
+  const enlarge = (picture) => {
+    const shown = Object.assign(new Image(), { src: picture.src, alt: picture.alt });
+    shown.style.width = `${Math.max(picture.naturalWidth, 1.5 * picture.clientWidth)}px`;
+    region.replaceChildren(shown);
+    dialog.showModal();
+  };
+  const small = (picture) => picture.naturalWidth > 1.05 * picture.clientWidth && picture.clientWidth > 0;
+  const update = () => {
+    for (const picture of pictures) {
+      const can = small(picture);
+      picture.classList.toggle("enlarges", can);
+      if (can) picture.tabIndex = 0; else picture.removeAttribute("tabindex");
+    }
+  };
+  const pictures = [...document.querySelectorAll("main img")].filter((picture) => !picture.closest("a"));
+  for (const picture of pictures) {
+    picture.addEventListener("click", () => { if (small(picture)) enlarge(picture); });
+    picture.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || !small(picture)) return;
+      event.preventDefault();                              // or the same key would press the button that closes
+      enlarge(picture);
+    });
+    if (!picture.complete) picture.addEventListener("load", update);
+  }
+  button.addEventListener("click", () => dialog.close());
+  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+  document.body.append(dialog);
+  addEventListener("resize", update);
+  update();
+}
+
+function setUpPlayers() {
+  for (const player of document.querySelectorAll("main audio")) {
+    const length = document.createElement("small");
+    length.className = "length";
+    player.after(length);
+    const show = () => { if (Number.isFinite(player.duration)) length.textContent = `${player.duration.toFixed(1)} s`; };
+    player.addEventListener("durationchange", show);
+    show();
+  }
+}
+
 // --- on this page: mark the section that is being read -------------------------------------------------------
 
 function setUpContents() {
@@ -174,5 +209,5 @@ function setUpContents() {
 }
 
 document.addEventListener("DOMContentLoaded", () => {
-  for (const setUp of [setUpScheme, setUpMenu, setUpSearch, setUpCopying, setUpContents]) setUp();
+  for (const setUp of [setUpScheme, setUpMenu, setUpSearch, setUpCopying, setUpPictures, setUpPlayers, setUpContents]) setUp();
 });
