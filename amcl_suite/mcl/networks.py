@@ -52,8 +52,9 @@ class MultiHypothesisNetwork(StackedPerceptron):
         return split_outputs(outputs, self.n_hyps, self.dim)
 
     def __repr__(self):
-        return (f"MultiHypothesisNetwork(runs={self.n_runs}, sizes={self.sizes}, n_hyps={self.n_hyps}, "
-                f"dim={self.dim}, bounded={self.bounded}, dropout={self.dropout})")
+        return (f"MultiHypothesisNetwork(runs={self.n_runs}, sizes={self.sizes}, "
+                f"n_hyps={self.n_hyps}, dim={self.dim}, bounded={self.bounded}, "
+                f"dropout={self.dropout})")
 
 # %% ../../nbs/10_mcl/120_networks.ipynb #934a9139
 def _refuse_too_large(n_runs: int, sizes: Sequence[int], dtype, device) -> None:
