@@ -4,28 +4,27 @@
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #70060c57
 from __future__ import annotations
-import contextlib, os, re, shutil, signal, time, uuid
+import contextlib, os, shutil, signal, time, uuid
 from dataclasses import dataclass
-from pathlib import Path
 from fastcore.basics import patch
 from filelock import FileLock
 from ..core.expect import one_of
 from ..core.files import OutputError, output_errors, write_json_atomic, write_text_atomic
 from ..core.locks import LOCK_NAME, is_locked, link_on_the_way, run_folders
-from ..core.records import RunState, read_dict
-from ..core.settings import runs_dir
+from ..core.records import RunState
 from ..core.tables import format_seconds
 from .jobs import JobError, PlannedRun, data_checksum, home_of
 from .worker import Standing, Task, standing
 from .executors import (Handle, LocalExecutor, SlurmExecutor, check_gpus,
                                             ending, handling, n_workers, slurm_states,
-                                            submission_paths, visible_gpus, without_interrupt)
+                                            visible_gpus, without_interrupt)
+from .submissions import (keep_log, note_submission, read_submission,
+                                              remove_logs, remove_stale_logs, submission_fault)
 from .display import Lines, LiveTable, Silent, plural
 from .planning import expected_minutes
 
 # %% auto #0
-__all__ = ['LAG', 'Outcome', 'Live', 'Engine', 'note_submission', 'read_submission', 'submission_fault', 'make_task', 'keep_log',
-           'remove_logs', 'stale_logs', 'remove_stale_logs', 'run_all', 'count_workers', 'exit_status']
+__all__ = ['LAG', 'Outcome', 'Live', 'Engine', 'make_task', 'run_all', 'count_workers', 'exit_status']
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #cf73bd58
 @dataclass
@@ -170,38 +169,6 @@ def _end(self: Engine, outcome: Outcome) -> None:
     took = f" in {format_seconds(outcome.seconds)}" if outcome.seconds else ""
     count = f"[{len(self.outcomes)}/{len(self.runs)}]"
     self.show.event(f"{count} {outcome.state} {outcome.run.name}{took}{text}")
-
-# %% ../../nbs/80_reproduce/822_engine.ipynb #2ac4257c
-def note_submission(
-    run: PlannedRun,   # submitted
-    handle: Handle,    # from the executor
-    token: str,        # attempt
-    where: str,        # "local" or "slurm"
-) -> None:
-    "Note in a run's folder which job will run it; a full disk is no reason to stop."
-    note = {"where": where, "id": handle.id, "logs": handle.logs, "token": token,
-            "host": os.uname().nodename}
-    with contextlib.suppress(OSError, OutputError):
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(run.folder / "submission.json", note)
-
-def read_submission(
-    folder: Path,   # of a run
-) -> dict:          # where, id, logs, token, host; empty if there is none
-    "Return which job was to run a run."
-    if link_on_the_way(folder): return {}
-    note = read_dict(Path(folder) / "submission.json")
-    good = all(isinstance(note.get(k), str) and "\0" not in note[k]
-               for k in ("where", "id", "logs", "token", "host"))
-    return note if good and re.fullmatch(r"[\w.-]*", note["id"]) else {}
-
-def submission_fault(
-    folder: Path,   # of a run
-) -> str:           # one sentence; "" if all is well
-    "Return why it isn't known whether a run waits in a cluster's queue."
-    path = Path(folder) / "submission.json"
-    if not path.exists() or read_submission(folder): return ""
-    return f"{path} is damaged: look whether Slurm still has the run (`squeue --me`), delete it"
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #13941ab0
 @patch
@@ -421,19 +388,6 @@ def _note_end(live: Live, record: dict, error: dict) -> None:
         write_json_atomic(live.run.folder / "record.json",
                           record | {"state": state, "error": error, "seconds_all": spent})
 
-def keep_log(
-    folder: Path,     # of a run whose worker has ended
-    handle: Handle,   # its submission
-) -> str:             # what the worker printed last
-    "Move what a worker printed into its run's folder and remove submitit's files for it."
-    paths, log = submission_paths(handle), ""
-    with contextlib.suppress(OSError):
-        log = paths[0].read_text(errors="replace")[-20_000:]
-        write_text_atomic(folder / "worker.log", log)
-    for path in [*paths, folder / "submission.json"]:
-        with contextlib.suppress(OSError): path.unlink(missing_ok=True)
-    return log
-
 # %% ../../nbs/80_reproduce/822_engine.ipynb #3c5ccf9e
 @patch
 def _stop(self: Engine) -> None:
@@ -472,53 +426,6 @@ def _give_up_rest(self: Engine) -> None:
     for run in [*(live.run for live in self.waiting), *self.queue]:
         self._end(Outcome(run, "interrupted", remark="not started"))
     self.live, self.waiting, self.queue = [], [], []
-
-# %% ../../nbs/80_reproduce/822_engine.ipynb #634ba09d
-def remove_logs(
-    folder: Path,   # below `runs/.submitit`
-) -> None:
-    "Remove an engine's folder of submission files; logs go to their runs."
-    if link_on_the_way(folder): return                        # not ours, wherever it leads
-    for run in _runs_of(folder): keep_log(run, Handle(read_submission(run)["id"], str(folder)))
-    shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.suppress(OSError): folder.parent.rmdir()   # unless another engine uses it
-
-def _runs_of(folder: Path) -> list[Path]:
-    "Return the folders of the runs that were submitted from a folder of submission files."
-    return [run for run in run_folders(folder.parents[1])[0]
-            if read_submission(run).get("logs") == str(folder)]
-
-def stale_logs(
-    home: Path | None = None,  # folder of all runs; None: that of the suite's jobs
-) -> list[Path]:               # folders below its `.submitit`
-    "Return the folders of engines that were killed and whose workers have ended."
-    found = sorted(((home or runs_dir()) / ".submitit").glob("*-*-*-*"))
-    return [f for f in found if f.is_dir() and not link_on_the_way(f) and not _in_use(f)]
-
-# %% ../../nbs/80_reproduce/822_engine.ipynb #0da86227
-def _in_use(folder: Path) -> bool:
-    "Tell whether an engine or a worker still needs its folder; in doubt yes."
-    where, pid = folder.name.split("-")[0], folder.name.split("-")[-2]
-    host = folder.name[len(where) + 1:].rsplit("-", 2)[0]
-    engine = is_locked(folder) if (folder / LOCK_NAME).exists() else _lives(pid)
-    ids = {p.name.removesuffix("_submitted.pkl") for p in folder.glob("*_submitted.pkl")}
-    if host != os.uname().nodename or not pid.isdigit() or engine: return True
-    if where == "local": return (any(i.isdigit() and _lives(i) for i in ids)
-                                 or any(is_locked(run) for run in _runs_of(folder)))
-    states = slurm_states() if shutil.which("squeue") else None
-    return states is None or any(states.get(i, ("ended", ""))[0] != "ended" for i in ids)
-
-def _lives(pid: str) -> bool:
-    "Tell whether a process is there and not just waiting for its parent to take note of its end."
-    import psutil
-    try: return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
-    except (psutil.NoSuchProcess, OverflowError, ValueError): return False
-
-def remove_stale_logs(
-    home: Path | None = None,  # as for `stale_logs`
-) -> None:
-    "Remove what killed engines have left behind."
-    for folder in stale_logs(home): remove_logs(folder)
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #c988c759
 def run_all(
