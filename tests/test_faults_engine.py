@@ -14,7 +14,8 @@ from amcl_suite.core.records import SCHEMA_VERSION, make_row, read_record, recor
 from amcl_suite.reproduce import cli, engine as engines
 from amcl_suite.reproduce.cli import main
 from amcl_suite.reproduce.display import LiveTable, live_table, progress_text, seconds_left
-from amcl_suite.reproduce.engine import Engine, Live, read_submission, stale_logs
+from amcl_suite.reproduce.engine import Engine, Live
+from amcl_suite.reproduce.submissions import read_submission, stale_logs
 from amcl_suite.reproduce.executors import Handle
 from amcl_suite.reproduce.housekeeping import chosen, leftovers, remove
 from amcl_suite.reproduce.jobs import JobError, load_job

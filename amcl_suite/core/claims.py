@@ -106,6 +106,7 @@ def _interval(claim: Claim, ours: dict, theirs: dict | None) -> Measured:
     stderr = (ours["high"] - ours["low"]) / 2 / t.ppf(.975, freedom)
     return Measured(ours["value"] - (claim.against or 0.), stderr, freedom, ours["n"])
 
+# %% ../../nbs/70_core/734_claims.ipynb #0fed639a
 def _means(claim: Claim, ours: dict, theirs: dict | None) -> Measured:
     one = [row for row in (ours, theirs) if row is not None]
     spread = [(row["std"] if row["n"] > 1 else math.nan) ** 2 / row["n"] for row in one]

@@ -152,6 +152,7 @@ class Found:
 
     def __repr__(self): return f"Found({self.resource.name}, {self.kind}: {self.path.name})"
 
+# %% ../../nbs/70_core/706_data.ipynb #50610d06
 def _listing_sha256(folder: Path) -> str:
     "Return one checksum of a corpus: top files and tables by content, everything else by name."
     top = sorted(p for p in folder.glob("[!.]*") if p.is_file() and p.suffix != ".csv")

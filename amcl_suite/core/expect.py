@@ -16,7 +16,7 @@ def nearest(
     value,                   # what came
     known: Iterable[str],    # what is valid
 ) -> str:                    # the valid text that is most like it, "" if none is near
-    "Return the valid text nearest to a wrong one, whatever its case."
+    "Return the valid text nearest to a wrong one, upper and lower case alike."
     lowered = {str(name).lower(): str(name) for name in known}
     found = difflib.get_close_matches(str(value).lower(), lowered, 1)
     return lowered[found[0]] if found else ""
@@ -91,6 +91,7 @@ def _range(low: float, high: float, ends: str) -> str:
     if low == -math.inf: return "that is finite" if finite else "(no NaN)"
     return f"{'>=' if ends[0] == '[' else '>'} {low:g}{finite}"
 
+# %% ../../nbs/70_core/701_expect.ipynb #041eb00b
 def integer(
     name: str,               # of the argument
     value,                   # what came

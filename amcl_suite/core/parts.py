@@ -88,6 +88,7 @@ def method_key(
     key = name if name in known else _spellings().get(_letters(name))
     return key if key in known else one_of(argument, name, known, "method")
 
+# %% ../../nbs/70_core/705_parts.ipynb #56bf419e
 def method_keys(
     names: str | Iterable[str],   # methods in any usual spelling, with commas between or in a list
     known: Iterable[str],         # what can be chosen

@@ -49,7 +49,7 @@ def use_style() -> None:
         shell.display_formatter.formatters["image/png"].for_type(Figure, _stored_png)
 
 def _stored_png(fig) -> bytes:
-    "Return a figure as palette PNG that is the same whatever the front end."
+    "Return a figure as palette PNG that is the same under every front end."
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", bbox_inches="tight", dpi=100)
     return _png(np.asarray(read_image(buffer.getvalue())), n_colours=128)

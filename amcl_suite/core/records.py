@@ -18,52 +18,9 @@ from .files import (DataError, output_errors, parse_json, read_json, read_npz,
                                    write_json_atomic, write_text_atomic)
 
 # %% auto #0
-__all__ = ['ROW_FIELDS', 'FIGURE_FILES', 'SOUND_FILES', 'SCHEMA_VERSION', 'ERROR_KINDS', 'row_faults', 'make_row', 'Run',
+__all__ = ['ROW_FIELDS', 'FIGURE_FILES', 'SOUND_FILES', 'SCHEMA_VERSION', 'ERROR_KINDS', 'make_row', 'row_faults', 'Run',
            'open_run', 'RunState', 'RecordError', 'read_record', 'read_dict', 'read_arrays', 'LoadedRun', 'load_run',
            'Cost', 'cost']
-
-# %% ../../nbs/70_core/724_records.ipynb #566c8fe3
-def _is_number(value: object) -> bool:
-    "Tell whether `value` is a number that fits into a float; True and False are none."
-    if isinstance(value, bool) or not isinstance(value, (int, float)): return False
-    try: return isinstance(float(value), float)
-    except OverflowError: return False
-
-def _is_count(value: object) -> bool:
-    "Tell whether `value` is a whole number from 0 on, as 20 or 20.0."
-    return _is_number(value) and 0 <= value < 2**53 and value == int(value)
-
-_KINDS = {
-    "str": lambda v: isinstance(v, str), "dict": lambda v: isinstance(v, dict),
-    "list": lambda v: isinstance(v, list), "bool": lambda v: isinstance(v, bool),
-    "number": _is_number, "int": lambda v: isinstance(v, int) and _is_count(v),
-    "whole number": _is_count,
-    "number from 0 on": lambda v: _is_number(v) and 0 <= v < math.inf,
-    "list of names": lambda v: isinstance(v, list) and all(isinstance(x, (str, int)) for x in v),
-    "'lower', 'higher' or ''": lambda v: v in ("lower", "higher", ""),
-    "'small' or 'full'": lambda v: v in ("small", "full")}
-
-def _faults_of(fields: dict, item: object, needed: tuple, place: str = ""):
-    "Yield (field, expected) for each field of `item` of a wrong kind; others may lack or be None."
-    if not isinstance(item, dict): yield place.rstrip("."), "dict"; return
-    for name, kind in fields.items():
-        value = item.get(name)
-        if value is None and name not in needed: continue
-        if not _KINDS[kind](value): yield place + name, kind
-
-# %% ../../nbs/70_core/724_records.ipynb #c274ce7a
-ROW_FIELDS = {"method": "str", "metric": "str", "value": "number",
-              "better": "'lower', 'higher' or ''", "scale": "'small' or 'full'", "unit": "str",
-              "table": "str", "dataset": "str", "std": "number", "stderr": "number",
-              "n": "whole number", "paper": "number", "paper_spread": "number",
-              "paper_source": "str", "setting": "str", "detail": "bool"}
-
-def row_faults(
-    row: object,         # a row, as `make_row` returns it or as a file holds it
-    place: str = "",     # what stands before the names of fields, such as "rows[3]."
-):                       # iterator over (field, expected)
-    "Yield the fields of a result row that have the wrong type; nothing for a good row."
-    return _faults_of(ROW_FIELDS, row, ("method", "metric", "value", "better", "scale"), place)
 
 # %% ../../nbs/70_core/724_records.ipynb #7a84954b
 def make_row(
@@ -101,6 +58,49 @@ def _number(name: str, value: object) -> float | None:
     try: return None if value is None else float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         raise ValueError(f"{name}: expected a number or None, got {value!r}") from None
+
+# %% ../../nbs/70_core/724_records.ipynb #c274ce7a
+ROW_FIELDS = {"method": "str", "metric": "str", "value": "number",
+              "better": "'lower', 'higher' or ''", "scale": "'small' or 'full'", "unit": "str",
+              "table": "str", "dataset": "str", "std": "number", "stderr": "number",
+              "n": "whole number", "paper": "number", "paper_spread": "number",
+              "paper_source": "str", "setting": "str", "detail": "bool"}
+
+def row_faults(
+    row: object,         # a row, as `make_row` returns it or as a file holds it
+    place: str = "",     # what stands before the names of fields, such as "rows[3]."
+):                       # iterator over (field, expected)
+    "Yield the fields of a result row that have the wrong type; nothing for a good row."
+    return _faults_of(ROW_FIELDS, row, ("method", "metric", "value", "better", "scale"), place)
+
+# %% ../../nbs/70_core/724_records.ipynb #566c8fe3
+def _is_number(value: object) -> bool:
+    "Tell whether `value` is a number that fits into a float; True and False are none."
+    if isinstance(value, bool) or not isinstance(value, (int, float)): return False
+    try: return isinstance(float(value), float)
+    except OverflowError: return False
+
+def _is_count(value: object) -> bool:
+    "Tell whether `value` is a whole number from 0 on, as 20 or 20.0."
+    return _is_number(value) and 0 <= value < 2**53 and value == int(value)
+
+_KINDS = {
+    "str": lambda v: isinstance(v, str), "dict": lambda v: isinstance(v, dict),
+    "list": lambda v: isinstance(v, list), "bool": lambda v: isinstance(v, bool),
+    "number": _is_number, "int": lambda v: isinstance(v, int) and _is_count(v),
+    "whole number": _is_count,
+    "number from 0 on": lambda v: _is_number(v) and 0 <= v < math.inf,
+    "list of names": lambda v: isinstance(v, list) and all(isinstance(x, (str, int)) for x in v),
+    "'lower', 'higher' or ''": lambda v: v in ("lower", "higher", ""),
+    "'small' or 'full'": lambda v: v in ("small", "full")}
+
+def _faults_of(fields: dict, item: object, needed: tuple, place: str = ""):
+    "Yield (field, expected) for each field of `item` of a wrong kind; others may lack or be None."
+    if not isinstance(item, dict): yield place.rstrip("."), "dict"; return
+    for name, kind in fields.items():
+        value = item.get(name)
+        if value is None and name not in needed: continue
+        if not _KINDS[kind](value): yield place + name, kind
 
 # %% ../../nbs/70_core/724_records.ipynb #c5f6f788
 @dataclass(repr=False, eq=False)

@@ -16,7 +16,7 @@ def mean_and_spread(
     values,          # `(n_rows, n_columns)` or `(n_rows,)`, finite
     weights=None,    # `(n_rows,)`, > 0; None: all alike
 ) -> tuple:          # float64 `(n_columns,)` each; the spread is 0 where a column is constant
-    "Return weighted mean and standard deviation of columns, whatever their offset."
+    "Return weighted mean and standard deviation of columns, also far from zero."
     values = np.asarray(values, np.float64)
     far = 1e3 * np.abs(values - values[:1]).max(0) < np.abs(values[0])
     shift = np.where(far, values[0], 0.)

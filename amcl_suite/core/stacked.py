@@ -48,6 +48,7 @@ class _StackedPerceptron(torch.autograd.Function):
                 if ctx.masks: gradient.mul_(ctx.masks[index - 1])
         return None, None, *gradients
 
+# %% ../../nbs/70_core/712_stacked.ipynb #1bc5c1cd
 def _weight_gradient(gradient: Tensor, inputs: Tensor) -> Tensor:
     "Return G X^T; one set of inputs may serve several consecutive runs."
     features = inputs.shape[1]

@@ -83,23 +83,30 @@ class System(_pl.LightningModule):
         "Return the epoch from which nothing changes by itself: patience counts from there."
         return 0
 
-    def suspect(self,
-        values: dict[str, float],   # what `training_step` returned, over all processes
-    ) -> str:                       # why to stop, with advice; "": go on
-        "Tell after each step whether the training should stop as failed."
-        return ""
+# %% ../../nbs/70_core/717_system.ipynb #bc8c7ff7
+@patch
+def suspect(
+    self: System,
+    values: dict[str, float],   # what `training_step` returned, over all processes
+) -> str:                       # why to stop, with advice; "": go on
+    "Tell after each step whether the training should stop as failed."
+    return ""
 
-    def describe(self,
-        batch,           # as the loader gives it
-    ) -> list[str]:      # such as the ids of the examples
-        "Name the examples of a batch, for an error message."
-        return []
+@patch
+def describe(
+    self: System,
+    batch,           # as the loader gives it
+) -> list[str]:      # such as the ids of the examples
+    "Name the examples of a batch, for an error message."
+    return []
 
-    def epoch_end(self,
-        row: dict,       # the new line of the history, which may be added to
-    ) -> str:            # why this epoch should be the last one; "": go on
-        "Do something after an epoch, before its checkpoint is written: all processes call it."
-        return ""
+@patch
+def epoch_end(
+    self: System,
+    row: dict,       # the new line of the history, which may be added to
+) -> str:            # why this epoch should be the last one; "": go on
+    "Do something after an epoch, before its checkpoint is written: all processes call it."
+    return ""
 
 # %% ../../nbs/70_core/717_system.ipynb #c265516d
 class _Stock(_pl.Callback):

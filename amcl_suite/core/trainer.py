@@ -384,9 +384,7 @@ def train(
     folder = Path(tempfile.mkdtemp() if temporary else folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     sweep_temporaries(folder)                        # of a training that was killed
-    names = ("monitor", "mode", "gradient_clip", "precision", "seed")
-    agree = plain({name: getattr(settings, name) for name in names} | (identity or {})
-                  | {"n_batches": len(train_loader)} | system.fingerprint())
+    agree = _agreement(system, train_loader, settings, identity)
     fix = "use another folder, or resume=False to start again in this one"
     with _alone(folder), _undisturbed():
         state = load_checked(folder / _LAST, agree, fix) if resume else None
@@ -407,6 +405,13 @@ def train(
                       tuple(state["notes"]), is_main(), forgotten)
     if temporary: weakref.finalize(trained, shutil.rmtree, folder, ignore_errors=True)
     return trained
+
+# %% ../../nbs/70_core/718_trainer.ipynb #165d4d93
+def _agreement(system, train_loader, settings: TrainerSettings, identity: dict | None) -> dict:
+    "Return what a training must have in common with the one it resumes."
+    names = ("monitor", "mode", "gradient_clip", "precision", "seed")
+    return plain({name: getattr(settings, name) for name in names} | (identity or {})
+                 | {"n_batches": len(train_loader)} | system.fingerprint())
 
 # %% ../../nbs/70_core/718_trainer.ipynb #385485c6
 @dataclass

@@ -241,15 +241,9 @@ def fit(
 ) -> Fit:                                                       # weights by rule, history
     "Train a stack; `FloatingPointError` on non-finite loss, `ValueError` on a foreign checkpoint."
     parameters, select = list(model.parameters()), select or {}
-    engine, n_runs = (make_engine(settings.engine, model, batches, objective, settings),
-                      parameters[0].shape[0])
+    engine = make_engine(settings.engine, model, batches, objective, settings)
     parameters += list(model.buffers())                       # kept like weights, not stepped
-    start, result = 0, Fit(engine=engine.name)
-    running = torch.ones(n_runs, dtype=torch.bool, device=parameters[0].device)
-    agree = _agreement(model, settings, batches, tag, engine.name) if checkpoint else {}
-    if checkpoint: sweep_temporaries(Path(checkpoint).parent, below=False)
-    if checkpoint and (saved := load_checked(checkpoint, agree)):
-        start, result, running = _restore(saved, model, engine, batches)
+    agree, start, result, running = _begin(model, settings, batches, tag, engine, checkpoint)
     last_save = time.monotonic()
     for epoch in range(start, settings.n_epochs):
         if not running.any(): break
@@ -260,10 +254,7 @@ def fit(
         if evaluate and (done % settings.evaluate_every == 0 or done == settings.n_epochs):
             values = engine.evaluate(evaluate, epoch) | {"train_loss": losses}
             _record(result, values, select, parameters, done, running)
-            if select and settings.patience:
-                best = result.best_epoch[next(iter(select))]
-                stale = (torch.tensor(result.epochs)[:, None] > best).sum(0)   # evaluations since
-                running = running & (stale < settings.patience).to(running.device)
+            running = _going_on(result, select, settings, running)
         if progress: progress(done, settings.n_epochs, float(losses.mean()))
         if checkpoint and (done == settings.n_epochs
                            or time.monotonic() - last_save >= settings.checkpoint_seconds):
@@ -272,6 +263,27 @@ def fit(
             last_save = time.monotonic()
     result.states["last"] = [p.detach().clone() for p in parameters]
     return result
+
+# %% ../../nbs/70_core/715_training.ipynb #3bc369a0
+def _begin(model: nn.Module, settings: TrainingSettings, batches, tag: Any, engine,
+           checkpoint) -> tuple[dict, int, Fit, Tensor]:
+    "Return what must agree, the first epoch, the history and who trains: new, or from the file."
+    first = next(model.parameters())
+    running = torch.ones(len(first), dtype=torch.bool, device=first.device)
+    if not checkpoint: return {}, 0, Fit(engine=engine.name), running
+    agree = _agreement(model, settings, batches, tag, engine.name)
+    sweep_temporaries(Path(checkpoint).parent, below=False)
+    saved = load_checked(checkpoint, agree)
+    if saved: return agree, *_restore(saved, model, engine, batches)
+    return agree, 0, Fit(engine=engine.name), running
+
+def _going_on(fit: Fit, select: dict[str, str], settings: TrainingSettings,
+              running: Tensor) -> Tensor:
+    "Return `(runs,)`: who still trains, having got better within `patience` evaluations."
+    if not (select and settings.patience): return running
+    best = fit.best_epoch[next(iter(select))]
+    stale = (torch.tensor(fit.epochs)[:, None] > best).sum(0)              # evaluations since
+    return running & (stale < settings.patience).to(running.device)
 
 # %% ../../nbs/70_core/715_training.ipynb #47f50d52
 def _refuse_non_finite(losses: Tensor, epoch: int, checkpoint) -> None:

@@ -212,7 +212,7 @@ def prepares_kernel(
     batches,               # its data
     objective: Callable,   # its loss
     settings,              # how
-) -> bool:                 # True once per process, if at all
+) -> bool:                 # True once per process, or never
     "Tell whether a training has to wait until the kernel is compiled or loaded."
     return ("amcl_suite.core.epoch_kernel" not in sys.modules and settings.engine != "torch"
             and not obstacle(model, batches, objective, settings))

@@ -27,7 +27,7 @@ def cleared(
     values: Tensor,               # `(..., n_targets, n)`
     target_mask: Tensor | None,   # bool `(..., n_targets)`, True for real targets; None: all are
 ) -> Tensor:                      # like `values`
-    "Return values with 0 for absent targets, whatever they held."
+    "Return values with 0 for absent targets, which may hold anything."
     if target_mask is None: return values
     like("target_mask", target_mask, values.shape[:-1], "one per target", kind="bool")
     return torch.where(target_mask[..., None], values, values.new_zeros(()))

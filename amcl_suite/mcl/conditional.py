@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from ..core.configuration import changed, pick_device
 from ..core.expect import between, counts, finite, integer, one_of, ranges
@@ -26,18 +27,6 @@ from .theory import rate, soft_distortion
 
 # %% auto #0
 __all__ = ['SYNTHETIC_METHODS', 'SyntheticConfig', 'judge', 'SyntheticRun', 'train_synthetic', 'summarise_synthetic']
-
-# %% ../../nbs/10_mcl/144_conditional.ipynb #00c8d094
-_MOVING = dict(family="three_gaussians_changedist", cooling=dict(initial=1., schedule="linear"))
-_PRESETS = {
-    "small": dict(n_hyps=9, hidden=(32, 32), n_steps=4, batch_size=400, n_seeds=2,
-                  training=dict(n_epochs=60)),
-    "fast": {},
-    "paper": dict(n_steps=2, batch_size=50_000, cooling=dict(decay=0.99),
-                  training=dict(n_epochs=1000, learning_rate=0.01, evaluate_every=20)),
-    "fast_moving": _MOVING | dict(n_steps=1, training=dict(n_epochs=101, optimiser="Adam")),
-    "paper_moving": _MOVING | dict(n_steps=2, batch_size=50_000, training=dict(
-        n_epochs=1000, learning_rate=0.01, optimiser="Adam", evaluate_every=5))}
 
 # %% ../../nbs/10_mcl/144_conditional.ipynb #33530ad7
 @dataclass(frozen=True)
@@ -71,29 +60,58 @@ class SyntheticConfig:
         object.__setattr__(self, "methods", method_keys(self.methods, SYNTHETIC_METHODS))
         self.make_family()
 
-    def make_family(self) -> Family:
-        "Return the family that the networks learn."
-        return family(self.family, **({"sigma": self.sigma} if self.sigma else {}))
+# %% ../../nbs/10_mcl/144_conditional.ipynb #00c8d094
+_MOVING = dict(family="three_gaussians_changedist", cooling=dict(initial=1., schedule="linear"))
+_PRESETS = {
+    "small": dict(n_hyps=9, hidden=(32, 32), n_steps=4, batch_size=400, n_seeds=2,
+                  training=dict(n_epochs=60)),
+    "fast": {},
+    "paper": dict(n_steps=2, batch_size=50_000, cooling=dict(decay=0.99),
+                  training=dict(n_epochs=1000, learning_rate=0.01, evaluate_every=20)),
+    "fast_moving": _MOVING | dict(n_steps=1, training=dict(n_epochs=101, optimiser="Adam")),
+    "paper_moving": _MOVING | dict(n_steps=2, batch_size=50_000, training=dict(
+        n_epochs=1000, learning_rate=0.01, optimiser="Adam", evaluate_every=5))}
 
-    def temperature_at(self, epoch: int) -> float:
-        "Return the temperature of an epoch, target units squared."
-        return self.cooling.at(epoch, self.training.n_epochs)
+# %% ../../nbs/10_mcl/144_conditional.ipynb #7802ecc6
+@patch
+def make_family(
+    self: SyntheticConfig,
+) -> Family:         # with the spread that was chosen
+    "Return the family that the networks learn."
+    return family(self.family, **({"sigma": self.sigma} if self.sigma else {}))
 
-    @classmethod
-    def preset(cls, name: str, **changes) -> SyntheticConfig:
-        "Return a named setting, such as \"small\" or \"paper_moving\", with some fields changed."
-        return changed(changed(cls(), **_PRESETS[one_of("name", name, _PRESETS, "preset")]),
-                       **changes)
+@patch
+def temperature_at(
+    self: SyntheticConfig,
+    epoch: int,      # from 0
+) -> float:          # target units squared
+    "Return the temperature of an epoch."
+    return self.cooling.at(epoch, self.training.n_epochs)
 
-    @classmethod
-    def small(cls, **changes) -> SyntheticConfig:
-        "Return a setting of a few seconds: 9 hypotheses, hidden [32, 32], 60 short epochs."
-        return cls.preset("small", **changes)
+@patch(cls_method=True)
+def preset(
+    cls: SyntheticConfig,
+    name: str,               # "small", "fast", "paper", "fast_moving" or "paper_moving"
+    **changes,               # fields to change
+) -> SyntheticConfig:        # a named setting
+    "Return a named setting with some fields changed."
+    return changed(changed(cls(), **_PRESETS[one_of("name", name, _PRESETS, "preset")]), **changes)
 
-    @classmethod
-    def paper(cls, **changes) -> SyntheticConfig:
-        "Return the paper's setting for Fig. 1: 1000 epochs of 100,000 examples, SGD at 0.01."
-        return cls.preset("paper", **changes)
+@patch(cls_method=True)
+def small(
+    cls: SyntheticConfig,
+    **changes,               # fields to change
+) -> SyntheticConfig:        # of a few seconds
+    "Return a setting of a few seconds: 9 hypotheses, hidden [32, 32], 60 short epochs."
+    return cls.preset("small", **changes)
+
+@patch(cls_method=True)
+def paper(
+    cls: SyntheticConfig,
+    **changes,               # fields to change
+) -> SyntheticConfig:        # of the paper
+    "Return the paper's setting for Fig. 1: 1000 epochs of 100,000 examples, SGD at 0.01."
+    return cls.preset("paper", **changes)
 
 # %% ../../nbs/10_mcl/144_conditional.ipynb #0b545508
 SYNTHETIC_METHODS: dict[str, Callable[[SyntheticConfig, int], Callable]] = {

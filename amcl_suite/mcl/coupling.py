@@ -104,10 +104,10 @@ class LinearStack(nn.Module):
         "Return the outputs of all runs, as a stack of networks does."
         return self.weight @ features[0].mT
 
-
     def __repr__(self):
         return f"LinearStack(runs={len(self.seeds)}, {tuple(self.weight.shape[1:])})"
 
+# %% ../../nbs/10_mcl/146_coupling.ipynb #b872883f
 def features_of(
     model: str,            # of `COUPLED`
     inputs: Tensor,        # `(n_inputs,)`, in [0, 1]
@@ -122,6 +122,7 @@ def features_of(
         return torch.cos(math.pi * inputs[:, None] * torch.arange(1, n_waves + 1))
     return inputs[:, None]
 
+# %% ../../nbs/10_mcl/146_coupling.ipynb #018474d4
 def build_coupled(
     model: str,                # of `COUPLED`
     config: CouplingConfig,    # sizes
@@ -208,6 +209,7 @@ def _train(model, config, seeds, n_steps, n_epochs, temperature, checkpoint, pro
     history = done.history["spread"].cpu()
     return history if history.ndim == 3 else history.unflatten(1, (config.n_inputs, -1)).mT
 
+# %% ../../nbs/10_mcl/146_coupling.ipynb #35bbd44e
 def cooled(
     model: str,                                # of `COUPLED`
     n_steps: int,                              # steps at each level

@@ -256,6 +256,7 @@ def save(self: MultiHypothesisRegressor,
         names=list(getattr(self, "feature_names_in_", [])),
         weights=[p.cpu() for p in self.model_.parameters()]))
 
+# %% ../../nbs/10_mcl/182_estimators.ipynb #a07b0ffc
 @patch(cls_method=True)
 def load(cls: MultiHypothesisRegressor,
     path: str | Path,    # written by `save`

@@ -11,16 +11,8 @@ from .assignment import (annealed, cleared, log_shares, wide,
                                        winner_takes_all)
 
 # %% auto #0
-__all__ = ['squared_distance', 'euclidean_distance', 'absolute_distance', 'assigned_loss', 'free_energy', 'score_targets',
-           'score_loss']
-
-# %% ../../nbs/10_mcl/116_losses.ipynb #1d01e105
-def _differences(hypotheses: Tensor, targets: Tensor, target_mask: Tensor | None) -> Tensor:
-    "Return `(..., n_targets, n_hyps, dim)` differences, single precision; absent targets are 0."
-    shaped("hypotheses", hypotheses, "...", "n_hyps+", "dim")
-    shaped("targets", targets, *hypotheses.shape[:-2], "n_targets", hypotheses.shape[-1])
-    targets = cleared(targets, target_mask)
-    return wide(hypotheses).unsqueeze(-3) - wide(targets).unsqueeze(-2)
+__all__ = ['squared_distance', 'assigned_loss', 'free_energy', 'score_targets', 'score_loss', 'absolute_distance',
+           'euclidean_distance']
 
 # %% ../../nbs/10_mcl/116_losses.ipynb #d2f541cd
 def squared_distance(
@@ -32,36 +24,13 @@ def squared_distance(
     square = _differences(hypotheses, targets, target_mask).square().sum(-1)
     return square.to(torch.result_type(hypotheses, targets))
 
-def euclidean_distance(
-    hypotheses: Tensor,                 # `(..., n_hyps, dim)`, in target units
-    targets: Tensor,                    # `(..., n_targets, dim)`
-    target_mask: Tensor | None = None,  # bool `(..., n_targets)`
-) -> Tensor:                            # `(..., n_targets, n_hyps)`, target units
-    "Return Euclidean distances with gradient 0 at distance 0, where a plain root gives NaN."
-    difference = _differences(hypotheses, targets, target_mask)
-    unit = _power_of_two(difference)                 # squares neither overflow nor vanish
-    square = (difference / unit).square().sum(-1)
-    apart = square > 0
-    root = torch.where(apart, torch.where(apart, square, 1.).sqrt(), 0. * square)
-    return (root * unit.squeeze(-1)).to(torch.result_type(hypotheses, targets))
-
-def _power_of_two(values: Tensor) -> Tensor:
-    "Return the power of two just above the largest size along the last axis, which is kept; or 1."
-    size = values.detach().abs().amax(-1, keepdim=True) if values.shape[-1] else \
-        values.new_zeros(*values.shape[:-1], 1)
-    limits = torch.finfo(values.dtype)
-    usual = (size > limits.tiny**.25) & (size < limits.max**.25)   # 1 where a square is harmless
-    usual = usual | (size == 0) | size.isinf()
-    return torch.where(usual, 1., 2.**size.log2().floor())
-
-def absolute_distance(
-    hypotheses: Tensor,                 # `(..., n_hyps, dim)`, in target units
-    targets: Tensor,                    # `(..., n_targets, dim)`
-    target_mask: Tensor | None = None,  # bool `(..., n_targets)`
-) -> Tensor:                            # `(..., n_targets, n_hyps)`, target units
-    "Return absolute (L1) distances, summed over `dim`: hypotheses become conditional medians."
-    distance = _differences(hypotheses, targets, target_mask).abs().sum(-1)
-    return distance.to(torch.result_type(hypotheses, targets))
+# %% ../../nbs/10_mcl/116_losses.ipynb #1d01e105
+def _differences(hypotheses: Tensor, targets: Tensor, target_mask: Tensor | None) -> Tensor:
+    "Return `(..., n_targets, n_hyps, dim)` differences, single precision; absent targets are 0."
+    shaped("hypotheses", hypotheses, "...", "n_hyps+", "dim")
+    shaped("targets", targets, *hypotheses.shape[:-2], "n_targets", hypotheses.shape[-1])
+    targets = cleared(targets, target_mask)
+    return wide(hypotheses).unsqueeze(-3) - wide(targets).unsqueeze(-2)
 
 # %% ../../nbs/10_mcl/116_losses.ipynb #02800678
 def assigned_loss(
@@ -99,7 +68,7 @@ def score_targets(
     costs: Tensor,                      # `(..., n_targets, n_hyps)`
     target_mask: Tensor | None = None,  # bool `(..., n_targets)`, True for real targets
 ) -> Tensor:                            # `(..., n_hyps)`, 1 for winners of a real target, else 0
-    "Return the 0/1 targets of the score heads: hard winners, whatever the rule (rMCL, Sec. 3)."
+    "Return the 0/1 targets of the score heads: hard winners under any rule (rMCL, Sec. 3)."
     return winner_takes_all(costs, target_mask).sum(-2).clamp(max=1)
 
 def score_loss(
@@ -112,3 +81,35 @@ def score_loss(
     loss = torch.nn.functional.binary_cross_entropy_with_logits(wide(score_logits),
                                                                 wide(score_targets))
     return loss.to(score_logits.dtype)
+
+# %% ../../nbs/10_mcl/116_losses.ipynb #6bfcc460
+def absolute_distance(
+    hypotheses: Tensor,                 # `(..., n_hyps, dim)`, in target units
+    targets: Tensor,                    # `(..., n_targets, dim)`
+    target_mask: Tensor | None = None,  # bool `(..., n_targets)`
+) -> Tensor:                            # `(..., n_targets, n_hyps)`, target units
+    "Return absolute (L1) distances, summed over `dim`: hypotheses become conditional medians."
+    distance = _differences(hypotheses, targets, target_mask).abs().sum(-1)
+    return distance.to(torch.result_type(hypotheses, targets))
+
+def euclidean_distance(
+    hypotheses: Tensor,                 # `(..., n_hyps, dim)`, in target units
+    targets: Tensor,                    # `(..., n_targets, dim)`
+    target_mask: Tensor | None = None,  # bool `(..., n_targets)`
+) -> Tensor:                            # `(..., n_targets, n_hyps)`, target units
+    "Return Euclidean distances with gradient 0 at distance 0, where a plain root gives NaN."
+    difference = _differences(hypotheses, targets, target_mask)
+    unit = _power_of_two(difference)                 # squares neither overflow nor vanish
+    square = (difference / unit).square().sum(-1)
+    apart = square > 0
+    root = torch.where(apart, torch.where(apart, square, 1.).sqrt(), 0. * square)
+    return (root * unit.squeeze(-1)).to(torch.result_type(hypotheses, targets))
+
+def _power_of_two(values: Tensor) -> Tensor:
+    "Return the power of two just above the largest size along the last axis, which is kept; or 1."
+    size = values.detach().abs().amax(-1, keepdim=True) if values.shape[-1] else \
+        values.new_zeros(*values.shape[:-1], 1)
+    limits = torch.finfo(values.dtype)
+    usual = (size > limits.tiny**.25) & (size < limits.max**.25)   # 1 where a square is harmless
+    usual = usual | (size == 0) | size.isinf()
+    return torch.where(usual, 1., 2.**size.log2().floor())

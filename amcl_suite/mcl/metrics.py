@@ -15,28 +15,6 @@ from .assignment import wide
 __all__ = ['distortion', 'mean_prediction', 'rmse', 'usage', 'dead_fraction', 'usage_perplexity', 'wasserstein2', 'kernel_nll',
            'best_bandwidth', 'score_reliability']
 
-# %% ../../nbs/10_mcl/136_metrics.ipynb #5cae2974
-def _refuse_mismatch(hypotheses: Tensor, targets: Tensor) -> None:
-    "Raise `ValueError` unless shapes are `(..., n, K, dim)` and `(..., n, dim)` with n, K >= 1."
-    shaped("hypotheses", hypotheses, "...", "examples+", "n_hyps+", "dim")
-    shaped("targets", targets, "...", hypotheses.shape[-3], hypotheses.shape[-1])
-
-def _squared(hypotheses: Tensor, targets: Tensor) -> Tensor:
-    "Return squared distances `(..., examples, n_hyps)`, single precision at least."
-    _refuse_mismatch(hypotheses, targets)
-    return (wide(hypotheses) - targets.unsqueeze(-2)).square().sum(-1)
-
-def _refuse_no_shares(name: str, values: Tensor, total: bool = True) -> None:
-    "Raise `ValueError` for rows below 0, infinite, or with another sum than 1; NaN may pass."
-    rows = values.detach().double()
-    wrong = (rows < 0).any(-1) | rows.isinf().any(-1)
-    largest = max(1e-3, 4 * torch.finfo(values.dtype).eps)               # error of the sum
-    if total: wrong = wrong | ((rows.sum(-1) - 1).abs() > largest)
-    if bool(wrong.any()):
-        row = tuple(wrong.nonzero()[0].tolist())
-        raise ValueError(f"{name}: expected finite numbers >= 0" + total * " that sum to 1"
-                         + f", got {[round(v, 4) for v in rows[row].tolist()[:8]]} at {row}")
-
 # %% ../../nbs/10_mcl/136_metrics.ipynb #f1ffd79f
 def distortion(
     hypotheses: Tensor,   # `(..., examples, n_hyps, dim)`
@@ -66,6 +44,28 @@ def rmse(
     "Return the root mean squared error of the score-weighted mean (aMCL paper, Sec. 5.2)."
     _refuse_mismatch(hypotheses, targets)
     return (mean_prediction(hypotheses, scores) - targets).square().sum(-1).mean(-1).sqrt()
+
+# %% ../../nbs/10_mcl/136_metrics.ipynb #5cae2974
+def _refuse_mismatch(hypotheses: Tensor, targets: Tensor) -> None:
+    "Raise `ValueError` unless shapes are `(..., n, K, dim)` and `(..., n, dim)` with n, K >= 1."
+    shaped("hypotheses", hypotheses, "...", "examples+", "n_hyps+", "dim")
+    shaped("targets", targets, "...", hypotheses.shape[-3], hypotheses.shape[-1])
+
+def _squared(hypotheses: Tensor, targets: Tensor) -> Tensor:
+    "Return squared distances `(..., examples, n_hyps)`, single precision at least."
+    _refuse_mismatch(hypotheses, targets)
+    return (wide(hypotheses) - targets.unsqueeze(-2)).square().sum(-1)
+
+def _refuse_no_shares(name: str, values: Tensor, total: bool = True) -> None:
+    "Raise `ValueError` for rows below 0, infinite, or with another sum than 1; NaN may pass."
+    rows = values.detach().double()
+    wrong = (rows < 0).any(-1) | rows.isinf().any(-1)
+    largest = max(1e-3, 4 * torch.finfo(values.dtype).eps)               # error of the sum
+    if total: wrong = wrong | ((rows.sum(-1) - 1).abs() > largest)
+    if bool(wrong.any()):
+        row = tuple(wrong.nonzero()[0].tolist())
+        raise ValueError(f"{name}: expected finite numbers >= 0" + total * " that sum to 1"
+                         + f", got {[round(v, 4) for v in rows[row].tolist()[:8]]} at {row}")
 
 # %% ../../nbs/10_mcl/136_metrics.ipynb #fb1095b6
 def usage(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from ..core.configuration import changed
 from ..core.expect import counts, ranges
@@ -52,21 +53,34 @@ class UCIConfig:
                              'the epoch')
         object.__setattr__(self, "methods", method_keys(self.methods, UCI_METHODS))
 
-    def temperature_at(self, epoch: int, schedule: str = "exponential") -> float:
-        "Return the temperature of an epoch under a schedule, standardised target units squared."
-        return replace(self.cooling, schedule=schedule).at(epoch, self.training.n_epochs)
+# %% ../../nbs/10_mcl/140_regression.ipynb #973c76d2
+@patch
+def temperature_at(
+    self: UCIConfig,
+    epoch: int,                      # from 0
+    schedule: str = "exponential",   # key of `Cooling`
+) -> float:                          # standardised target units squared
+    "Return the temperature of an epoch under a schedule."
+    return replace(self.cooling, schedule=schedule).at(epoch, self.training.n_epochs)
 
-    @classmethod
-    def small(cls, **changes) -> UCIConfig:
-        "Return a configuration of a few seconds: generated data, 3 splits, 60 epochs."
-        small = changed(cls(), dataset="bimodal", training=dict(n_epochs=60))
-        return changed(small, **changes)
+@patch(cls_method=True)
+def small(
+    cls: UCIConfig,
+    **changes,       # fields to change
+) -> UCIConfig:      # a few seconds of work
+    "Return a configuration of a few seconds: generated data, 3 splits, 60 epochs."
+    small = changed(cls(), dataset="bimodal", training=dict(n_epochs=60))
+    return changed(small, **changes)
 
-    @classmethod
-    def paper(cls, dataset: str, **changes) -> UCIConfig:
-        "Return the paper's configuration of one data set, with its leaking protocol."
-        paper = changed(cls(), dataset=dataset, protocol="paper", training=dict(evaluate_every=1))
-        return changed(paper, **changes)
+@patch(cls_method=True)
+def paper(
+    cls: UCIConfig,
+    dataset: str,    # key of `read_uci`
+    **changes,       # fields to change
+) -> UCIConfig:      # the paper's
+    "Return the paper's configuration of one data set, with its leaking protocol."
+    paper = changed(cls(), dataset=dataset, protocol="paper", training=dict(evaluate_every=1))
+    return changed(paper, **changes)
 
 # %% ../../nbs/10_mcl/140_regression.ipynb #a69e7fb5
 @dataclass(frozen=True)

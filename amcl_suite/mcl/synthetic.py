@@ -8,6 +8,7 @@ import inspect, math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from ..core.expect import integer, one_of
 from ..core.training import SeededBatches
@@ -50,28 +51,33 @@ class Family:
         "Draw targets; `t = torch.full((n,), 0.3)` gives n samples of one conditional law."
         return self.law.sample(t, generator)
 
-    def sample_pairs(self,
-        shape: int | tuple,          # how many examples, or a shape such as `(n_steps, batch)`
-        generator: torch.Generator,  # the result lives on its device
-    ) -> tuple[Tensor, Tensor]:      # inputs `(*shape, 1)`, targets `(*shape, 1, dim)`
-        "Draw fresh training or test examples."
-        t = self.sample_inputs(shape, generator)
-        return t[..., None], self.sample(t, generator).unsqueeze(-2)
-
     def moments(self,
         t: Tensor,                    # `(...)`, inputs
     ) -> tuple[Tensor, Tensor]:       # mean `(..., dim)` and covariance `(..., dim, dim)`
         "Return the exact conditional mean and covariance."
         return moments(self.law, t)
 
-    def modes(self,
-        t: Tensor,                    # `(...)`, inputs
-    ) -> Tensor:                      # `(..., n_modes, dim)`, centres of the Gaussians
-        "Return the centres of the modes; `ValueError` for families that are not plain Gaussians."
-        if not isinstance(self.law, Pieces) or self.law.noise != "normal":
-            raise ValueError(f"{self.name}: modes are defined for families of Gaussians only, this "
-                             f"is {self.law!r}")
-        return self.law.at(t)[0]
+# %% ../../nbs/10_mcl/126_synthetic.ipynb #4886be51
+@patch
+def sample_pairs(
+    self: Family,
+    shape: int | tuple,          # how many examples, or a shape such as `(n_steps, batch)`
+    generator: torch.Generator,  # the result lives on its device
+) -> tuple[Tensor, Tensor]:      # inputs `(*shape, 1)`, targets `(*shape, 1, dim)`
+    "Draw fresh training or test examples."
+    t = self.sample_inputs(shape, generator)
+    return t[..., None], self.sample(t, generator).unsqueeze(-2)
+
+@patch
+def modes(
+    self: Family,
+    t: Tensor,                    # `(...)`, inputs
+) -> Tensor:                      # `(..., n_modes, dim)`, centres of the Gaussians
+    "Return the centres of the modes; `ValueError` for families that are not plain Gaussians."
+    if not isinstance(self.law, Pieces) or self.law.noise != "normal":
+        raise ValueError(f"{self.name}: modes are defined for families of Gaussians only, this "
+                         f"is {self.law!r}")
+    return self.law.at(t)[0]
 
 # %% ../../nbs/10_mcl/126_synthetic.ipynb #70ec6f1b
 def _spread(sigma: str | float) -> float | Callable:

@@ -35,7 +35,7 @@ def assignment_entropy(
 def soft_barycentre(
     points: Tensor,      # `(..., n_points, dim)`, samples of p(y|x)
     weights: Tensor,     # `(..., n_points, n_hyps)`, non-negative
-    hypotheses: Tensor,  # `(..., n_hyps, dim)`, kept where a hypothesis has no weight at all
+    hypotheses: Tensor,  # `(..., n_hyps, dim)`, kept where a hypothesis has no weight
 ) -> Tensor:             # `(..., n_hyps, dim)`, target units
     "Return the weighted mean of the points of each hypothesis (aMCL paper, Prop. 2)."
     shaped("weights", weights, *points.shape[:-1], "n_hyps")

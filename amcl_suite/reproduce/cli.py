@@ -226,7 +226,7 @@ def status(
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 5.0,
 ) -> None:
     "Show which runs are finished, at work, queued, interrupted, failed, or not started."
-    from amcl_suite.reproduce.engine import remove_stale_logs
+    from amcl_suite.reproduce.submissions import remove_stale_logs
     console = open_console()
     remove_stale_logs(_found(jobs)[0])   # what killed engines left; their workers have ended
     if not watch: return console.print(_status(jobs))
@@ -242,7 +242,7 @@ def _status(jobs: list[str] | None):
     "Return the standing of jobs, as something to print."
     from rich.console import Group
     from rich.text import Text
-    from amcl_suite.reproduce.engine import submission_fault
+    from amcl_suite.reproduce.submissions import submission_fault
     from amcl_suite.reproduce.jobs import JobError, job_names
     states = ("finished", "running", "queued", "interrupted", "failed", "new")
     home, places = _found(jobs)
@@ -290,7 +290,7 @@ def _link_lines(home: Path, places: list) -> list[str]:
 
 def _slurm_if_needed(home: Path) -> dict | None:
     "Return what Slurm says of its jobs, if any run was submitted to it; None: it doesn't answer."
-    from amcl_suite.reproduce.engine import read_submission
+    from amcl_suite.reproduce.submissions import read_submission
     from amcl_suite.reproduce.executors import slurm_states
     notes = (read_submission(folder) for folder in run_folders(home)[0])
     return slurm_states() if any(note.get("where") == "slurm" for note in notes) else {}
@@ -306,7 +306,7 @@ def _without_missing_data(name: str) -> list:
 
 def _standing(run, slurm: dict) -> tuple:
     "Return the state of a run and its standing; \"queued\" if Slurm has it and it isn't at work."
-    from amcl_suite.reproduce.engine import read_submission
+    from amcl_suite.reproduce.submissions import read_submission
     from amcl_suite.reproduce.worker import standing
     found, note = standing(run.folder, run.hash), read_submission(run.folder)
     known, reason = slurm.get(note.get("id", ""), ("ended", ""))

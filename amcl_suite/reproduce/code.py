@@ -217,6 +217,7 @@ def _file_below(folder: str, name: str) -> Path | None:
     return next((Path(file) for file in files
                  if os.path.isfile(file) and os.path.getsize(file)), None)
 
+# %% ../../nbs/80_reproduce/808_code.ipynb #d63fbe92
 def imported_modules(
     source: str,           # code of a notebook
     beside: str = "",      # folder of a user's own modules; "": only packages with parts count

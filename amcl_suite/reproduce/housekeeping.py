@@ -14,7 +14,7 @@ from ..core.settings import runs_dir
 from .jobs import JobError, PlannedRun
 from .worker import end_processes, standing, temporary_files
 from .executors import cancel_slurm, slurm_states
-from .engine import read_submission, remove_logs, stale_logs
+from .submissions import read_submission, remove_logs, stale_logs
 
 # %% auto #0
 __all__ = ['STALE', 'Leftover', 'leftovers', 'chosen', 'remove', 'cancel_runs']

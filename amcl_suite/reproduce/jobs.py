@@ -241,6 +241,7 @@ class JobPlace:
     runs: Path    # folder of the records
     own: bool     # not one of the suite
 
+# %% ../../nbs/80_reproduce/810_jobs.ipynb #717490e6
 @dataclass(frozen=True)
 class PlannedRun:
     "One run of one notebook."

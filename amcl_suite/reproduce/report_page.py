@@ -87,7 +87,7 @@ def media_html(
     return f"<figure>{player}<figcaption>{caption}{louder}</figcaption></figure>"
 
 # %% ../../nbs/80_reproduce/830_report_page.ipynb #31d91246
-_STYLE = """
+_LOOK = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d0d7de;
   --back: #fff; --panel: #f6f8fa; --link: #0550ae; --bad: #a40e26; --warn: #fff8c5; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9da7b1; --line: #3d444d;
@@ -118,6 +118,10 @@ td.key, tbody th { overflow-wrap: anywhere; max-width: 19rem; }
 .first, .warning { border: 1px solid var(--line); border-radius: 8px; padding: .4rem 1.2rem; }
 .first { background: var(--panel); overflow-wrap: anywhere; }
 .warning { background: var(--warn); overflow-wrap: anywhere; }
+"""
+
+# %% ../../nbs/80_reproduce/830_report_page.ipynb #f06af40b
+_PARTS = """\
 code { overflow-wrap: anywhere; }
 .filter { display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: end; margin: 1rem 0 .6rem; }
 .filter label { display: grid; font-size: .85rem; color: var(--soft); }
@@ -140,6 +144,8 @@ summary { cursor: pointer; padding: .2rem 0; }
   .first, .warning { padding: .2rem .6rem; } .first ul { padding-left: 1.1rem; } }
 @media print { nav, .filter, .skip { display: none; } }
 """
+
+_STYLE = _LOOK + _PARTS
 
 # %% ../../nbs/80_reproduce/830_report_page.ipynb #b73d8a6b
 _SCRIPT = """
@@ -176,6 +182,7 @@ for (const bar of document.querySelectorAll(".filter")) {
 }
 """
 
+# %% ../../nbs/80_reproduce/830_report_page.ipynb #836ea0aa
 def _checksum(text: str) -> str:
     "Return the checksum of a script or a style sheet as a policy quotes it."
     return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
