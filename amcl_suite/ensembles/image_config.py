@@ -54,22 +54,26 @@ class ImageConfig:
     device: str = "auto"              # "auto", "cpu" or "cuda"
     n_workers: int = 4                # processes that read ImageNet
 
-    def __post_init__(self):
-        meaning = "epochs" if self.experiment == "sweep" else "validations"
-        object.__setattr__(self, "optimiser", replace(self.optimiser, meaning=meaning))
-        ranges(self, experiment=["sweep", "imagenet"], preset=[*PRESETS], backend=[*BACKENDS],
-               aggregation=[*AGGREGATIONS], member_scale=["mean", "sum"],
-               beta_schedule=[*BETA_SCHEDULES], drop_p=(0, 1, "[)"), lowest_rate=(0,),
-               device=["auto", "cpu", "cuda"])
-        one_of("precision", self.training.precision, ("32", "bf16"))
-        one_of("base_learner", self.base_learner, LEARNERS, "learner")
-        counts(self, "n_members", "batch_size")
-        counts(self, "n_train", "n_val", "n_test", "validate_batches", "n_evaluate", "n_workers",
-               low=0)
-        seeds = tuple(integer("seeds", seed, 0) for seed in distinct("seeds", self.seeds))
-        betas = (between("betas", beta, 0, ends="[)") for beta in distinct("betas", self.betas))
-        object.__setattr__(self, "seeds", seeds)
-        object.__setattr__(self, "betas", tuple(map(float, betas)))
+    def __post_init__(self): _complete(self)
+
+# %% ../../nbs/30_ensembles/345_image_config.ipynb #e9f31f4e
+def _complete(config: ImageConfig) -> None:
+    "Fill in what follows from other fields; `ValueError` for the first one out of range."
+    meaning = "epochs" if config.experiment == "sweep" else "validations"
+    object.__setattr__(config, "optimiser", replace(config.optimiser, meaning=meaning))
+    ranges(config, experiment=["sweep", "imagenet"], preset=[*PRESETS], backend=[*BACKENDS],
+           aggregation=[*AGGREGATIONS], member_scale=["mean", "sum"],
+           beta_schedule=[*BETA_SCHEDULES], drop_p=(0, 1, "[)"), lowest_rate=(0,),
+           device=["auto", "cpu", "cuda"])
+    one_of("precision", config.training.precision, ("32", "bf16"))
+    one_of("base_learner", config.base_learner, LEARNERS, "learner")
+    counts(config, "n_members", "batch_size")
+    counts(config, "n_train", "n_val", "n_test", "validate_batches", "n_evaluate", "n_workers",
+           low=0)
+    seeds = tuple(integer("seeds", seed, 0) for seed in distinct("seeds", config.seeds))
+    betas = (between("betas", beta, 0, ends="[)") for beta in distinct("betas", config.betas))
+    object.__setattr__(config, "seeds", seeds)
+    object.__setattr__(config, "betas", tuple(map(float, betas)))
 
 # %% ../../nbs/30_ensembles/345_image_config.ipynb #96a3a6d5
 @patch(cls_method=True)

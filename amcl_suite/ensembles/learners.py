@@ -16,16 +16,6 @@ from .mobilevit import MobileViT
 __all__ = ['VGG_PLAN', 'LEARNERS', 'CNN', 'BasicBlock', 'ResNet', 'VGG', 'MLP', 'Learner', 'build_learner', 'count_parameters',
            'count_flops']
 
-# %% ../../nbs/30_ensembles/314_learners.ipynb #e4b0186c
-def _check_images(learner: nn.Module, arguments: tuple) -> None:
-    "Raise `ValueError` unless the learner is given float images of its size (a forward hook)."
-    images, size = arguments[0], learner.image_size
-    if images.ndim != 4 or tuple(images.shape[1:]) != (3, size, size):
-        raise ValueError(f"inputs: {learner.name} expects images (batch, 3, {size}, {size}), got "
-                         f"{tuple(images.shape)}; resize them, or build the learner for their size")
-    if not images.is_floating_point():
-        raise ValueError(f"inputs: {learner.name} expects normalised floats, got {images.dtype}")
-
 # %% ../../nbs/30_ensembles/314_learners.ipynb #abcac66a
 class CNN(nn.Module):
     "The small CNN of the released code: two convolutions, two linear layers, dropout 0.1."
@@ -188,6 +178,16 @@ LEARNERS = {learner.name: learner for learner in (
         ("ShuffleNet", 2_278_604, "shufflenet_v2_x1_0", False),
         ("MobileNet", 2_542_856, "mobilenet_v3_small", True))),
     Learner("MobileViT_IN", "ImageNet", 256, 1000, 2_382_944, MobileViT, side_by_side=False))}
+
+# %% ../../nbs/30_ensembles/314_learners.ipynb #e4b0186c
+def _check_images(learner: nn.Module, arguments: tuple) -> None:
+    "Raise `ValueError` unless the learner is given float images of its size (a forward hook)."
+    images, size = arguments[0], learner.image_size
+    if images.ndim != 4 or tuple(images.shape[1:]) != (3, size, size):
+        raise ValueError(f"inputs: {learner.name} expects images (batch, 3, {size}, {size}), got "
+                         f"{tuple(images.shape)}; resize them, or build the learner for their size")
+    if not images.is_floating_point():
+        raise ValueError(f"inputs: {learner.name} expects normalised floats, got {images.dtype}")
 
 # %% ../../nbs/30_ensembles/314_learners.ipynb #e961fa6a
 def _checked_size(learner: Learner, n_classes: int, options: dict) -> int:

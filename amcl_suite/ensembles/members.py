@@ -26,32 +26,6 @@ class EnsembleOutput(NamedTuple):
     logits: Tensor    # `(batch, n_members, n_outputs)`: logits, or predictions of a regression
     weights: Tensor   # `(batch, n_members)`: rows sum to 1, or are all 0
 
-# %% ../../nbs/30_ensembles/316_members.ipynb #d1bd68ad
-def _joined_state(states: Sequence[dict], backend: str) -> dict[str, Tensor]:
-    "Return one state from the members' states: concatenated (stack) or with a new axis (vmap)."
-    def join(values):
-        if backend == "vmap": return torch.stack(values)
-        return torch.cat(values) if values[0].ndim else values[0].clone()
-    return {key: join([state[key] for state in states]) for key in states[0]}
-
-def _split_state(state: dict, n_members: int, backend: str) -> list[dict[str, Tensor]]:
-    "Return the members' states from a joined one: the inverse of `_joined_state`."
-    def split(value):
-        if backend == "vmap": return value.unbind()
-        return value.chunk(n_members) if value.ndim else [value] * n_members
-    parts = {key: split(value) for key, value in state.items()}
-    return [{key: values[m] for key, values in parts.items()} for m in range(n_members)]
-
-def _stacked_template(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
-    "Return a copy of a member whose tensors have a leading axis of members."
-    template = copy.deepcopy(module)
-    for key, value in state.items():
-        owner, _, leaf = key.rpartition(".")
-        part = template.get_submodule(owner)
-        if leaf in part._parameters: part._parameters[leaf] = nn.Parameter(value)
-        else: part._buffers[leaf] = value
-    return template
-
 # %% ../../nbs/30_ensembles/316_members.ipynb #aa84663a
 class Ensemble(nn.Module):
     "Several networks that answer the same batch."
@@ -81,39 +55,6 @@ class Ensemble(nn.Module):
     def __repr__(self):
         return (f"Ensemble({self.n_members} x {self.recipe.get('name') or 'member'}, backend="
                 f"{self.backend!r}, drop_p={self.drop_p:g}, channels_last={self.channels_last})")
-
-# %% ../../nbs/30_ensembles/316_members.ipynb #8093942b
-def _check_ensemble(n_members: int, backend: str, drop_p: float, channels_last: bool) -> None:
-    "Raise `ValueError` on settings out of range."
-    integer("n_members", n_members, 1)
-    one_of("backend", backend, BACKENDS)
-    between("drop_p", drop_p, 0, 1, "[)")
-    if channels_last and backend == "vmap":
-        raise ValueError('channels_last: not for the "vmap" backend, whose weights have five '
-                         'axes; use "stack" or "loop"')
-
-def _check_alike(states: Sequence[dict], like: dict | None = None) -> None:
-    "Raise `ValueError` unless all states have the entries and shapes of `like` (None: the first)."
-    like = states[0] if like is None else like
-    for m, state in enumerate(states):
-        if set(state) != set(like):
-            name = min(set(state) ^ set(like))
-            raise ValueError(f"states: member {m} {'has' if name in state else 'lacks'} the entry "
-                             f"{name!r}; all members must be built alike")
-        for key, value in like.items():
-            if value.shape != state[key].shape:
-                raise ValueError(f"states: {key} of member {m} has shape "
-                                 f"{tuple(state[key].shape)}, expected {tuple(value.shape)}")
-
-# %% ../../nbs/30_ensembles/316_members.ipynb #b2543ac0
-def _check_untied(member: nn.Module, backend: str) -> None:
-    "Raise `ValueError` for a weight with two names: joined, it would become two."
-    names = {}
-    for name, weight in member.named_parameters(remove_duplicate=False):
-        if id(weight) in names:
-            raise ValueError(f"backend: {names[id(weight)]} and {name} are one weight, which "
-                             f'{backend!r} can\'t join; use "loop"')
-        names[id(weight)] = name
 
 # %% ../../nbs/30_ensembles/316_members.ipynb #fc344368
 @patch
@@ -152,6 +93,65 @@ def _run_vmap(template: nn.Module, inputs: Tensor) -> Tensor:
         return torch.func.functional_call(template, (parameters, buffers), (inputs,))
     tensors = dict(template.named_parameters()), dict(template.named_buffers())
     return torch.vmap(run, out_dims=1, randomness="different")(*tensors)
+
+# %% ../../nbs/30_ensembles/316_members.ipynb #d1bd68ad
+def _joined_state(states: Sequence[dict], backend: str) -> dict[str, Tensor]:
+    "Return one state from the members' states: concatenated (stack) or with a new axis (vmap)."
+    def join(values):
+        if backend == "vmap": return torch.stack(values)
+        return torch.cat(values) if values[0].ndim else values[0].clone()
+    return {key: join([state[key] for state in states]) for key in states[0]}
+
+def _split_state(state: dict, n_members: int, backend: str) -> list[dict[str, Tensor]]:
+    "Return the members' states from a joined one: the inverse of `_joined_state`."
+    def split(value):
+        if backend == "vmap": return value.unbind()
+        return value.chunk(n_members) if value.ndim else [value] * n_members
+    parts = {key: split(value) for key, value in state.items()}
+    return [{key: values[m] for key, values in parts.items()} for m in range(n_members)]
+
+def _stacked_template(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    "Return a copy of a member whose tensors have a leading axis of members."
+    template = copy.deepcopy(module)
+    for key, value in state.items():
+        owner, _, leaf = key.rpartition(".")
+        part = template.get_submodule(owner)
+        if leaf in part._parameters: part._parameters[leaf] = nn.Parameter(value)
+        else: part._buffers[leaf] = value
+    return template
+
+# %% ../../nbs/30_ensembles/316_members.ipynb #8093942b
+def _check_ensemble(n_members: int, backend: str, drop_p: float, channels_last: bool) -> None:
+    "Raise `ValueError` on settings out of range."
+    integer("n_members", n_members, 1)
+    one_of("backend", backend, BACKENDS)
+    between("drop_p", drop_p, 0, 1, "[)")
+    if channels_last and backend == "vmap":
+        raise ValueError('channels_last: not for the "vmap" backend, whose weights have five '
+                         'axes; use "stack" or "loop"')
+
+def _check_alike(states: Sequence[dict], like: dict | None = None) -> None:
+    "Raise `ValueError` unless all states have the entries and shapes of `like` (None: the first)."
+    like = states[0] if like is None else like
+    for m, state in enumerate(states):
+        if set(state) != set(like):
+            name = min(set(state) ^ set(like))
+            raise ValueError(f"states: member {m} {'has' if name in state else 'lacks'} the entry "
+                             f"{name!r}; all members must be built alike")
+        for key, value in like.items():
+            if value.shape != state[key].shape:
+                raise ValueError(f"states: {key} of member {m} has shape "
+                                 f"{tuple(state[key].shape)}, expected {tuple(value.shape)}")
+
+# %% ../../nbs/30_ensembles/316_members.ipynb #b2543ac0
+def _check_untied(member: nn.Module, backend: str) -> None:
+    "Raise `ValueError` for a weight with two names: joined, it would become two."
+    names = {}
+    for name, weight in member.named_parameters(remove_duplicate=False):
+        if id(weight) in names:
+            raise ValueError(f"backend: {names[id(weight)]} and {name} are one weight, which "
+                             f'{backend!r} can\'t join; use "loop"')
+        names[id(weight)] = name
 
 # %% ../../nbs/30_ensembles/316_members.ipynb #66b1a703
 def seeded(

@@ -18,7 +18,7 @@ from .objectives import (AGGREGATIONS, check_labels, decompose,
 from ..mcl.assignment import wide
 
 # %% auto #0
-__all__ = ['ENSEMBLE_METRICS', 'REGRESSION_METRICS', 'ENSEMBLE_KINDS', 'finite_outputs', 'check_classification', 'label_rank',
+__all__ = ['ENSEMBLE_METRICS', 'REGRESSION_METRICS', 'ENSEMBLE_KINDS', 'label_rank', 'finite_outputs', 'check_classification',
            'example_metrics', 'Reliability', 'reliability', 'risk_coverage', 'aurc', 'MetricSums',
            'evaluate_classification', 'check_regression', 'evaluate_regression', 'member_axis', 'checked_outputs',
            'evaluate_ensemble']
@@ -43,58 +43,6 @@ def _names(names: Sequence[str] | None, known: dict) -> tuple[str, ...]:
     "Return the chosen names, all of them for None."
     names = (names,) if isinstance(names, str) else tuple(known if names is None else names)
     return tuple(one_of("names", name, known, "metric") for name in names)
-
-# %% ../../nbs/30_ensembles/330_metrics.ipynb #0c3bdf90
-def finite_outputs(
-    name: str,        # of the argument, for the message
-    values: Tensor,   # numbers of an ensemble
-    axes: str,        # their axes, such as "(..., example, member)"
-    first: int = 0,   # number of the first example
-) -> Tensor:          # the values
-    "Return values that are all finite; `ValueError` says where the first is that isn't."
-    try: return finite(name, values, "the run has probably diverged: lower its learning rate or "
-                       "beta, or leave it out")
-    except ValueError as error:
-        where = (~values.isfinite()).nonzero()[0]
-        value = values[tuple(where)].item()
-        where[-1 - axes.partition("example")[2].count(",")] += first
-        raise ValueError(f"{error}; the first is {value} at {tuple(where.tolist())} of {axes}"
-                         ) from None
-
-def _expanded(targets: Tensor, shape: torch.Size, name: str) -> Tensor:
-    "Return targets `(..., n)` or `(n,)` with all leading axes of the predictions."
-    if targets.ndim and targets.shape[-1] == shape[-1]:
-        try: return targets.expand(shape)
-        except RuntimeError: pass
-    hint = ("; predictions have no last axis for outputs (drop it with [..., 0]), and logits need "
-            "the name of an aggregation" if name == "predictions" else "")
-    raise ValueError(f"targets: expected shape {tuple(shape)} or {tuple(shape[-1:])} to match "
-                     f"{name}, got {tuple(targets.shape)}{hint}")
-
-# %% ../../nbs/30_ensembles/330_metrics.ipynb #be31b1d9
-def _labelled(logits, targets) -> tuple[Tensor, Tensor]:
-    "Return logits as they are and labels int64 `(..., n)`; `ValueError` on bad shapes or labels."
-    logits = shaped("logits", torch.as_tensor(logits).detach(), "...", "n+", "n_members+",
-                    "n_classes+")
-    integer("logits: number of classes", logits.shape[-1], 2)
-    if targets is None: targets = logits.new_zeros(logits.shape[-3], dtype=torch.long)
-    targets = shaped("targets", torch.as_tensor(targets).detach(), "...", kind="int")
-    targets = _expanded(targets.long().to(logits.device), logits.shape[:-2], "logits")
-    return logits, check_labels(targets, logits.shape[-1])
-
-def _finite_logits(logits: Tensor, first: int = 0) -> Tensor:
-    "Return logits in single or double precision; `ValueError` names the first that is not finite."
-    logits = wide(shaped("logits", logits, "...", kind="float"))
-    return finite_outputs("logits", logits, "(..., example, member, class)", first)
-
-# %% ../../nbs/30_ensembles/330_metrics.ipynb #8ee9ee89
-def check_classification(
-    logits,     # `(..., n, n_members, n_classes)`, tensor or array; half precision becomes single
-    targets,    # integer `(..., n)` or `(n,)`, in 0 .. n_classes - 1; None: not needed
-):              # (logits, targets) as tensors, targets int64 `(..., n)` on the device of the logits
-    "Return logits and labels ready for use; `ValueError` names what is wrong with them."
-    logits, targets = _labelled(logits, targets)
-    return _finite_logits(logits), targets
 
 # %% ../../nbs/30_ensembles/330_metrics.ipynb #a7baa498
 def label_rank(
@@ -168,6 +116,58 @@ _VALUES = {
     "oracle_loss": lambda b: b.nll.amin(-1), "disagreement": _disagreement,
     "mutual_information": _mutual_information,
     "variation_ratio": lambda b: 1 - b.votes.amax(-1) / b.logits.shape[-2]}
+
+# %% ../../nbs/30_ensembles/330_metrics.ipynb #0c3bdf90
+def finite_outputs(
+    name: str,        # of the argument, for the message
+    values: Tensor,   # numbers of an ensemble
+    axes: str,        # their axes, such as "(..., example, member)"
+    first: int = 0,   # number of the first example
+) -> Tensor:          # the values
+    "Return values that are all finite; `ValueError` says where the first is that isn't."
+    try: return finite(name, values, "the run has probably diverged: lower its learning rate or "
+                       "beta, or leave it out")
+    except ValueError as error:
+        where = (~values.isfinite()).nonzero()[0]
+        value = values[tuple(where)].item()
+        where[-1 - axes.partition("example")[2].count(",")] += first
+        raise ValueError(f"{error}; the first is {value} at {tuple(where.tolist())} of {axes}"
+                         ) from None
+
+def _expanded(targets: Tensor, shape: torch.Size, name: str) -> Tensor:
+    "Return targets `(..., n)` or `(n,)` with all leading axes of the predictions."
+    if targets.ndim and targets.shape[-1] == shape[-1]:
+        try: return targets.expand(shape)
+        except RuntimeError: pass
+    hint = ("; predictions have no last axis for outputs (drop it with [..., 0]), and logits need "
+            "the name of an aggregation" if name == "predictions" else "")
+    raise ValueError(f"targets: expected shape {tuple(shape)} or {tuple(shape[-1:])} to match "
+                     f"{name}, got {tuple(targets.shape)}{hint}")
+
+# %% ../../nbs/30_ensembles/330_metrics.ipynb #be31b1d9
+def _labelled(logits, targets) -> tuple[Tensor, Tensor]:
+    "Return logits as they are and labels int64 `(..., n)`; `ValueError` on bad shapes or labels."
+    logits = shaped("logits", torch.as_tensor(logits).detach(), "...", "n+", "n_members+",
+                    "n_classes+")
+    integer("logits: number of classes", logits.shape[-1], 2)
+    if targets is None: targets = logits.new_zeros(logits.shape[-3], dtype=torch.long)
+    targets = shaped("targets", torch.as_tensor(targets).detach(), "...", kind="int")
+    targets = _expanded(targets.long().to(logits.device), logits.shape[:-2], "logits")
+    return logits, check_labels(targets, logits.shape[-1])
+
+def _finite_logits(logits: Tensor, first: int = 0) -> Tensor:
+    "Return logits in single or double precision; `ValueError` names the first that is not finite."
+    logits = wide(shaped("logits", logits, "...", kind="float"))
+    return finite_outputs("logits", logits, "(..., example, member, class)", first)
+
+# %% ../../nbs/30_ensembles/330_metrics.ipynb #8ee9ee89
+def check_classification(
+    logits,     # `(..., n, n_members, n_classes)`, tensor or array; half precision becomes single
+    targets,    # integer `(..., n)` or `(n,)`, in 0 .. n_classes - 1; None: not needed
+):              # (logits, targets) as tensors, targets int64 `(..., n)` on the device of the logits
+    "Return logits and labels ready for use; `ValueError` names what is wrong with them."
+    logits, targets = _labelled(logits, targets)
+    return _finite_logits(logits), targets
 
 # %% ../../nbs/30_ensembles/330_metrics.ipynb #cb965112
 def example_metrics(

@@ -11,7 +11,7 @@ from ..core.expect import between, finite, integer, like, one_of, shaped
 from ..mcl.assignment import wide
 
 # %% auto #0
-__all__ = ['AGGREGATIONS', 'Decomposition', 'check_labels', 'check_shares', 'member_losses', 'decompose',
+__all__ = ['AGGREGATIONS', 'Decomposition', 'member_losses', 'decompose', 'check_labels', 'check_shares',
            'decompose_squared_error', 'augmented_loss', 'output_gradient', 'dropout_weights',
            'pooled_log_probabilities']
 
@@ -24,6 +24,44 @@ class Decomposition(NamedTuple):
     diversity: Tensor       # what averaging gains over it, `(...)`
     ensemble: Tensor        # loss of the averaged prediction, `(...)`
     member_losses: Tensor   # mean over the examples a member was kept for, `(..., n_members)`
+
+# %% ../../nbs/30_ensembles/310_objectives.ipynb #30abb6d3
+def member_losses(
+    logits: Tensor,    # `(..., batch, n_members, n_classes)`
+    targets: Tensor,   # integers `(..., batch)` in 0 .. n_classes - 1
+) -> Tensor:           # `(..., batch, n_members)`, nats
+    "Return each member's negative log-likelihood; `ValueError` on bad labels or logits."
+    logits = _check_logits(logits, targets, "probability")
+    return -_true_class(torch.log_softmax(logits, -1), targets)
+
+def _true_class(values: Tensor, targets: Tensor) -> Tensor:
+    "Return the entry of the true class: `(..., batch, members, classes) -> (..., batch, members)`."
+    index = targets[..., None, None].expand(*values.shape[:-1], 1)
+    return values.gather(-1, index).squeeze(-1)
+
+def _ensemble_loss(logits: Tensor, targets: Tensor, aggregation: str, weights: Tensor) -> tuple:
+    "Return member losses `(..., batch, members)` and ensemble losses `(..., batch)`."
+    if aggregation == "ref_double_softmax": logits = torch.softmax(logits, -1)
+    true = _true_class(torch.log_softmax(logits, -1), targets)
+    if aggregation == "probability":
+        return -true, -torch.logsumexp(weights.log() + true, -1)
+    pooled = (weights[..., None] * logits).sum(-2, keepdim=True)
+    return -true, -_true_class(torch.log_softmax(pooled, -1), targets).squeeze(-1)
+
+# %% ../../nbs/30_ensembles/310_objectives.ipynb #6d661c17
+def decompose(
+    logits: Tensor,                         # `(..., batch, n_members, n_classes)`
+    targets: Tensor,                        # integers `(..., batch)` in 0 .. n_classes - 1
+    aggregation: str = "probability",       # one of `AGGREGATIONS`: what is averaged
+    weights: Tensor | None = None,          # `(..., batch, n_members)`: rows sum to 1 or are 0
+    example_weights: Tensor | None = None,  # `(..., batch)` >= 0, importance of the examples
+    reduction: str = "mean",                # over the batch, or "none": `(..., batch)`
+) -> Decomposition:                         # in nats; `(...)` each
+    "Split the ensemble's cross entropy into individual loss and diversity."
+    logits = _check_logits(logits, targets, aggregation)
+    weights, kept = _full_weights(weights, logits[..., 0])
+    losses, ensemble = _ensemble_loss(logits, targets, aggregation, weights)
+    return _assemble(losses, ensemble, weights, kept, example_weights, reduction)
 
 # %% ../../nbs/30_ensembles/310_objectives.ipynb #2cedf8b2
 def check_labels(
@@ -74,6 +112,7 @@ def _full_weights(weights: Tensor | None, losses: Tensor) -> tuple[Tensor, Tenso
     kept = weights.sum(-1) > 0
     return torch.where(kept[..., None], weights, 1 / weights.shape[-1]).detach(), kept
 
+# %% ../../nbs/30_ensembles/310_objectives.ipynb #98b3e7c9
 def _mean(values: Tensor, importance: Tensor) -> Tensor:
     "Return the weighted mean over the batch (last axis); 0 where nothing has weight."
     total = importance.sum(-1)
@@ -92,44 +131,6 @@ def _assemble(losses: Tensor, ensemble: Tensor, weights: Tensor, kept: Tensor,
     ensemble, individual = _mean(ensemble, importance), _mean(individual, importance)
     each = _mean(losses.mT, ((weights > 0) * importance[..., None]).mT)
     return Decomposition(individual, individual - ensemble, ensemble, each)
-
-# %% ../../nbs/30_ensembles/310_objectives.ipynb #30abb6d3
-def member_losses(
-    logits: Tensor,    # `(..., batch, n_members, n_classes)`
-    targets: Tensor,   # integers `(..., batch)` in 0 .. n_classes - 1
-) -> Tensor:           # `(..., batch, n_members)`, nats
-    "Return each member's negative log-likelihood; `ValueError` on bad labels or logits."
-    logits = _check_logits(logits, targets, "probability")
-    return -_true_class(torch.log_softmax(logits, -1), targets)
-
-def _true_class(values: Tensor, targets: Tensor) -> Tensor:
-    "Return the entry of the true class: `(..., batch, members, classes) -> (..., batch, members)`."
-    index = targets[..., None, None].expand(*values.shape[:-1], 1)
-    return values.gather(-1, index).squeeze(-1)
-
-def _ensemble_loss(logits: Tensor, targets: Tensor, aggregation: str, weights: Tensor) -> tuple:
-    "Return member losses `(..., batch, members)` and ensemble losses `(..., batch)`."
-    if aggregation == "ref_double_softmax": logits = torch.softmax(logits, -1)
-    true = _true_class(torch.log_softmax(logits, -1), targets)
-    if aggregation == "probability":
-        return -true, -torch.logsumexp(weights.log() + true, -1)
-    pooled = (weights[..., None] * logits).sum(-2, keepdim=True)
-    return -true, -_true_class(torch.log_softmax(pooled, -1), targets).squeeze(-1)
-
-# %% ../../nbs/30_ensembles/310_objectives.ipynb #6d661c17
-def decompose(
-    logits: Tensor,                         # `(..., batch, n_members, n_classes)`
-    targets: Tensor,                        # integers `(..., batch)` in 0 .. n_classes - 1
-    aggregation: str = "probability",       # one of `AGGREGATIONS`: what is averaged
-    weights: Tensor | None = None,          # `(..., batch, n_members)`: rows sum to 1 or are 0
-    example_weights: Tensor | None = None,  # `(..., batch)` >= 0, importance of the examples
-    reduction: str = "mean",                # over the batch, or "none": `(..., batch)`
-) -> Decomposition:                         # in nats; `(...)` each
-    "Split the ensemble's cross entropy into individual loss and diversity."
-    logits = _check_logits(logits, targets, aggregation)
-    weights, kept = _full_weights(weights, logits[..., 0])
-    losses, ensemble = _ensemble_loss(logits, targets, aggregation, weights)
-    return _assemble(losses, ensemble, weights, kept, example_weights, reduction)
 
 # %% ../../nbs/30_ensembles/310_objectives.ipynb #fe4e942e
 def decompose_squared_error(

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fastcore.basics import patch
 from ..core.expect import ranges
 
 # %% auto #0
@@ -85,12 +86,15 @@ class LearningRate:
         if isinstance(switch, tuple): return self.seen in switch
         return (self.seen if self.config.scheduler == "Linear" else self.count) % switch == 0
 
-    def state(self) -> dict:   # plain values
-        "Return what a checkpoint must hold."
-        return {k: v for k, v in vars(self).items() if k != "config"}
+# %% ../../nbs/30_ensembles/340_optimiser.ipynb #a7d3006b
+@patch
+def state(self: LearningRate) -> dict:   # plain values
+    "Return what a checkpoint must hold."
+    return {k: v for k, v in vars(self).items() if k != "config"}
 
-    def load_state(self,
-        state: dict,           # from `state`
-    ) -> None:
-        "Go on from an earlier state."
-        vars(self).update(state, switches=list(state["switches"]))
+@patch
+def load_state(self: LearningRate,
+    state: dict,           # from `state`
+) -> None:
+    "Go on from an earlier state."
+    vars(self).update(state, switches=list(state["switches"]))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import inspect, math
 from collections.abc import Callable
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.expect import between, integer, one_of
 from .cheap import (BaggedEnsemble, CheapEnsemble, MCDropout,
@@ -155,11 +156,18 @@ class MIMO(CheapEnsemble):
         outputs = self.learner(inputs.flatten(1, 2))
         return self._output(outputs.unflatten(1, (self.n_members, -1)))
 
-    def own_losses(self, inputs: Tensor, targets: Tensor, index: Tensor | None) -> Tensor:
-        "Return the members' losses on independently shuffled examples."
-        inputs, targets = mimo_batch(inputs, targets, self.n_members, self.repetition,
-                                     self.generator)
-        return member_losses(self(inputs).logits.flatten(0, 1)[:, None], targets.flatten())
+# %% ../../nbs/30_ensembles/319_shared_layers.ipynb #b56032e0
+@patch
+def own_losses(
+    self: MIMO,
+    inputs: Tensor,           # `(batch, ...)`
+    targets: Tensor,          # `(batch,)` labels
+    index: Tensor | None,     # unused
+) -> Tensor:                  # `(batch, n_members)`, nats
+    "Return the members' losses on independently shuffled examples."
+    inputs, targets = mimo_batch(inputs, targets, self.n_members, self.repetition,
+                                 self.generator)
+    return member_losses(self(inputs).logits.flatten(0, 1)[:, None], targets.flatten())
 
 # %% ../../nbs/30_ensembles/319_shared_layers.ipynb #65b2f49c
 def _grouped_linear(n_in: int, n_out: int, groups: int, bias: bool, **place) -> SideLinear:

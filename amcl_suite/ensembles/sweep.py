@@ -63,24 +63,29 @@ class SweepConfig:
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, Sequence | range)
                                and not isinstance(value, str) else (value,))
-        pooled = self.aggregation == "pooled"
-        one_of("aggregation", self.aggregation, SWEEP_AGGREGATIONS)
-        counts(self, "n_members", "n_epochs", "batch_size")
-        integer("n_members", self.n_members, 1, 999)
-        ranges(self, beta_schedule=["constant", "linear"], member_scale=["mean", "sum"],
-               temperature_schedule=["constant", "linear"], learning_rate=(0, math.inf, "()"),
-               drop_p=(0, 1, "[)"), beta_fraction=(0, 1, "(]"), penalty=(0, math.inf, "[)"))
-        for beta in distinct("betas", self.betas):
-            between("betas", beta, 0, *((1, "[]") if pooled else (math.inf, "[)")))
-        for t in self.temperatures: between("temperatures", t, 0, unit="nats")
-        for seed in distinct("seeds", self.seeds): integer("seeds", seed, 0)
-        for size in self.hidden or (0,): integer("hidden", size, 1)
-        if bool(self.temperatures) != pooled:
-            raise ValueError('temperatures: expected numbers >= 0 for "pooled", else none, got '
-                             f"{self.temperatures}")
-        if pooled and self.drop_p:
-            raise ValueError('drop_p: expected 0 for "pooled", whose shares come from the costs, '
-                             f"got {self.drop_p}")
+        _check_sweep(self)
+
+# %% ../../nbs/30_ensembles/338_sweep.ipynb #f57f2175
+def _check_sweep(config: SweepConfig) -> None:
+    "Raise `ValueError` for the first field out of range, or fields that don't fit together."
+    pooled = config.aggregation == "pooled"
+    one_of("aggregation", config.aggregation, SWEEP_AGGREGATIONS)
+    counts(config, "n_members", "n_epochs", "batch_size")
+    integer("n_members", config.n_members, 1, 999)
+    ranges(config, beta_schedule=["constant", "linear"], member_scale=["mean", "sum"],
+           temperature_schedule=["constant", "linear"], learning_rate=(0, math.inf, "()"),
+           drop_p=(0, 1, "[)"), beta_fraction=(0, 1, "(]"), penalty=(0, math.inf, "[)"))
+    for beta in distinct("betas", config.betas):
+        between("betas", beta, 0, *((1, "[]") if pooled else (math.inf, "[)")))
+    for t in config.temperatures: between("temperatures", t, 0, unit="nats")
+    for seed in distinct("seeds", config.seeds): integer("seeds", seed, 0)
+    for size in config.hidden or (0,): integer("hidden", size, 1)
+    if bool(config.temperatures) != pooled:
+        raise ValueError('temperatures: expected numbers >= 0 for "pooled", else none, got '
+                         f"{config.temperatures}")
+    if pooled and config.drop_p:
+        raise ValueError('drop_p: expected 0 for "pooled", whose shares come from the costs, '
+                         f"got {config.drop_p}")
 
 # %% ../../nbs/30_ensembles/338_sweep.ipynb #82b339df
 @patch(cls_method=True)

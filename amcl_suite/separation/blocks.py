@@ -13,9 +13,42 @@ from ..core.late import hidden, late_functions
 from ..core.settings import require
 
 # %% auto #0
-__all__ = ['HEADS', 'asteroid_layer', 'BorrowedMasker', 'filterbank', 'half_overlap_add', 'decoded_waveforms', 'FusedNorm',
+__all__ = ['HEADS', 'filterbank', 'half_overlap_add', 'decoded_waveforms', 'asteroid_layer', 'BorrowedMasker', 'FusedNorm',
            'fuse_norms', 'standardise', 'DualPathMasker', 'toeplitz', 'SudoMasker', 'ConvMasker', 'ScoringHead',
            'RecurrentHead', 'scoring_head']
+
+# %% ../../nbs/20_separation/230_blocks.ipynb #567b99bd
+def filterbank(
+    n_filters: int,           # channels of the representation
+    kernel_size: int,         # samples under a filter
+    stride: int,              # samples from one frame to the next
+    sample_rate: int,         # Hz, kept as a note
+    padding: int = 0,         # samples on both sides
+    output_padding: int = 0,  # samples that the decoder adds at the end
+) -> tuple[nn.Module, nn.Module]:   # `(batch, 1, time)` -> `(batch, n_filters, frames)`, and back
+    "Return asteroid's encoder and decoder with free filters."
+    make = require("asteroid_filterbanks", "separation").make_enc_dec
+    return make("free", n_filters=n_filters, kernel_size=kernel_size, stride=stride,
+                sample_rate=sample_rate, padding=padding, output_padding=output_padding)
+
+# %% ../../nbs/20_separation/230_blocks.ipynb #4a462abb
+def half_overlap_add(
+    frames: Tensor,   # `(..., n_frames, width, channels)`, width even
+) -> Tensor:          # `(..., (n_frames + 1) * width / 2, channels)`
+    "Add frames that overlap by one half, without division by the overlap."
+    half = frames.shape[-2] // 2
+    first, second = frames[..., :half, :], frames[..., half:, :]
+    total = F.pad(first, (0, 0, 0, 0, 0, 1)) + F.pad(second, (0, 0, 0, 0, 1, 0))
+    return total.flatten(-3, -2)
+
+def decoded_waveforms(
+    decoder: nn.Module,   # from `filterbank`
+    masked: Tensor,       # `(batch, n_hyps, n_filters, frames)`, any memory layout
+) -> Tensor:              # `(batch, n_hyps, time)`
+    "Return the waveforms of masked representations, by one product where frames overlap by half."
+    filters = decoder.filters()[:, 0]
+    if filters.shape[-1] != 2 * decoder.stride or decoder.padding: return decoder(masked)
+    return half_overlap_add((masked.mT @ filters)[..., None])[..., 0]
 
 # %% ../../nbs/20_separation/230_blocks.ipynb #8edd9227
 @functools.cache
@@ -51,39 +84,6 @@ class BorrowedMasker(nn.Module):
             parent, _, leaf = name.rpartition(".")
             setattr(module.get_submodule(parent), leaf, weight)
         return module
-
-# %% ../../nbs/20_separation/230_blocks.ipynb #567b99bd
-def filterbank(
-    n_filters: int,           # channels of the representation
-    kernel_size: int,         # samples under a filter
-    stride: int,              # samples from one frame to the next
-    sample_rate: int,         # Hz, kept as a note
-    padding: int = 0,         # samples on both sides
-    output_padding: int = 0,  # samples that the decoder adds at the end
-) -> tuple[nn.Module, nn.Module]:   # `(batch, 1, time)` -> `(batch, n_filters, frames)`, and back
-    "Return asteroid's encoder and decoder with free filters."
-    make = require("asteroid_filterbanks", "separation").make_enc_dec
-    return make("free", n_filters=n_filters, kernel_size=kernel_size, stride=stride,
-                sample_rate=sample_rate, padding=padding, output_padding=output_padding)
-
-# %% ../../nbs/20_separation/230_blocks.ipynb #4a462abb
-def half_overlap_add(
-    frames: Tensor,   # `(..., n_frames, width, channels)`, width even
-) -> Tensor:          # `(..., (n_frames + 1) * width / 2, channels)`
-    "Add frames that overlap by one half, without division by the overlap."
-    half = frames.shape[-2] // 2
-    first, second = frames[..., :half, :], frames[..., half:, :]
-    total = F.pad(first, (0, 0, 0, 0, 0, 1)) + F.pad(second, (0, 0, 0, 0, 1, 0))
-    return total.flatten(-3, -2)
-
-def decoded_waveforms(
-    decoder: nn.Module,   # from `filterbank`
-    masked: Tensor,       # `(batch, n_hyps, n_filters, frames)`, any memory layout
-) -> Tensor:              # `(batch, n_hyps, time)`
-    "Return the waveforms of masked representations, by one product where frames overlap by half."
-    filters = decoder.filters()[:, 0]
-    if filters.shape[-1] != 2 * decoder.stride or decoder.padding: return decoder(masked)
-    return half_overlap_add((masked.mT @ filters)[..., None])[..., 0]
 
 # %% ../../nbs/20_separation/230_blocks.ipynb #a7ad1a29
 class FusedNorm(nn.Module):

@@ -49,6 +49,9 @@ Threshold = Annotated[float, typer.Option(min=0, max=1,
                                           help="Outputs with a higher score are kept.")]
 _NETWORKS = ("asteroid", "asteroid_filterbanks")   # what building a network needs
 Sizes = Annotated[str, typer.Option(help="Mixtures for training, validation, test.")]
+Devices = Annotated[Optional[int], typer.Option(min=1, help="GPUs, or processes on a CPU.")]
+Values = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help=(
+    "Any other field, by name or place (training.patience); may be repeated."))]
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #6730fd04
 KINDS = ("synthetic", "espeak", "librispeech", "clips", "wsj0")
@@ -160,25 +163,18 @@ def train(
     epochs: Annotated[Optional[int], typer.Option(
         min=1, help="At most so many; a temperature is 0 from half of them on.")] = None,
     seed: Annotated[Optional[int], typer.Option(min=0, help="Default: 42.")] = None,
-    devices: Annotated[Optional[int], typer.Option(
-        min=1, help="GPUs, or processes on a CPU.")] = None,
+    devices: Devices = None,
     precision: Annotated[Optional[str], typer.Option(help="32, bf16 or 64.")] = None,
     sizes: Annotated[str, typer.Option(
         help="Mixtures to make where the corpus is made.")] = "60,20,20",
-    values: Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help=(
-        "Any other field, by name or place (training.patience); may be repeated."))] = None,
+    values: Values = None,
 ) -> None:
     "Train a separator, or go on with one; writes separator.pt into the folder of the run."
     check_installed("separation", "soundfile", *_NETWORKS)
     from amcl_suite.separation.experiments import SeparationConfig, prepare_corpus, train_separator
     console, made = open_console(), parse_sizes(sizes)
-    changes = dict(objective=objective, backbone=backbone, n_hyps=n_hyps, n_epochs=epochs,
-                   seed=seed, n_devices=devices, precision=precision)
-    if speakers is not None:
-        low, high = parse_speakers(speakers)
-        changes |= dict(n_src_min=low, n_src_max=high, n_hyps=n_hyps or high)
-    changes = {name: value for name, value in changes.items() if value is not None}
-    changes |= dict(parse_assignment(text) for text in values or ())
+    changes = _changes(speakers, n_hyps, values, objective=objective, backbone=backbone,
+                       n_epochs=epochs, seed=seed, n_devices=devices, precision=precision)
     config = SeparationConfig.preset(configuration, size, **changes)
     low, high = config.n_src_min, config.n_src_max
     prepared = prepare_corpus(corpus, (low, high), tuple(made.values()))
@@ -188,6 +184,16 @@ def train(
     trained = train_separator(config, prepared, out, progress=epoch_lines(console))
     print_line(console, f"ended: {trained.stopped or 'after the last epoch'}")
     print_line(console, f"separator: {trained.checkpoint}")
+
+# %% ../../nbs/20_separation/284_command_line.ipynb #91f27d1a
+def _changes(speakers: str | None, n_hyps: int | None, values: list[str] | None, **given) -> dict:
+    "Return the fields of a configuration that the options of a call change."
+    given["n_hyps"] = n_hyps
+    if speakers is not None:
+        low, high = parse_speakers(speakers)
+        given |= dict(n_src_min=low, n_src_max=high, n_hyps=n_hyps or high)
+    given = {name: value for name, value in given.items() if value is not None}
+    return given | dict(parse_assignment(text) for text in values or ())
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #60ae3c1c
 @app.command()
@@ -221,10 +227,6 @@ def evaluate(
     if by is not None: one_of("--by", by, _GROUPS)
     model = load_model(checkpoint, device)
     rows = _test_rows(console, model, corpus, split, speakers, sizes, limit)
-    n_hyps = model.config.n_hyps
-    if n_hyps < rows.n_src_max:
-        print_line(console, f"note: {n_hyps} outputs for up to {rows.n_src_max} speakers; each one "
-                       "without an output counts as -30 dB")
     dataset = MixtureDataset(rows, None, crop="whole", n_src_max=rows.n_src_max)
     with Bar(console, "evaluating") as bar:
         frame = evaluate_model(model, make_loader(dataset, batch_size), device, rows, slower, bar,
@@ -247,7 +249,11 @@ def _test_rows(console, model, corpus: str, split: str, speakers, sizes: str, li
     prepared = prepare_corpus(corpus, n_src, tuple(parse_sizes(sizes).values()))
     if prepared.stands_in: print_line(console, prepared.stands_in)
     rows = read_corpus(prepared.root, split, n_src, sample_rate=model.config.sample_rate)
-    return rows.take(limit) if limit else rows
+    rows, n_hyps = rows.take(limit) if limit else rows, model.config.n_hyps
+    if n_hyps < rows.n_src_max:
+        print_line(console, f"note: {n_hyps} outputs for up to {rows.n_src_max} speakers; each one "
+                            "without an output counts as -30 dB")
+    return rows
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #22117033
 def _show(console, frame, by: str | None) -> None:
@@ -295,15 +301,9 @@ def separate(
 ) -> None:
     "Separate recordings, or all of a folder, of any length and rate; goes on after a stop."
     check_installed("separation", "soundfile", *_NETWORKS)
-    from amcl_suite.separation.checkpoints import demo_separator
     from amcl_suite.separation.recordings import separate_files, separate_folder
     console, where = open_console(), pick_device(device)
-    if checkpoint is None:
-        checkpoint = demo_separator()
-        print_line(console, "note: without --checkpoint a small demo separates, which learned "
-                            "from synthetic voices; expect a few decibels")
-    if precision == "bf16" and not has_bfloat16(where):
-        print_line(console, f"note: this {where} has no bfloat16 of its own; 32 is quicker")
+    checkpoint = _chosen(console, checkpoint, precision, where)
     for source in sources:
         if not source.exists(): raise ValueError(f"SOURCE: {source} does not exist")
     folder = len(sources) == 1 and sources[0].is_dir()
@@ -316,6 +316,18 @@ def separate(
         results = work(what, out, checkpoint, threshold, chunk_seconds, where, force, tell,
                        precision)
     tell_results(console, results, _told, "separated", out)
+
+# %% ../../nbs/20_separation/284_command_line.ipynb #546ddb8d
+def _chosen(console, checkpoint: Path | None, precision: str, where: str) -> Path:
+    "Return the separator to use; say what to expect of the demo, or of bfloat16 without kernels."
+    from amcl_suite.separation.checkpoints import demo_separator
+    if checkpoint is None:
+        checkpoint = demo_separator()
+        print_line(console, "note: without --checkpoint a small demo separates, which learned "
+                            "from synthetic voices; expect a few decibels")
+    if precision == "bf16" and not has_bfloat16(where):
+        print_line(console, f"note: this {where} has no bfloat16 of its own; 32 is quicker")
+    return checkpoint
 
 def _told(result) -> str:
     "Return one line about a recording."

@@ -13,19 +13,27 @@ from ..core.expect import integer, like, shaped
 # %% auto #0
 __all__ = ['DISTANCES', 'neg_si_sdr', 'neg_snr', 'mse', 'si_sdr_matrix', 'active_targets']
 
-# %% ../../nbs/20_separation/210_distances.ipynb #5055ff67
-def _check_signals(hypotheses: Tensor, targets: Tensor, target_mask, lengths) -> None:
-    "Raise `ValueError` unless signals, mask and lengths have shapes that fit together."
-    for name, value in dict(hypotheses=hypotheses, targets=targets).items():
-        shaped(name, value, "batch", "count+", "time", kind="float")
-        integer(f"{name}: samples", value.shape[2], 2)
-    like("targets", targets, (len(hypotheses), targets.shape[1], hypotheses.shape[2]),
-         "batch and time of hypotheses")
-    if target_mask is not None:
-        like("target_mask", target_mask, targets.shape[:2], "one per target", kind="bool")
-    if lengths is not None and len(like("lengths", lengths, targets.shape[:1], "batch", "int")):
-        for value in (lengths.min(), lengths.max()):
-            integer("lengths", int(value), 2, targets.shape[2], "samples")
+# %% ../../nbs/20_separation/210_distances.ipynb #89ba0373
+def neg_si_sdr(
+    hypotheses: Tensor,                 # `(batch, n_hyps, time)`, any scale and offset
+    targets: Tensor,                    # `(batch, n_targets, time)`
+    target_mask: Tensor | None = None,  # bool `(batch, n_targets)`, True for real targets
+    lengths: Tensor | None = None,      # integers `(batch,)`, samples; later ones are ignored
+    floor: float = -100.,               # dB; lower costs are clamped and teach nothing
+) -> Tensor:                            # `(batch, n_targets, n_hyps)`, dB, 0 for absent targets
+    "Return the negative SI-SDR of all pairs, with +90 dB for silence (aMCL paper, Sec. 5)."
+    cross, hyp_energy, target_energy = _gram(hypotheses, targets, target_mask, lengths)
+    return _finished(_neg_si_sdr(cross, hyp_energy, target_energy), hypotheses, target_mask, floor)
+
+# %% ../../nbs/20_separation/210_distances.ipynb #d3afde09
+_SILENT, _QUIET, _TINY = 1e-9, 1e-12, 1e-30   # bound +90 dB, bound -120 dB, no 0/0
+
+def _neg_si_sdr(cross, hyp_energy, target_energy):
+    "Return negative SI-SDR from inner products."
+    target_energy = target_energy[..., None]
+    signal = cross.square() / (target_energy + _TINY)
+    rest = (hyp_energy[:, None] - signal).clamp_min(0) + 0 * signal     # NaN if squares overflow
+    return -10 * torch.log10(signal / (rest + _QUIET * target_energy + _TINY) + _SILENT)
 
 # %% ../../nbs/20_separation/210_distances.ipynb #d7ad953e
 def _blocks(hypotheses: Tensor, targets: Tensor, lengths: Tensor | None):
@@ -95,6 +103,20 @@ class _Gram(torch.autograd.Function):
                                            hyp_mean, lengths)
         return hyp_grad, target_grad, None, None
 
+# %% ../../nbs/20_separation/210_distances.ipynb #5055ff67
+def _check_signals(hypotheses: Tensor, targets: Tensor, target_mask, lengths) -> None:
+    "Raise `ValueError` unless signals, mask and lengths have shapes that fit together."
+    for name, value in dict(hypotheses=hypotheses, targets=targets).items():
+        shaped(name, value, "batch", "count+", "time", kind="float")
+        integer(f"{name}: samples", value.shape[2], 2)
+    like("targets", targets, (len(hypotheses), targets.shape[1], hypotheses.shape[2]),
+         "batch and time of hypotheses")
+    if target_mask is not None:
+        like("target_mask", target_mask, targets.shape[:2], "one per target", kind="bool")
+    if lengths is not None and len(like("lengths", lengths, targets.shape[:1], "batch", "int")):
+        for value in (lengths.min(), lengths.max()):
+            integer("lengths", int(value), 2, targets.shape[2], "samples")
+
 # %% ../../nbs/20_separation/210_distances.ipynb #ec5f53a1
 def _gram(hypotheses, targets, target_mask, lengths, centred=True):
     "Check the input, blank absent targets, and return cross products and energies."
@@ -109,28 +131,6 @@ def _finished(costs, hypotheses, target_mask, floor=None):
     if target_mask is not None:
         costs = torch.where(target_mask[..., None], costs, torch.zeros_like(costs))
     return costs.to(torch.promote_types(hypotheses.dtype, torch.float32))
-
-# %% ../../nbs/20_separation/210_distances.ipynb #89ba0373
-def neg_si_sdr(
-    hypotheses: Tensor,                 # `(batch, n_hyps, time)`, any scale and offset
-    targets: Tensor,                    # `(batch, n_targets, time)`
-    target_mask: Tensor | None = None,  # bool `(batch, n_targets)`, True for real targets
-    lengths: Tensor | None = None,      # integers `(batch,)`, samples; later ones are ignored
-    floor: float = -100.,               # dB; lower costs are clamped and teach nothing
-) -> Tensor:                            # `(batch, n_targets, n_hyps)`, dB, 0 for absent targets
-    "Return the negative SI-SDR of all pairs, with +90 dB for silence (aMCL paper, Sec. 5)."
-    cross, hyp_energy, target_energy = _gram(hypotheses, targets, target_mask, lengths)
-    return _finished(_neg_si_sdr(cross, hyp_energy, target_energy), hypotheses, target_mask, floor)
-
-# %% ../../nbs/20_separation/210_distances.ipynb #d3afde09
-_SILENT, _QUIET, _TINY = 1e-9, 1e-12, 1e-30   # bound +90 dB, bound -120 dB, no 0/0
-
-def _neg_si_sdr(cross, hyp_energy, target_energy):
-    "Return negative SI-SDR from inner products."
-    target_energy = target_energy[..., None]
-    signal = cross.square() / (target_energy + _TINY)
-    rest = (hyp_energy[:, None] - signal).clamp_min(0) + 0 * signal     # NaN if squares overflow
-    return -10 * torch.log10(signal / (rest + _QUIET * target_energy + _TINY) + _SILENT)
 
 # %% ../../nbs/20_separation/210_distances.ipynb #3d03a656
 def neg_snr(

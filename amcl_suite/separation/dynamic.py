@@ -120,12 +120,6 @@ class DynamicMixing(Dataset):
     @property
     def lengths(self) -> np.ndarray: return np.full(len(self), self.segment)
 
-    def __repr__(self):
-        low, high = self.n_src
-        return (f"DynamicMixing({low if low == high else f'{low} to {high}'} of "
-                f"{len(self.by_speaker)} speakers, {len(self.clips)} clips, {self.n_dropped} "
-                f"dropped, {self.segment / self.sample_rate:g} s, speeds {self.speeds})")
-
 # %% ../../nbs/20_separation/228_dynamic.ipynb #adf0c7e4
 @patch
 def _check(self: DynamicMixing) -> None:
@@ -148,6 +142,13 @@ def _group(self: DynamicMixing, clips: Sequence[Clip]) -> list[list[int]]:
                     f"mixtures of {self.n_src[1]} are wanted (longest of {len(clips)} clips: "
                     f"{longest:.2f} s); take a shorter segment, or join short clips with "
                     "`voices.join_clips`")
+
+@patch
+def __repr__(self: DynamicMixing) -> str:
+    low, high = self.n_src
+    return (f"DynamicMixing({low if low == high else f'{low} to {high}'} of "
+            f"{len(self.by_speaker)} speakers, {len(self.clips)} clips, {self.n_dropped} "
+            f"dropped, {self.segment / self.sample_rate:g} s, speeds {self.speeds})")
 
 # %% ../../nbs/20_separation/228_dynamic.ipynb #6a74b3ee
 @patch

@@ -41,10 +41,11 @@ __all__ = ['CONFIGURATIONS', 'SeparationConfig', 'Prepared', 'prepare_corpus', '
            'train_separator', 'judge_separator', 'SeparationResults', 'run_separation', 'common_speakers',
            'summarise_seeds']
 
-# %% ../../nbs/20_separation/244_experiments.ipynb #5f3a2f58
+# %% ../../nbs/20_separation/244_experiments.ipynb #e8a3e909
 _PAPER = TrainerSettings(n_epochs=200, monitor=SeparationSystem.monitor, mode="max", patience=30,
                          keep_best=5, seed=42)
 
+# %% ../../nbs/20_separation/244_experiments.ipynb #5f3a2f58
 @dataclass(frozen=True)
 class SeparationConfig:
     "One training run; the paper's values are the defaults."
@@ -307,6 +308,7 @@ class SeparationResults:
         return (f"SeparationResults({len(self.runs)} runs, {len(self.histories)} epochs, "
                 f"{len(self.mixtures)} judged mixtures)")
 
+# %% ../../nbs/20_separation/244_experiments.ipynb #861f9ccd
 def run_separation(
     methods: str | Iterable[str],        # keys of `CONFIGURATIONS`, with commas between
     corpus: Prepared,                    # from `prepare_corpus`

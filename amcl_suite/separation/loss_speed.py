@@ -50,6 +50,7 @@ def broadcast_objective(
     scoring = F.binary_cross_entropy_with_logits(score_logits, hard.amax(-2))
     return (weights * costs).sum(-1).mean() + .1 * scoring
 
+# %% ../../nbs/20_separation/290_loss_speed.ipynb #abaf1077
 def enumerated_permutation(
     costs: Tensor,   # `(batch, n, n)`
 ) -> Tensor:         # like `costs`, 0 or 1
