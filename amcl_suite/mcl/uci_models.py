@@ -122,7 +122,7 @@ def evaluate_models(
 ):                                      # data frame, as of `run_uci`
     "Test all networks of a folder without training; `DataError` names a file that can't be used."
     import pandas as pd
-    files = walk_files(folder, (".pt", ".ckpt"))
+    files = walk_files(folder, (".pt", ".ckpt")) if Path(folder).is_dir() else []
     if not files: raise DataError(f"{folder}: holds no .pt or .ckpt file; is the folder right?")
     groups, rows, done, sources = {}, [], 0, {}
     for file in files:
