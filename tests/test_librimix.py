@@ -146,7 +146,7 @@ def test_noise_of_wham_is_added_and_leaves_the_voices_alone(published, tmp_path)
     noise = .1 * np.random.default_rng(0).standard_normal((40_000, 2))            # shorter than the voices
     (tmp_path / "wham_noise/tr").mkdir(parents=True)
     soundfile.write(tmp_path / "wham_noise/tr/n.wav", noise, 16_000)
-    regrouped(published, 2, 2, tmp_path / "lists", "tr/n.wav")
+    rows = regrouped(published, 2, 2, tmp_path / "lists", "tr/n.wav")
     arguments = (tmp_path / "lists", published)
     clean = make_librimix(*arguments, tmp_path / "clean")
     noisy = make_librimix(*arguments, tmp_path / "noisy", wham=tmp_path)
@@ -154,9 +154,21 @@ def test_noise_of_wham_is_added_and_leaves_the_voices_alone(published, tmp_path)
         assert (noisy / path.relative_to(clean)).read_bytes() == path.read_bytes()
     both = read_corpus(noisy, "train-100", kind="mix_both")
     assert validate(both).ok and both.name == "Libri2Mix both"
-    first = soundfile.read(both[0].noise)[0]
-    start = resample_poly(soundfile.read(tmp_path / "wham_noise/tr/n.wav", dtype="float32")[0][:, 0] * .5, 8000, 16_000)
-    assert np.abs(first[:15_000] - start[:15_000]).max() < 2**-15
+    speech, (row, *_) = published / "LibriSpeech", rows
+    voices = [soundfile.read(speech / path, dtype="float32")[0] for path, _ in row]
+    short, window = soundfile.read(tmp_path / "wham_noise/tr/n.wav", dtype="float32")[0][:, 0], np.hanning(16_001)
+    longer = short                      # as the recipe repeats it: in double precision, with half a window each way
+    while len(longer) < max(map(len, voices)):
+        join = longer[-8001:] * window[8000::-1] + short[:8001] * window[:8001]
+        longer = np.concatenate((longer[:-8001], join, short[8001:]))
+    signals = [resample_poly(x * gain, 8000, 16_000) for x, gain in
+               [*zip(voices, (gain for _, gain in row)), (longer[:max(map(len, voices))], .5)]]
+    signals = [signal[:min(map(len, signals))] for signal in signals]
+    mixture = np.zeros_like(signals[0])
+    for signal in signals: mixture += signal
+    for signal, file in ((signals[-1], both[0].noise), (mixture, both[0].mixture)):
+        soundfile.write(buffer := io.BytesIO(), signal, 8000, format="WAV")
+        assert buffer.getvalue() == file.read_bytes()
     soundfile.write(tmp_path / "wham_noise/tr/n.wav", noise, 8000)
     with pytest.raises(DataError, match=r"row 0 \(line 2\): .*n.wav: has 8000 Hz, expected 16000"):
         make_librimix(*arguments, tmp_path / "no", wham=tmp_path)
