@@ -69,8 +69,9 @@ def released_run(
 ) -> tuple[str, str, int, str]:                # data set, method, split, rule
     "Tell from its folders which run a checkpoint belongs to; `DataError` where they don't say."
     parts, text = Path(path).parts, Path(path).as_posix()
-    names = {re.sub("[^a-z0-9]", "", name): name for name in (*UCI_NAMES, "year", "bimodal")} | _LONG_NAMES
-    sets = [names[key] for part in parts if (key := re.sub("[^a-z0-9]", "", part.lower())) in names]
+    letters = lambda name: re.sub("[^a-z0-9]", "", name.lower())
+    names = {letters(name): name for name in (*UCI_NAMES, "year", "bimodal")} | _LONG_NAMES
+    sets = [names[key] for part in parts if (key := letters(part)) in names]
     splits = re.findall(r"split[-_](\d+)", text)
     methods = [found.expand(name) for pattern, name in _RELEASED_METHODS
                if (found := re.search(pattern, "/".join(parts[-6:])))]

@@ -128,6 +128,7 @@ def lengthened(
 # %% ../../nbs/20_separation/224_librimix.ipynb #b866127e
 def _lists(folder: Path, n_src: int, splits: Sequence[str] | None) -> dict[str, Path]:
     "Return the lists of a count of speakers by part, such as \"train-100\"; `DataError` if none."
+    if splits is not None and not splits: raise ValueError("splits: expected at least one part")
     places = (folder, folder / f"Libri{n_src}Mix")
     files = sorted({f.name: f for place in places for f in place.glob(f"libri{n_src}mix_*.csv")
                     if not f.stem.endswith("_info")}.values())
