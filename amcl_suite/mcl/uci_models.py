@@ -21,7 +21,7 @@ from .assignment import relaxed
 from .networks import MultiHypothesisNetwork, load_heads
 from .regression import UCI_METHODS, UCIConfig, UCIMethod, uci_label
 from .uci import UCI_NAMES, prepare, read_uci
-from .uci_runs import KEPT_FORMAT, KeptUCI, UCIStack, splits_per_chunk
+from .uci_runs import KeptUCI, UCIStack, splits_per_chunk
 
 # %% auto #0
 __all__ = ['read_kept', 'released_run', 'read_released', 'evaluate_models']
@@ -32,7 +32,7 @@ def read_kept(
 ) -> KeptUCI:           # networks of one method on one split
     "Read kept networks, running no code; `DataError` for any other file."
     content = read_weights(path)
-    if not isinstance(content, dict) or content.pop("format", None) != KEPT_FORMAT:
+    if not isinstance(content, dict) or content.get("format") != KeptUCI.format:
         raise DataError(f"{path}: holds no networks of the UCI benchmark; expected a file that "
                         "run_uci(..., keep_models=...) wrote")
     if content.keys() != (names := {field.name for field in fields(KeptUCI)}):

@@ -28,8 +28,7 @@ from .stacked import distortion_loss, stacked_loss
 from .uci import PreparedSplits, hidden_units, prepare, read_uci
 
 # %% auto #0
-__all__ = ['KEPT_FORMAT', 'UCI_UNITS', 'UCIStack', 'KeptUCI', 'run_uci', 'splits_per_chunk', 'plain_training', 'split_means',
-           'summarise_uci']
+__all__ = ['UCI_UNITS', 'UCIStack', 'KeptUCI', 'run_uci', 'splits_per_chunk', 'plain_training', 'split_means', 'summarise_uci']
 
 # %% ../../nbs/10_mcl/142_uci_runs.ipynb #fcaa8af1
 class UCIStack:
@@ -71,7 +70,6 @@ def loss(self: UCIStack) -> RowLoss:
     return stacked_loss(partial(method.assign, config), self.n_hyps, 1,
                         config.score_weight if method.scored else 0.)
 
-
 # %% ../../nbs/10_mcl/142_uci_runs.ipynb #8a59af1a
 @patch
 def watched(self: UCIStack) -> Watched:
@@ -81,7 +79,6 @@ def watched(self: UCIStack) -> Watched:
     if not data["x_valid"].shape[1]: return Watched(self.index, **losses)
     held_out = loss if self.method.assign is None else distortion_loss(self.n_hyps, 1)
     return Watched(self.index, **losses, clean=(held_out, data["x_valid"], data["y_valid"]))
-
 
 # %% ../../nbs/10_mcl/142_uci_runs.ipynb #0509ea3c
 @patch
@@ -174,7 +171,7 @@ def tested(self: UCIStack, rule: str, state: Sequence[Tensor], epochs: Sequence[
 @patch
 def epochs(self: UCIStack, fitted: Fit, rule: str) -> list[int]:
     "Return the epoch of each split's weights under a rule."
-    last = torch.full((len(self.index),), self.config.training.n_epochs)
+    last = torch.full_like(self.index, self.config.training.n_epochs)
     return fitted.best_epoch.get(rule, last)[::self.method.members].tolist()
 
 @patch
@@ -184,8 +181,6 @@ def rows(self: UCIStack, fitted: Fit) -> list[dict]:
             for row in self.tested(rule, state, self.epochs(fitted, rule), fitted.engine)]
 
 # %% ../../nbs/10_mcl/142_uci_runs.ipynb #c3043f0b
-KEPT_FORMAT = "amcl_suite.mcl.uci 1"
-
 @dataclass(frozen=True)
 class KeptUCI:
     "Networks of one method on one split, by selection rule."
@@ -202,6 +197,7 @@ class KeptUCI:
     scale: tuple[float, float] | None  # mean and deviation of the target; None: not known
     epochs: dict[str, int]             # rule -> epoch of its weights
     weights: dict[str, list[Tensor]]   # rule -> parameters, `(members, ...)` each
+    format: str = "amcl_suite.mcl.uci 1"   # tells such files from others
 
 @patch
 def keep(self: UCIStack,
@@ -220,8 +216,7 @@ def keep(self: UCIStack,
                        {rule: [p[i * m:(i + 1) * m].detach().cpu().clone() for p in state]
                         for rule, state in fitted.states.items()})
         name = f"seed{config.seed}-split{split:02d}{last}.pt"
-        write_weights(Path(folder) / config.dataset / self.name / name,
-                      dict(format=KEPT_FORMAT, **vars(kept)))
+        write_weights(Path(folder) / config.dataset / self.name / name, vars(kept))
 
 # %% ../../nbs/10_mcl/142_uci_runs.ipynb #394975b4
 @with_gradients
