@@ -5,10 +5,12 @@
 # %% ../../nbs/70_core/722_pickles.ipynb #64385a85
 from __future__ import annotations
 import io, pickle
+from pathlib import Path
 import numpy as np
+from .files import DataError, read_member, zip_names
 
 # %% auto #0
-__all__ = ['Waiting', 'load_plain']
+__all__ = ['Waiting', 'load_plain', 'Unread', 'read_foreign']
 
 # %% ../../nbs/70_core/722_pickles.ipynb #31bbc098
 class Waiting:
@@ -72,3 +74,75 @@ def load_plain(
 ):                      # plain values and containers, in them a `Waiting` for each array
     "Read a pickle without running it; any exception where it is damaged or holds more than data."
     return _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+
+# %% ../../nbs/70_core/722_pickles.ipynb #7cae6c3b
+class Unread:
+    "Stands for an object of a checkpoint that was not made; it holds nothing but its class's name."
+    def __init__(self,
+        name: str,   # of its class, as the file has it
+    ): self.name = name
+    def __repr__(self): return f"Unread({self.name})"
+    def __setitem__(self, key, value): "Drop what the file would put in."
+    def append(self,
+        value,   # dropped
+    ): "Drop what the file would put in."
+    extend = add = update = append
+
+# %% ../../nbs/70_core/722_pickles.ipynb #d2c7a0a3
+_NUMBER_KINDS = dict(Double="float64", Float="float32", Half="float16", BFloat16="bfloat16",
+                     Long="int64", Int="int32", Short="int16", Char="int8", Byte="uint8",
+                     Bool="bool")
+_VALUES = {("collections", "OrderedDict"): lambda items=(): dict(items),
+           ("torch", "Size"): lambda sizes: tuple(sizes),
+           ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor}
+
+def _tensor(storage, offset, size, stride, *_):
+    "Return a tensor on numbers of a file; torch checks that it lies within them."
+    return storage.as_strided(tuple(size), tuple(stride), offset).clone()
+
+class _TensorUnpickler(_ArrayUnpickler):
+    "Reads plain values, arrays and tensors; what else a file names is left unread."
+    dispatch = dict(_ArrayUnpickler.dispatch)
+    known = _NAMES | _VALUES | {("torch._utils", "_rebuild_tensor_v2"): _tensor}
+
+    def __init__(self, content: bytes, numbers):
+        super().__init__(io.BytesIO(content), encoding="latin1")
+        self.numbers = numbers   # (type, key) -> tensor of all numbers of a storage
+    def find_class(self, module: str, name: str):
+        kind = module == "torch" and _NUMBER_KINDS.get(name.removesuffix("Storage"))
+        return kind or ((module, name) if (module, name) in self.known else
+                        Unread(f"{module}.{name}"))
+    def persistent_load(self, name): return self.numbers(*name[1:3])
+    def load_reduce(self):
+        arguments, name = self.stack.pop(), self.stack.pop()
+        self.append(Unread(name.name) if isinstance(name, Unread)
+                    else self.known[name](*arguments))
+    def load_newobj(self): self.stack.pop(); self.append(Unread(self.stack.pop().name))
+    def load_newobj_ex(self): self.stack.pop(); self.load_newobj()
+    def load_build(self):
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, Waiting): target.value = target.make(state)
+    dispatch |= {pickle.REDUCE[0]: load_reduce, pickle.BUILD[0]: load_build,
+                 pickle.NEWOBJ[0]: load_newobj, pickle.NEWOBJ_EX[0]: load_newobj_ex,
+                 pickle.BINPERSID[0]: pickle._Unpickler.load_binpersid}
+
+# %% ../../nbs/70_core/722_pickles.ipynb #15fdc047
+def read_foreign(
+    path: str | Path,   # written by `torch.save`, whatever it holds
+):                      # plain values and tensors on the CPU; objects are `Unread`
+    "Read the tensors of somebody else's checkpoint, running none of it; `DataError` if damaged."
+    import torch
+    pickles = [name for name in zip_names(path) if name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise DataError(f"{path}: no file of torch.save, which holds one data.pkl; files of torch "
+                        "before 1.6 have to be saved again")
+    folder = pickles[0].removesuffix("data.pkl")
+    def numbers(kind: str, key: str):
+        content = bytearray(read_member(path, f"{folder}data/{key}"))
+        return torch.frombuffer(content, dtype=getattr(torch, kind)) if content else \
+            torch.empty(0, dtype=getattr(torch, kind))
+    try: return _TensorUnpickler(read_member(path, pickles[0]), numbers).load()
+    except DataError: raise
+    except Exception as error:      # whatever a damaged pickle makes an interpreter do
+        raise DataError(f"{path}: its data.pkl can't be read ({type(error).__name__}: {error}); "
+                        "copy it again") from None

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/70_core/715_training.ipynb #90d09c53
 from __future__ import annotations
-import functools, math, time
+import contextlib, functools, math, time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from .training_engines import TRAINING_ENGINES, make_engine
 
 # %% auto #0
 __all__ = ['TrainingSettings', 'bfloat16_works', 'check_bfloat16', 'SeededBatches', 'ShuffledBatches', 'Fit', 'load_checked',
-           'with_gradients', 'fit', 'chunk_runs']
+           'with_gradients', 'fit', 'chunk_runs', 'hold_out', 'epoch_bar']
 
 # %% ../../nbs/70_core/715_training.ipynb #700f5c28
 # optimisers that work element by element, so that stacked runs can't influence each other
@@ -306,3 +306,34 @@ def chunk_runs(
     count = -(-integer("n_runs", n_runs, 1) // largest)
     edges = [round(i * n_runs / count) for i in range(count + 1)]
     return [range(a, b) for a, b in zip(edges[:-1], edges[1:])]
+
+# %% ../../nbs/70_core/715_training.ipynb #b77d454e
+def hold_out(
+    n_rows: int,       # all rows
+    fraction: float,   # in [0, 1), to hold out
+    seed: int,         # of the draw
+    labels=None,       # `(n_rows,)` classes, each to be held out by the same share; None: no matter
+) -> tuple:            # indices of the training rows, and of those held out
+    "Draw rows to hold out; `ValueError` where they can't be split."
+    import numpy as np
+    from sklearn.model_selection import train_test_split
+    rows = np.arange(n_rows)
+    if fraction == 0: return rows, rows[:0]
+    try: return tuple(train_test_split(rows, test_size=fraction, random_state=seed,
+                                       stratify=labels))
+    except ValueError as error:
+        raise ValueError(f"validation_fraction: {fraction} of {n_rows} rows can't be held out "
+                         f"({error}); use 0 or more rows") from None
+
+@contextlib.contextmanager
+def epoch_bar(
+    n_epochs: int,         # of the training
+    verbose: bool,         # False: nothing is shown
+) -> Iterator[Callable]:   # for `fit`: called with epochs done, all, mean loss
+    "Show the epochs of a training as a progress bar, with the loss beside it."
+    from tqdm.auto import tqdm
+    with tqdm(total=n_epochs, disable=not verbose, unit="epoch") as bar:
+        def progress(done: int, total: int, loss: float) -> None:
+            bar.update(done - bar.n)
+            bar.set_postfix(loss=f"{loss:.3g}")
+        yield progress

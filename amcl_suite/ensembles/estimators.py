@@ -11,15 +11,15 @@ from torch import Tensor
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+from ..core.configuration import pick_device
 from ..core.expect import between, counts, integer, like, ranges
 from ..core.scaling import SCALINGS, standards
 from ..core.stacked import StackedPerceptron
-from ..core.training import (Fit, ShuffledBatches, TrainingSettings, fit as fit_stack,
-                                      with_gradients)
+from ..core.training import (Fit, ShuffledBatches, TrainingSettings, epoch_bar,
+                                      fit as fit_stack, hold_out, with_gradients)
 from .diagnostics import Diagnosis, diagnose as diagnose_outputs
 from .objectives import (augmented_loss, decompose, decompose_squared_error,
                                              dropout_weights, pooled_log_probabilities)
@@ -57,6 +57,8 @@ class _JointEnsemble(BaseEstimator):
         member_scale: str = "mean",        # loss "mean" over members or "sum"
         scaling: str = "feature",          # of inputs: one of `SCALINGS`
         warm_start: bool = False,          # continue from the fitted weights
+        device: str = "cpu",               # "cpu", "cuda" or "auto"
+        verbose: bool = False,             # whether to show a progress bar
         random_state=None,                 # integer, `np.random.RandomState`, or None
     ):
         vars(self).update((k, v) for k, v in locals().items() if k != "self")
@@ -65,8 +67,8 @@ class _JointEnsemble(BaseEstimator):
         "Return raw outputs of the members, `(n_members, n_outputs, n_rows)`."
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        with torch.no_grad():
-            return self.model_(torch.from_numpy(self.input_standards_.apply(X))[None])
+        inputs = torch.from_numpy(self.input_standards_.apply(X))[None]
+        with torch.no_grad(): return self.model_(inputs.to(self.model_.layers[0].device)).cpu()
 
     def _rows(self, X, y, sample_weight, **options):
         "Return checked inputs, targets and example weights > 0 with mean 1."
@@ -84,27 +86,16 @@ class _JointEnsemble(BaseEstimator):
 
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #0c566304
 @patch
-def _split(self: _JointEnsemble, n_rows: int, labels, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    "Return indices of training and validation rows; `ValueError` where they can't be split."
-    rows = np.arange(n_rows)
-    if self.validation_fraction == 0: return rows, rows[:0]
-    try:
-        return train_test_split(rows, test_size=self.validation_fraction, random_state=seed,
-                                stratify=labels)
-    except ValueError as error:
-        raise ValueError(f"validation_fraction: {self.validation_fraction} of {n_rows} rows can't "
-                         f"be held out ({error}); use 0 or more rows") from None
-
-@patch
 def _new_model(self: _JointEnsemble, sizes: tuple, seeds: list[int]) -> StackedPerceptron:
     "Return the stack to train: a new one, or with `warm_start` a copy of the fitted one."
     fitted = getattr(self, "model_", None) if self.warm_start else None
-    if fitted is None: return StackedPerceptron(sizes, seeds, dtype=torch.float64)
+    device = pick_device(self.device)
+    if fitted is None: return StackedPerceptron(sizes, seeds, dtype=torch.float64, device=device)
     if (fitted.sizes, fitted.n_runs) != (sizes, len(seeds)):
         raise ValueError(f"warm_start: the fitted ensemble has {fitted.n_runs} members of sizes "
                          f"{fitted.sizes}, now {len(seeds)} of {sizes} are asked for; set "
                          "warm_start=False to start anew")
-    return copy.deepcopy(fitted).requires_grad_(True)
+    return copy.deepcopy(fitted).requires_grad_(True).to(device)
 
 @patch
 def _objective(self: _JointEnsemble, seed: int):
@@ -113,7 +104,7 @@ def _objective(self: _JointEnsemble, seed: int):
     def objective(outputs, targets_and_weights, epoch):
         targets, importance = targets_and_weights[0]
         kept = (dropout_weights((len(targets), len(outputs)), self.drop_p, generator,
-                                dtype=torch.float64) if self.drop_p else None)
+                                dtype=torch.float64).to(outputs.device) if self.drop_p else None)
         parts = self._decompose(outputs, targets, weights=kept, example_weights=importance)
         loss = augmented_loss(parts, self.beta, self.member_scale) * importance.mean()
         return (loss / len(outputs)).expand(len(outputs))   # the loop sums over the stack
@@ -127,11 +118,12 @@ def _train(self: _JointEnsemble, X, y, weights, n_outputs: int, labels=None) -> 
         2**31 - 1, size=self.n_members + 3))
     warm = self.warm_start and hasattr(self, "model_")
     model = self._new_model((X.shape[1], *self.hidden, n_outputs), seeds)
-    train, held = self._split(len(X), labels, split)
+    train, held = hold_out(len(X), self.validation_fraction, split, labels)
     if not warm: self.input_standards_ = standards(X[train], weights[train], self.scaling)
-    inputs = torch.from_numpy(self.input_standards_.apply(X))
-    targets = torch.from_numpy(self._encode(y, train, weights, warm))
-    weights = torch.from_numpy(weights / weights[train].mean())
+    device = model.layers[0].device
+    inputs, targets, weights = (torch.from_numpy(values).to(device) for values in (
+        self.input_standards_.apply(X), self._encode(y, train, weights, warm),
+        weights / weights[train].mean()))
     def validation_loss(model, epoch):
         if not len(held): return {}
         parts = self._decompose(model(inputs[None, held]), targets[held],
@@ -141,8 +133,10 @@ def _train(self: _JointEnsemble, X, y, weights, n_outputs: int, labels=None) -> 
     batches = ShuffledBatches(inputs[None, train], both, torch.zeros(1, dtype=torch.long),
                               self.batch_size, [order])
     rules = {"validation": "validation"} if len(held) else {}
-    result = fit_stack(model, batches, self._objective(drop),
-                       TrainingSettings(self.n_epochs, self.learning_rate), validation_loss, rules)
+    settings = TrainingSettings(self.n_epochs, self.learning_rate)
+    with epoch_bar(self.n_epochs, self.verbose) as progress:
+        result = fit_stack(model, batches, self._objective(drop), settings, validation_loss, rules,
+                           progress=progress)
     self._keep(model, result)
 
 @patch

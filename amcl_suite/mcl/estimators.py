@@ -12,16 +12,14 @@ from torch import Tensor
 from fastcore.basics import patch
 from scipy.special import ndtr
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
-from tqdm.auto import tqdm
 from ..core.configuration import pick_device
 from ..core.expect import between, counts, integer, one_of, ranges
 from ..core.files import DataError, read_weights, write_weights
 from ..core.scaling import Standards, standards
-from ..core.training import (ShuffledBatches, TrainingSettings, fit as fit_stack,
-                                      with_gradients)
+from ..core.training import (ShuffledBatches, TrainingSettings, epoch_bar,
+                                      fit as fit_stack, hold_out, with_gradients)
 from .metrics import best_bandwidth, distortion
 from .networks import MultiHypothesisNetwork, Prediction
 from .rules import RULES, assign_by, rule as rule_by_name
@@ -124,7 +122,7 @@ def _train(self: MultiHypothesisRegressor, X: np.ndarray, y: np.ndarray) -> None
     "Standardise and fit; set the fitted attributes."
     order, split, seed = (int(s) for s in
                           check_random_state(self.random_state).randint(2**31 - 1, size=3))
-    train, held = self._split(len(X), split)
+    train, held = hold_out(len(X), self.validation_fraction, split)
     self.input_standards_ = standards(X[train], np.ones(len(train)))
     self.target_standards_ = standards(y[train], np.ones(len(train)))
     device = pick_device(self.device)
@@ -142,8 +140,7 @@ def _train(self: MultiHypothesisRegressor, X: np.ndarray, y: np.ndarray) -> None
         return {"held out": distortion(model.predict(inputs[None, held]).hypotheses,
                                        targets[None, held])}
     settings = TrainingSettings(self.n_epochs, self.learning_rate)
-    with tqdm(total=self.n_epochs, disable=not self.verbose, unit="epoch") as bar:
-        def progress(done, total, loss): bar.update(1); bar.set_postfix(loss=f"{loss:.3g}")
+    with epoch_bar(self.n_epochs, self.verbose) as progress:
         result = fit_stack(model, batches, objective, settings, held_out,
                            {"held out": "held out"} if len(held) else {}, progress=progress)
     self._keep(model, result)
@@ -151,16 +148,6 @@ def _train(self: MultiHypothesisRegressor, X: np.ndarray, y: np.ndarray) -> None
     self.bandwidth_ = self._bandwidth(inputs[None, rows], targets[None, rows])
 
 # %% ../../nbs/10_mcl/182_estimators.ipynb #e3ea6119
-@patch
-def _split(self: MultiHypothesisRegressor, n_rows: int, seed: int):
-    "Return indices of training and held-out rows; `ValueError` where they can't be split."
-    rows = np.arange(n_rows)
-    if self.validation_fraction == 0: return rows, rows[:0]
-    try: return train_test_split(rows, test_size=self.validation_fraction, random_state=seed)
-    except ValueError as error:
-        raise ValueError(f"validation_fraction: {self.validation_fraction} of {n_rows} rows can't "
-                         f"be held out ({error}); use 0 or more rows") from None
-
 @patch
 def _keep(self: MultiHypothesisRegressor, model: MultiHypothesisNetwork, result) -> None:
     "Keep the last weights, or those of the best epoch on held-out rows."

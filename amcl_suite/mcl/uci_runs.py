@@ -6,7 +6,7 @@
 from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 import torch
@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from ..core.configuration import pick_device
 from ..core.expect import integer
+from ..core.files import write_weights
 from ..core.row_losses import RowLoss, Watched
 from ..core.training import (Fit, ShuffledBatches, TrainingSettings, chunk_runs, fit,
                                       with_gradients)
@@ -21,13 +22,13 @@ from ..core.training_engines import prepares_kernel
 from .metrics import (best_bandwidth, dead_fraction, distortion, kernel_nll, usage,
                                     usage_perplexity)
 from .networks import MultiHypothesisNetwork
-from .regression import (UCI_METHODS, MixtureNetwork, UCIConfig, mixture_density_nll,
-                                       uci_label)
+from .regression import (UCI_METHODS, MixtureNetwork, UCIConfig, UCIMethod,
+                                       mixture_density_nll, uci_label)
 from .stacked import distortion_loss, stacked_loss
 from .uci import PreparedSplits, hidden_units, prepare, read_uci
 
 # %% auto #0
-__all__ = ['UCI_UNITS', 'UCIStack', 'run_uci', 'plain_training', 'split_means', 'summarise_uci']
+__all__ = ['UCI_UNITS', 'UCIStack', 'KeptUCI', 'run_uci', 'splits_per_chunk', 'plain_training', 'split_means', 'summarise_uci']
 
 # %% ../../nbs/10_mcl/142_uci_runs.ipynb #fcaa8af1
 class UCIStack:
@@ -38,9 +39,10 @@ class UCIStack:
         arrays: PreparedSplits,       # standardised data of these splits
         splits: Sequence[int],        # published split numbers
         folder: Path | None = None,   # where its checkpoints go; None: none
+        method: UCIMethod | None = None,   # None: that of the name
     ):
         self.name, self.config, self.splits, self.folder = name, config, list(splits), folder
-        self.method, device = UCI_METHODS[name], config.device
+        self.method, device = method or UCI_METHODS[name], config.device
         self.n_hyps, n_members = self.method.n_hyps or config.n_hyps, self.method.members
         dtype = torch.float64 if config.double else torch.float32
         self.data = {key: torch.from_numpy(value).to(device, dtype)
@@ -68,7 +70,6 @@ def loss(self: UCIStack) -> RowLoss:
     return stacked_loss(partial(method.assign, config), self.n_hyps, 1,
                         config.score_weight if method.scored else 0.)
 
-
 # %% ../../nbs/10_mcl/142_uci_runs.ipynb #8a59af1a
 @patch
 def watched(self: UCIStack) -> Watched:
@@ -78,7 +79,6 @@ def watched(self: UCIStack) -> Watched:
     if not data["x_valid"].shape[1]: return Watched(self.index, **losses)
     held_out = loss if self.method.assign is None else distortion_loss(self.n_hyps, 1)
     return Watched(self.index, **losses, clean=(held_out, data["x_valid"], data["y_valid"]))
-
 
 # %% ../../nbs/10_mcl/142_uci_runs.ipynb #0509ea3c
 @patch
@@ -156,21 +156,67 @@ def results(self: UCIStack) -> dict[str, Tensor]:
 
 # %% ../../nbs/10_mcl/142_uci_runs.ipynb #58fd5ff2
 @patch
+def tested(self: UCIStack, rule: str, state: Sequence[Tensor], epochs: Sequence[int],
+           engine: str) -> list[dict]:
+    "Return a row per split for one rule's weights: test metrics in original units."
+    config = self.config
+    with torch.no_grad():
+        for parameter, kept in zip(self.model.parameters(), state): parameter.copy_(kept)
+    values = {key: value.double().cpu().tolist() for key, value in self.results().items()}
+    return [dict(dataset=config.dataset, method=self.name, label=uci_label(self.name), rule=rule,
+                 protocol=config.protocol, engine=engine, split=split, seed=config.seed,
+                 epoch=epochs[i], **{key: value[i] for key, value in values.items()})
+            for i, split in enumerate(self.splits)]
+
+@patch
+def epochs(self: UCIStack, fitted: Fit, rule: str) -> list[int]:
+    "Return the epoch of each split's weights under a rule."
+    last = torch.full_like(self.index, self.config.training.n_epochs)
+    return fitted.best_epoch.get(rule, last)[::self.method.members].tolist()
+
+@patch
 def rows(self: UCIStack, fitted: Fit) -> list[dict]:
-    "Return a row per split and selection rule: test metrics in original units."
-    found, config, members = [], self.config, self.method.members
-    for rule, state in fitted.states.items():
-        with torch.no_grad():
-            for parameter, kept in zip(self.model.parameters(), state): parameter.copy_(kept)
-        values = {key: value.double().cpu().tolist() for key, value in self.results().items()}
-        last = torch.full((len(self.index),), config.training.n_epochs)
-        epochs = fitted.best_epoch.get(rule, last)[::members].tolist()
-        found += [dict(dataset=config.dataset, method=self.name, label=uci_label(self.name),
-                       rule=rule, protocol=config.protocol, engine=fitted.engine, split=split,
-                       seed=config.seed, epoch=epochs[i],
-                       **{key: value[i] for key, value in values.items()})
-                  for i, split in enumerate(self.splits)]
-    return found
+    "Return a row per split and selection rule."
+    return [row for rule, state in fitted.states.items()
+            for row in self.tested(rule, state, self.epochs(fitted, rule), fitted.engine)]
+
+# %% ../../nbs/10_mcl/142_uci_runs.ipynb #c3043f0b
+@dataclass(frozen=True)
+class KeptUCI:
+    "Networks of one method on one split, by selection rule."
+    dataset: str                       # key of `read_uci`
+    method: str                        # key of `UCI_METHODS`, or one of its kin
+    split: int                         # published split number
+    seed: int                          # first seed of the run
+    protocol: str                      # of the run
+    prepared: str                      # protocol whose training rows were standardised
+    n_hyps: int                        # of the configuration
+    hidden: int                        # hidden units
+    double: bool                       # float64
+    engine: str                        # which trained them
+    scale: tuple[float, float] | None  # mean and deviation of the target; None: not known
+    epochs: dict[str, int]             # rule -> epoch of its weights
+    weights: dict[str, list[Tensor]]   # rule -> parameters, `(members, ...)` each
+    format: str = "amcl_suite.mcl.uci 1"   # tells such files from others
+
+@patch
+def keep(self: UCIStack,
+    fitted: Fit,             # weights by rule
+    folder: str | Path,      # where the files go
+    prepared: str,           # protocol of the data that it trained on
+) -> None:
+    "Write one file per split, whole or not at all."
+    config, m = self.config, self.method.members
+    last = "" if prepared == config.protocol else "-refit"
+    for i, split in enumerate(self.splits):
+        kept = KeptUCI(config.dataset, self.name, split, config.seed, config.protocol, prepared,
+                       config.n_hyps, self.model.sizes[1], config.double, fitted.engine,
+                       tuple(float(self.data[key][i]) for key in ("y_mean", "y_std")),
+                       {rule: self.epochs(fitted, rule)[i] for rule in fitted.states},
+                       {rule: [p[i * m:(i + 1) * m].detach().cpu().clone() for p in state]
+                        for rule, state in fitted.states.items()})
+        name = f"seed{config.seed}-split{split:02d}{last}.pt"
+        write_weights(Path(folder) / config.dataset / self.name / name, vars(kept))
 
 # %% ../../nbs/10_mcl/142_uci_runs.ipynb #394975b4
 @with_gradients
@@ -178,6 +224,7 @@ def run_uci(
     config: UCIConfig,                                               # data set, methods, training
     checkpoints: str | Path | None = None,                           # their folder; None: none
     progress: Callable[[int, int, str, float], None] | None = None,  # (done, all, label, loss)
+    keep_models: str | Path | None = None,                           # folder for networks; None: no
 ):                                                                   # a data frame
     "Train and test all methods on all splits; return one row per split, seed, method and rule."
     import pandas as pd
@@ -187,7 +234,8 @@ def run_uci(
     splits = range(n_splits or len(source.splits))
     work = [(replace(config, seed=config.seed + k, n_seeds=1), name, list(chunk))
             for k in range(config.n_seeds) for name in config.methods
-            for chunk in chunk_runs(len(splits), config.device, _chunk_size(name, config.device))]
+            for chunk in chunk_runs(len(splits), config.device,
+                                    splits_per_chunk(UCI_METHODS[name], config.device))]
     n_epochs = config.training.n_epochs
     rows, done, total = [], 0, n_epochs * sum(len(chunk) for *_, chunk in work)
     for own, name, chunk in work:
@@ -201,18 +249,22 @@ def run_uci(
             report(0, n_epochs, math.nan, "; preparing the kernel (first use on a machine: 10 s)")
         fitted = stack.train_watched(report)
         rows += stack.rows(fitted)
+        if keep_models: stack.keep(fitted, keep_models, config.protocol)
         if config.refit:
             again = UCIStack(name, own, prepare(source, chunk, "paper"), chunk, folder)
             refitted = again.refit(fitted.best_epoch["clean"])
             del refitted.states["last"]                             # an epoch that nobody chose
             rows += again.rows(refitted)
+            if keep_models: again.keep(refitted, keep_models, "paper")
         done += n_epochs * len(chunk)
     return pd.DataFrame(rows)
 
-def _chunk_size(name: str, device: str) -> int:
-    "Return splits per chunk: about 20 networks on a processor, all on a GPU."
-    on_cpu = torch.device(device).type == "cpu"
-    return max(1, 20 // UCI_METHODS[name].members) if on_cpu else 0
+def splits_per_chunk(
+    method: UCIMethod,   # with its members
+    device: str,         # where they will train
+) -> int:                # for `chunk_runs`
+    "Return splits per chunk: about 20 networks on a processor, all (0) on a GPU."
+    return max(1, 20 // method.members) if torch.device(device).type == "cpu" else 0
 
 # %% ../../nbs/10_mcl/142_uci_runs.ipynb #4f014d95
 @with_gradients

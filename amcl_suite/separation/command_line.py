@@ -53,8 +53,22 @@ Devices = Annotated[Optional[int], typer.Option(min=1, help="GPUs, or processes 
 Values = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help=(
     "Any other field, by name or place (training.patience); may be repeated."))]
 
+# %% ../../nbs/20_separation/284_command_line.ipynb #0787047f
+def _folder(help: str):
+    "Return the type of an option that names a folder."
+    return Annotated[Optional[Path], typer.Option(help=help)]
+
+Clips = _folder("Kind clips: a folder of SPEAKER/CLIP.wav.")
+MixLists = _folder("Kind wsj0: the folder of mix_2_spk_tr.txt, ...")
+Wsj0 = _folder("Kind wsj0: the folder of the licensed WSJ0, as WAV files.")
+Metadata = _folder("Kind librimix: the folder of libri2mix_dev-clean.csv, ...")
+LibriSpeech = _folder("Kind librimix: the folder LibriSpeech, as FLAC files.")
+Wham = _folder("Kind librimix: the folder wham_noise; default: voices without noise.")
+Parts = Annotated[Optional[str], typer.Option(
+    "--splits", help="Kinds wsj0, librimix: parts to make, with commas; default: all.")]
+
 # %% ../../nbs/20_separation/284_command_line.ipynb #6730fd04
-KINDS = ("synthetic", "espeak", "librispeech", "clips", "wsj0")
+KINDS = ("synthetic", "espeak", "librispeech", "clips", "wsj0", "librimix")
 
 @app.command("make-corpus")
 def make(
@@ -67,13 +81,9 @@ def make(
         help="Length of each mixture; default: as the kind has it.")] = None,
     seed: Annotated[Optional[int], typer.Option(
         min=0, help="Seed of all that is random; default: 0.")] = None,
-    sample_rate: Rate = 8000, mode: Mode = "min",
-    clips: Annotated[Optional[Path], typer.Option(
-        help="Kind clips: a folder of SPEAKER/CLIP.wav.")] = None,
-    mix_lists: Annotated[Optional[Path], typer.Option(
-        help="Kind wsj0: the folder of mix_2_spk_tr.txt, ...")] = None,
-    wsj0: Annotated[Optional[Path], typer.Option(
-        help="Kind wsj0: the folder of the licensed WSJ0, as WAV files.")] = None,
+    sample_rate: Rate = 8000, mode: Mode = "min", clips: Clips = None, mix_lists: MixLists = None,
+    wsj0: Wsj0 = None, metadata: Metadata = None, librispeech: LibriSpeech = None,
+    wham: Wham = None, splits: Parts = None,
 ) -> None:
     "Mix voices into a corpus; goes on after a stop, and the same call gives the same bytes."
     check_installed("separation", "soundfile")
@@ -81,31 +91,45 @@ def make(
     options = dict(sizes=parse_sizes(sizes or "60,20,20"), seed=seed or 0, sample_rate=sample_rate,
                    mode=mode)
     if seconds is not None: options["seconds"] = seconds
-    _check_kind(kind, clips=clips, mix_lists=mix_lists, wsj0=wsj0)
-    if kind == "wsj0":                                      # its lists decide these
-        _check_kind(kind, mix_lists=mix_lists, wsj0=wsj0, sizes=sizes, seconds=seconds, seed=seed)
+    given = dict(clips=clips, mix_lists=mix_lists, wsj0=wsj0, metadata=metadata, wham=wham,
+                 librispeech=librispeech, splits=splits)
+    listed = kind in ("wsj0", "librimix")                   # their lists decide these:
+    _check_kind(kind, **given | (dict(sizes=sizes, seconds=seconds, seed=seed) if listed else {}))
     with Bar(console, f"mixing {kind}") as bar:
-        if kind == "wsj0":
-            from amcl_suite.separation.wsj0 import make_wsj0_mix
-            root = make_wsj0_mix(mix_lists, wsj0, out, n_src, sample_rate, mode, progress=bar)
+        if listed: root = _from_lists(kind, given, out, n_src, sample_rate, mode, bar)
         else:
             from amcl_suite.separation import making
             make_kind, first = getattr(making, f"{kind}_corpus"), (clips,) if clips else ()
             root = make_kind(*first, n_src, out, progress=bar, **options)
     print_line(console, f"corpus: {root}")
-    print_line(console, f"next: amcl separation check {root} --speakers {speakers}")
+    parts = f" --splits {splits.replace('-clean', '')}" if splits else ""
+    print_line(console, f"next: amcl separation check {root} --speakers {speakers}{parts}")
     if kind == "clips": _tell_left_out(console, root)
 
 # %% ../../nbs/20_separation/284_command_line.ipynb #9800aea5
+_NEEDS = dict(clips=("clips",), wsj0=("mix_lists", "wsj0"), librimix=("metadata", "librispeech"))
+_TAKES = dict(wsj0=("splits",), librimix=("wham", "splits"))
+
 def _check_kind(kind: str, **given) -> None:
     "Raise `ValueError` for an unknown kind, or options that don't belong to it."
-    needs = {"clips": ("clips",), "wsj0": ("mix_lists", "wsj0")}
-    needs = needs.get(one_of("KIND", kind, KINDS), ())
+    needs, takes = _NEEDS.get(one_of("KIND", kind, KINDS), ()), _TAKES.get(kind, ())
     for name, value in given.items():
         option = "--" + name.replace("_", "-")
         if name in needs and value is None: raise ValueError(f"{option}: needed for kind {kind}")
-        if name not in needs and value is not None:
+        if name not in (*needs, *takes) and value is not None:
             raise ValueError(f"{option}: has no meaning for kind {kind}")
+
+def _from_lists(kind: str, given: dict, out: Path, n_src, sample_rate, mode, bar) -> Path:
+    "Make a corpus whose mixtures are published as lists."
+    parts = several(given["splits"]) if given["splits"] else None
+    if kind == "wsj0":
+        from amcl_suite.separation.mixing import SPLITS
+        from amcl_suite.separation.wsj0 import make_wsj0_mix
+        return make_wsj0_mix(given["mix_lists"], given["wsj0"], out, n_src, sample_rate, mode,
+                             parts or SPLITS, progress=bar)
+    from amcl_suite.separation.librimix import make_librimix
+    return make_librimix(given["metadata"], given["librispeech"], out, n_src, given["wham"],
+                         sample_rate, mode, parts, progress=bar)
 
 def _tell_left_out(console, root: Path) -> None:
     "Name the clips that couldn't be used, and end with status 1 if there are any."

@@ -313,8 +313,9 @@ def read_corpus(
     if (root / "mix.json").is_file() or (root / split / "mix.json").is_file():
         return read_json_lists(root, split, rate)
     if root.is_file() or any(next(root.glob(p), None) for p in _LIBRIMIX):
-        if low == high: return read_librimix(root, split, low, kind, rate, mode)
-        parts = [read_librimix(root, split, n, kind, rate, mode) for n in range(low, high + 1)]
+        parts = [_with_sexes(read_librimix(root, split, n, kind, rate, mode), manifest)
+                 for n in range(low, high + 1)]
+        if low == high: return parts[0]
         return replace(parts[0], name=f"Libri{low}to{high}Mix", root=root,
                        rows=sum((part.rows for part in parts), ()))
     corpus = read_wsj0_mix(root, split, n_src, rate, mode)
@@ -324,11 +325,16 @@ def read_corpus(
 def _ours(corpus: Corpus, manifest: dict) -> Corpus:
     "Return a corpus of our generator under its own name, with the sexes from its manifest."
     name = f"{manifest['recipe']['origin']} {corpus.name.removeprefix('WSJ0-')}"
-    people = manifest.get("speakers", {}).get(corpus.split, {})
-    known = lambda row: tuple(sex for s in row.speakers if (sex := people.get(s)))
+    return replace(_with_sexes(corpus, manifest), name=name)
+
+def _with_sexes(corpus: Corpus, manifest: dict) -> Corpus:
+    "Return a corpus with the sexes that its manifest tells; those of its tables stay."
+    parts = manifest.get("speakers", {})
+    people = {who: sex for part in parts.values() for who, sex in part.items()}
+    known = lambda row: row.sexes or tuple(sex for s in row.speakers if (sex := people.get(s)))
     rows = tuple(replace(row, sexes=known(row) if len(known(row)) == row.n_src else ())
                  for row in corpus)
-    return replace(corpus, name=name, rows=rows)
+    return replace(corpus, rows=rows)
 
 def _root_of(file: Path) -> Path:
     "Return the nearest folder above a CSV against which the path of its first row leads to a file."

@@ -149,14 +149,14 @@ def _write_row(root: Path, row: PlannedMixture, sample_rate: int, mode: str) -> 
     return signals.shape[1]
 
 # %% ../../nbs/20_separation/220_mixing.ipynb #50284e3d
-def _write_rows(root: Path, rows: list[PlannedMixture], counts, sample_rate, mode, progress):
+def _write_rows(root: Path, rows: list[PlannedMixture], recipe: dict, progress: Callable | None):
     "Write all mixtures, then the tables."
-    lengths = []
+    lengths, sample_rate, mode = [], recipe["sample_rate"], recipe["mode"]
     for done, row in enumerate(rows, 1):
         lengths.append(_write_row(root, row, sample_rate, mode))
         if progress: progress(done, len(rows))
     sweep_temporaries(root)                                             # of a killed attempt
-    low, high = counts
+    low, high = recipe["n_src"]
     pairs = {pair for n in range(low, high + 1) for pair in ((n, n), (low, n))}
     for split, pair in itertools.product({row.split for row in rows}, pairs):
         own = [(row.name, row.n_src, length) for row, length in zip(rows, lengths)
@@ -188,9 +188,10 @@ def is_written(
 def write_corpus(
     root: str | Path,                  # folder of the corpus, empty or an earlier attempt
     recipe: dict,                      # what decides its bytes, from `corpus_recipe`
-    plan: Callable,                    # () -> list of `PlannedMixture`; asked for if needed
+    plan: Callable,                    # () -> rows such as `PlannedMixture`; asked for if needed
     facts: dict,                       # what `corpus.json` says besides
     progress: Callable | None = None,  # called with (done, total) after each mixture
+    write: Callable = _write_rows,     # (root, rows, recipe, progress): writes files, then tables
 ) -> Path:                             # the folder, absolute
     "Write the corpus that a recipe describes unless it is there; `DataError` if another one is."
     from filelock import FileLock
@@ -203,8 +204,7 @@ def write_corpus(
             if is_written(root, recipe): return root
             rows = plan()
             write_json_atomic(root / "corpus.part.json", {"recipe": recipe})
-            _write_rows(root, rows, recipe["n_src"], recipe["sample_rate"], recipe["mode"],
-                        progress)
+            write(root, rows, recipe, progress)
             write_json_atomic(root / "corpus.json", {"recipe": recipe, **facts})
             (root / "corpus.part.json").unlink()
     return root

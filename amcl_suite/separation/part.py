@@ -51,7 +51,7 @@ def data_sets() -> dict[str, Resource]:   # data sets by name
     libri = Resource("librimix", "LibriMix, 2 and 3 speakers (430 and 332 GB in full)",
         folder="librimix", layouts=_librimix_layouts(), licence="CC BY 4.0",
         source="github.com/JorisCos/LibriMix",
-        help="Make it with the scripts of its repository")
+        help="Make it from its lists and LibriSpeech with `amcl separation make-corpus librimix`")
     return {"librispeech": clips, "fsdd": digits, "wsj0-mix": wsj0, "librimix": libri}
 
 # %% ../../nbs/20_separation/288_part.ipynb #652e1eaf
