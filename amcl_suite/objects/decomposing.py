@@ -315,6 +315,7 @@ def gather_pictures(
     seed: int = 0,             # of the division
 ) -> dict[str, str]:           # picture -> why it was left out
     "Write a folder of pictures as scenes without masks; their middle is cut out and resized."
+    if not Path(folder).is_dir(): raise DataError(f"{folder}: no such folder of pictures")
     files, failures = walk_files(Path(folder), PICTURE_SUFFIXES), {}
     between("share", share, 0, .5, "()"); shaped("size", np.array(size), 2, kind="int")
     if len(files) < 3:
