@@ -39,8 +39,8 @@ class RoomSpec:
     def _enclose(self) -> None:
         "Check the corners of a polygon, and take its size from them."
         if self.kind != "polygon" or self.height:
-            raise ValueError("corners: expected if and only if kind='polygon', and without a "
-                             f"height; got {len(self.corners)} with {self.kind!r}, {self.height:g} m")
+            raise ValueError("corners: expected if and only if kind='polygon', and without height; "
+                             f"got {len(self.corners)} with {self.kind!r}, {self.height:g} m")
         room = Room(self.corners, name="polygon")
         if not room.convex: raise ValueError("corners: expected a convex room; part it, or leave "
                                              "the corner out that points inwards")
