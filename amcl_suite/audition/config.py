@@ -17,7 +17,7 @@ from .rooms import Room, hexagon, octagon, random_room, shoebox
 __all__ = ['ROOM_KINDS', 'WINDOWS', 'PAPER_WORLDS', 'RoomSpec', 'GameConfig', 'HearingConfig', 'ObservationConfig', 'WorldConfig']
 
 # %% ../../nbs/60_audition/621_config.ipynb #5ca4ff6d
-ROOM_KINDS = ("shoebox", "hexagon", "octagon", "random")
+ROOM_KINDS = ("shoebox", "hexagon", "octagon", "polygon", "random")
 
 @dataclass(frozen=True)
 class RoomSpec:
@@ -27,12 +27,25 @@ class RoomSpec:
     height: float = 0.                 # m; 0: two dimensions
     absorption: float = .64            # share of the energy that a wall takes, in [0, 1]
     order: int = 3                     # reflections that a path may have
+    corners: tuple = ()                # of a polygon, counter-clockwise, m; it decides the size
 
     def __post_init__(self):
         ranges(self, kind=list(ROOM_KINDS), height=(0, math.inf, "[)"), absorption=(0, 1))
         counts(self, "order", low=0)
+        if self.corners or self.kind == "polygon": self._enclose()
         if len(self.size) != 2: raise ValueError(f"size: expected two lengths, got {self.size}")
         for length in self.size: between("size", length, 0, math.inf, "()", "m")
+
+    def _enclose(self) -> None:
+        "Check the corners of a polygon, and take its size from them."
+        if self.kind != "polygon" or self.height:
+            raise ValueError("corners: expected if and only if kind='polygon', and without height; "
+                             f"got {len(self.corners)} with {self.kind!r}, {self.height:g} m")
+        room = Room(self.corners, name="polygon")
+        if not room.convex: raise ValueError("corners: expected a convex room; part it, or leave "
+                                             "the corner out that points inwards")
+        corners = np.array(room.corners) - room.box[0]
+        self.__dict__.update(corners=tuple(map(tuple, corners.tolist())), size=room.size)
 
     def draw(
         self,
@@ -42,10 +55,13 @@ class RoomSpec:
         if self.kind != "random": return _fixed_room(self)
         return random_room(rng, size=self.size, absorption=self.absorption)
 
+
+# %% ../../nbs/60_audition/621_config.ipynb #da9e00c5
 @lru_cache(maxsize=64)
 def _fixed_room(spec: RoomSpec) -> Room:
     "Return the one room of a specification that isn't random: always the same object."
     if spec.kind == "shoebox": return shoebox(*spec.size, spec.height, spec.absorption)
+    if spec.kind == "polygon": return Room(spec.corners, 0., spec.absorption, "polygon")
     make = hexagon if spec.kind == "hexagon" else octagon
     return make(circumradius=min(spec.size) / 2, centre=(spec.size[0] / 2, spec.size[1] / 2),
                 absorption=spec.absorption)

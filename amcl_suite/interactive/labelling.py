@@ -4,7 +4,7 @@
 
 # %% ../../nbs/50_interactive/585_labelling.ipynb #e14f3cba
 from __future__ import annotations
-import json
+import json, tempfile
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,8 @@ from .streams import Session, Stream
 from .widget import LabelPanel
 
 # %% auto #0
-__all__ = ['LabelPlan', 'prepare_labels', 'LabelFolder', 'label_panel', 'write_notebook', 'finish_labels', 'read_label_model']
+__all__ = ['LabelPlan', 'prepare_labels', 'LabelFolder', 'label_panel', 'write_notebook', 'finish_labels', 'read_label_model',
+           'predict_recordings']
 
 # %% ../../nbs/50_interactive/585_labelling.ipynb #0f81afc3
 @dataclass(frozen=True)
@@ -265,17 +266,22 @@ def _predict(folder: LabelFolder, labels: dict[int, int]) -> None:
     x, places = torch.from_numpy(folder.features), np.array([*labels])
     learner = LogisticLearner(x.shape[1], _LEARNER)
     learner.fit(x[places], torch.tensor([*labels.values()]))
-    logits = learner.logits(x)
-    rows = [folder.place(s) for s in range(len(folder))]
-    table = pandas.DataFrame(rows, columns=["file", "start", "end"])
-    table["score"] = logits.softmax(-1)[:, 1].numpy().round(6)
-    table["decision"] = learner.decide(logits).numpy()
+    table = _judged(learner, x, [folder.place(s) for s in range(len(folder))])
     table["label"] = pandas.Series(labels, dtype="Int64")
     _write_table(folder.out / "predictions.csv", table)
     write_weights(folder.out / "model.pt", dict(
         version=_VERSION, kind="logistic", dim=x.shape[1], config=asdict(_LEARNER),
         state=learner.state(), seconds=folder.plan.seconds,
         features=folder.plan.extractor().identity))
+
+def _judged(learner: LogisticLearner, x: torch.Tensor, places: list):
+    "Return a table of segments with score and decision."
+    import pandas
+    logits = learner.logits(x)
+    table = pandas.DataFrame(places, columns=["file", "start", "end"])
+    table["score"] = logits.softmax(-1)[:, 1].numpy().round(6)
+    table["decision"] = learner.decide(logits).numpy()
+    return table
 
 def read_label_model(
     path: str | Path,   # model.pt, from `finish_labels`
@@ -291,3 +297,27 @@ def read_label_model(
     learner = LogisticLearner(found["dim"], LogisticConfig(**config))
     learner.load_state(found["state"])
     return learner, {name: found[name] for name in ("seconds", "features")}
+
+# %% ../../nbs/50_interactive/585_labelling.ipynb #0f72a6e0
+def predict_recordings(
+    model: str | Path,    # model.pt, from `finish_labels`
+    folder: str | Path,   # recordings
+    weights: str = "",    # folder of the speech model, if it was labelled with one
+):                        # data frame: file, start, end, score, decision; and a note on left-outs
+    "Judge recordings by a model that was made by labelling; `DataError` if none can be used."
+    learner, facts = read_label_model(model)
+    seconds, known = facts["seconds"], facts["features"]
+    extractor = LabelPlan("", features=known["name"], weights=weights).extractor()
+    if extractor.identity != known:
+        raise DataError(f"{model}: made with features {known}, here they are {extractor.identity}; "
+                        "use the amcl_suite and the weights that made it")
+    with tempfile.TemporaryDirectory() as made:
+        found = extract(folder, made, extractor, seconds)
+        parts = {name: read_npy(Path(made) / f"{name.rpartition('.')[0]}.npy")
+                 for name in found.made}
+    if not parts: raise DataError(f"{folder}: no recording can be used\n{found!r}")
+    places = [(name, round(k * seconds, 6), round((k + 1) * seconds, 6))
+              for name, rows in parts.items() for k in range(len(rows))]
+    rows = torch.from_numpy(np.concatenate([*parts.values()]))
+    return _judged(learner, rows, places), _left_out(found)
+

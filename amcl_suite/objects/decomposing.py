@@ -12,19 +12,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from ..core.expect import integer
+from ..core.expect import between, integer, shaped
 from ..core.files import (DataError, read_bytes, read_image, read_json, read_npz,
                                    replacing, shown, walk_files, write_arrays, write_json_atomic)
 from ..core.identity import differences
 from .figures import plot_decompositions, slot_colours
 from .model import SceneDecomposition
 from .posteriors import noise_from
+from .scene_files import write_scenes
+from .scenes import Scenes
 from .trained import model_file, open_model, refinements, weighing
 from .uncertainty import posterior_entropy
 
 # %% auto #0
 __all__ = ['PICTURE_SUFFIXES', 'window', 'read_picture', 'slot_arrays', 'save_slots', 'PictureResult', 'decompose_files',
-           'write_slots', 'plot_results', 'decompose_folder']
+           'write_slots', 'plot_results', 'decompose_folder', 'gather_pictures']
 
 # %% ../../nbs/40_objects/482_decompose.ipynb #8fbb3263
 def window(
@@ -303,3 +305,36 @@ def decompose_folder(
     "Decompose all pictures of a folder with `decompose_files`."
     pictures = _pictures(Path(folder).resolve(), Path(out).resolve())
     return decompose_files(pictures, out, model, **options)
+
+# %% ../../nbs/40_objects/482_decompose.ipynb #95d24b2a
+def gather_pictures(
+    folder: str | Path,        # pictures, also in folders below
+    path: str | Path,          # HDF5 file to write; replaced if it exists
+    size: tuple[int, int],     # height and width that the model will take, pixels
+    share: float = .05,        # of the pictures for validation, and as many for the test
+    seed: int = 0,             # of the division
+) -> dict[str, str]:           # picture -> why it was left out
+    "Write a folder of pictures as scenes without masks; their middle is cut out and resized."
+    if not Path(folder).is_dir(): raise DataError(f"{folder}: no such folder of pictures")
+    files, failures = walk_files(Path(folder), PICTURE_SUFFIXES), {}
+    between("share", share, 0, .5, "()"); shaped("size", np.array(size), 2, kind="int")
+    if len(files) < 3:
+        raise DataError(f"{folder}: expected three pictures or more, one for each part, got "
+                        f"{len(files)} ({', '.join(PICTURE_SUFFIXES)})")
+    order, n = np.random.default_rng(seed).permutation(len(files)), max(1, int(share * len(files)))
+    parts = dict(train=order[2 * n:], val=order[:n], test=order[n:2 * n])
+    write_scenes(path, {part: _gathered([files[k] for k in rows], tuple(size), failures)
+                        for part, rows in parts.items()})
+    return failures
+
+def _gathered(files: list, size: tuple[int, int], failures: dict) -> Iterator[Scenes]:
+    "Yield pictures as scenes of one entity, some at a time; note those that can't be read."
+    for start in range(0, len(files), 256):
+        images = []
+        for path in files[start:start + 256]:
+            try: images.append(read_picture(path, size, resize=True)[0].permute(1, 2, 0).numpy())
+            except DataError as error: failures[str(path)] = str(error)
+        n = len(images)
+        if n: yield Scenes(np.stack(images), np.ones((n, 1, *size), bool),
+                           np.zeros((n, 1, 0), np.float32), ())
+

@@ -13,6 +13,7 @@ from ..core.configuration import changed, placed
 from ..core.data import catalogue
 from ..core.expect import integer
 from ..core.files import DataError
+from ..core.settings import suite_file
 from ..core.trainer import load_weights, read_checkpoint
 from ..mcl.schedules import ramp
 from .config import ObjectsConfig, preset
@@ -23,7 +24,7 @@ from .system import ObjectsSystem
 from .weights import from_published, load_slot_model, save_slot_model
 
 # %% auto #0
-__all__ = ['configured', 'export_model', 'model_file', 'open_model', 'refinements', 'weighing']
+__all__ = ['configured', 'export_model', 'demo_slot_model', 'model_file', 'open_model', 'refinements', 'weighing']
 
 # %% ../../nbs/40_objects/445_trained.ipynb #6e2d1620
 def configured(
@@ -114,10 +115,15 @@ def _is_kept(path: Path, notes: dict) -> bool:
     except DataError: return False
 
 # %% ../../nbs/40_objects/445_trained.ipynb #d057a6b5
+def demo_slot_model() -> Path:     # a file for `open_model`
+    "Return the small model of two-piece scenes that comes with the package."
+    return suite_file("nbs/40_objects/checkpoints/micro.pt")
+
 def model_file(
-    path: str | Path,      # file, or folder of a training
+    path: str | Path,      # file, folder of a training, or "demo"
 ) -> Path:                 # of the model
     "Return the file of a model."
+    if str(path) == "demo" and not Path(path).exists(): return demo_slot_model()
     return Path(path) / "model.pt" if Path(path).is_dir() else Path(path)
 
 def open_model(

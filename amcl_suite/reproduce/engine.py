@@ -24,7 +24,7 @@ from .display import Lines, LiveTable, Silent, plural
 from .planning import expected_minutes
 
 # %% auto #0
-__all__ = ['LAG', 'Outcome', 'Live', 'Engine', 'make_task', 'run_all', 'count_workers', 'exit_status']
+__all__ = ['LAG', 'Outcome', 'Live', 'Engine', 'held_interrupt', 'make_task', 'run_all', 'count_workers', 'exit_status']
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #cf73bd58
 @dataclass
@@ -83,6 +83,18 @@ class Engine:
         "Return how long a run is expected to take."
         return self.expected.get(run.hash, run.minutes)
 
+# %% ../../nbs/80_reproduce/822_engine.ipynb #357a2a29
+@contextlib.contextmanager
+def held_interrupt():   # context manager
+    "Hold Ctrl-C back until the block has ended; a second one comes through."
+    came = []
+    def note(number, frame):
+        if came: raise KeyboardInterrupt
+        came.append(number)
+    with handling(signal.SIGINT, note), handling(signal.SIGTERM, note): yield
+    if came: raise KeyboardInterrupt
+
+
 # %% ../../nbs/80_reproduce/822_engine.ipynb #a53108f7
 @patch
 def run(self: Engine) -> list[Outcome]:   # one per run, in the order in which they ended
@@ -119,9 +131,10 @@ def _loop(self: Engine) -> None:
     "Take up what is already submitted, then submit, watch and settle until nothing is left."
     self._adopt()
     while self.queue or self.live or self.waiting:
-        self._settle()
-        self._look_at_waiting()
-        self._fill()
+        with held_interrupt():
+            self._settle()
+            self._look_at_waiting()
+            self._fill()
         self._display()
         if self.detach: return self._leave()
         if self.live or self.waiting: time.sleep(0.1)
