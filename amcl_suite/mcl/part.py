@@ -43,6 +43,9 @@ STYLES = {
         "deepensemble", "deepensembles", "ensembles", "de")),
     "mixture": Style("mixture density network", "#CC79A7", "d", names=(
         "mdn", "mixturedensitynetwork", "mixturedensity")),
+    "quantile": Style("quantile regression", "#117733", "D", names=(
+        "quantileregression", "conformalizedquantileregression", "cqr")),
+    "flow": Style("flow", "#44AA99", "v", "--", names=("flowmatching", "conditionalflow")),
     "optimum": Style("optimum", "#000000", "+", "--", names=(
         "optimal", "deterministicannealing", "da", "kmeans", "theory")),
     "paper": Style("paper", "#B3B3B3", "o", "--", names=("published", "reference", "pbp", "card")),
@@ -108,4 +111,4 @@ def data_sets() -> dict[str, Resource]:   # data sets by name
 FACE = Face("mcl", "Multiple choice learning", "10_mcl", STYLES, data_sets,
             claims="10_mcl/claims.yaml", traps="10_mcl/traps.yaml",
             jobs=("headline", "quick_start", "three_gaussians", "rate_distortion",
-                  "phase_transitions", "late_splits", "uci", "year"))
+                  "phase_transitions", "late_splits", "conformal", "conformal_demo", "uci", "year"))

@@ -58,4 +58,5 @@ def data_sets() -> dict[str, Resource]:   # data sets by name
 FACE = Face("separation", "Speech separation", "20_separation", data=data_sets,
             command="amcl_suite.separation.command_line:app",
             claims="20_separation/claims.yaml", traps="20_separation/traps.yaml",
-            jobs=("separation", "separation_complexity", "separation_demo", "separation_librimix"))
+            jobs=("separation", "separation_complexity", "separation_demo", "separation_head_start",
+                  "separation_head_start_demo", "separation_librimix"))
