@@ -11,6 +11,7 @@ from ..core.expect import between, one_of, shaped
 from .metrics import check_classification, example_metrics, finite_outputs
 from .objectives import check_shares, pooled_log_probabilities
 from ..mcl.assignment import wide
+from ..mcl.conformal import conformal_quantile
 
 # %% auto #0
 __all__ = ['TEMPERATURE_PLACES', 'SCORES', 'tempered_log_probabilities', 'fit_temperature', 'conformal_scores',
@@ -99,12 +100,9 @@ def conformal_threshold(
     score: str = "lac",       # "lac" or "aps"
 ) -> Tensor:                  # `(...)`; infinity where n is too small for alpha
     "Return the threshold of split conformal prediction."
-    between("alpha", alpha, 0, 1, "()")
     scores = conformal_scores(probabilities, score)
     targets = check_classification(scores[..., None, :], targets)[1]
-    own = scores.gather(-1, targets[..., None]).squeeze(-1).sort(-1).values
-    rank = math.ceil(round((own.shape[-1] + 1) * (1 - alpha), 9))
-    return own[..., rank - 1] if rank <= own.shape[-1] else torch.full_like(own[..., 0], torch.inf)
+    return conformal_quantile(scores.gather(-1, targets[..., None]).squeeze(-1), alpha)
 
 def conformal_sets(
     probabilities: Tensor,    # `(..., n, n_classes)`
