@@ -235,8 +235,9 @@ def first_of(page, query):
 # Once a guide to one's own grid and one to labelling are written, they come first by themselves.
 SEARCHES = [("my own data", r"00_start/own_table\.html"), ("install", r"00_start/install\.html"),
             ("pytorch lightning loss", r"00_start/own_loop\.html"), ("CPU only", r"00_start/install\.html"),
-            ("tempreature", r"00_start/quick_start\.html"), ("slurm", "00_start/"),
-            ("label my recordings", "00_start/|50_interactive/labelling"),
+            ("tempreature", r"00_start/quick_start\.html"), ("slurm", r"00_start/own_grid\.html"),
+            ("label my recordings", r"00_start/own_labels\.html"), ("room", r"00_start/own_room\.html"),
+            ("objects in my pictures", r"00_start/own_pictures\.html"),
             ("scikit-learn pipeline", r"00_start/own_ensemble\.html"),
             ("compare results", r"00_start/results\.html"), ("AnnealedLoss", "10_mcl/annealed_loss.html#annealedloss"),
             ("winner takes all", "10_mcl/assignment.html#winner-takes-all"), ("csv", r"00_start/own_table\.html")]
