@@ -1,5 +1,5 @@
 "Shared by all tests: where the data are, one thread, the marker `slow`, and how workers share them."
-import os
+import os, shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,23 @@ os.environ.setdefault("MPLBACKEND", "agg")
 SECONDS = "amcl/seconds"     # in pytest's cache: test -> seconds that it took last time
 # files whose tests share what is started or built once: the cluster, and the whole site
 GROUPS = {"test_slurm.py": "cluster", "test_site.py": "site", "test_docs.py": "site"}
+
+
+BROWSERS = "chromium", "chromium-browser", "google-chrome"
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+           "--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "Chromium without a window, one for the tests of a file; they are skipped where it isn't."
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
+    chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if not chromium: pytest.skip("no Chromium here (bash scripts/system.sh)")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=OPTIONS)
+        yield browser
+        browser.close()
 
 
 class Stopwatch:

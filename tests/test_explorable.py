@@ -1,5 +1,5 @@
 "The panel of the landing page: its rules are the package's, and hands, keys and fingers move it."
-import json, shutil
+import json
 
 import pytest
 import torch
@@ -7,20 +7,8 @@ from amcl_suite.mcl import assignment, explorable, schedules
 from amcl_suite.mcl.losses import squared_distance
 from amcl_suite.mcl.theory import critical_temperature
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here (bash scripts/system.sh)")
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 SHAPES = ((4, 6), (3, 3), (2, 5), (1, 4), (6, 4), (5, 3))           # n_targets, n_hyps
 PANEL = "document.querySelector('.amcl-explore').explorable"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -1,13 +1,6 @@
 "Keys press the buttons of a panel in a browser, and only while it has the focus."
-import shutil
-
 import pytest
 from amcl_suite.core.panels import key_script, link_button, panel_mark
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here (bash scripts/system.sh)")
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 
 
 class Classes:
@@ -23,14 +16,6 @@ def markup(mark, names):
     buttons = "".join(f'<button class="{one.name}" onclick="pressed.push(\'{mark}:{name}\')">{name}</button>'
                       for name, one in made.items())
     return f'<div class="{mark}">{buttons}<input class="field"></div>'
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

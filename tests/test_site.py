@@ -1,30 +1,16 @@
 "The site in a browser, opened from the disk: everything shows, sounds and moves, nobody is asked."
-import re, shutil
+import re
 
 import pytest
 from site_fixture import whole_site
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
-pytestmark = [pytest.mark.slow,
-              pytest.mark.skipif(not CHROMIUM, reason="no Chromium here (bash scripts/system.sh)")]
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-           "--disable-component-update", "--disable-sync"]
+pytestmark = pytest.mark.slow
 READ = ("index.html", "10_mcl/assignment.html", "00_start/quick_start.html", "api.html",
         "90_results/paper_vs_ours.html")
 
 
 @pytest.fixture(scope="module")
 def folder(): return whole_site()[0]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield browser
-        browser.close()
 
 
 class Visit:
