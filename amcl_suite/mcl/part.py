@@ -43,9 +43,9 @@ STYLES = {
         "deepensemble", "deepensembles", "ensembles", "de")),
     "mixture": Style("mixture density network", "#CC79A7", "d", names=(
         "mdn", "mixturedensitynetwork", "mixturedensity")),
-    "quantile": Style("quantile regression", "#117733", "D", names=(
+    "quantile": Style("quantile regression", "#009E73", "s", "-.", names=(
         "quantileregression", "conformalizedquantileregression", "cqr")),
-    "flow": Style("flow", "#44AA99", "v", "--", names=("flowmatching", "conditionalflow")),
+    "flow": Style("flow", "#E69F00", "v", "--", names=("flowmatching", "conditionalflow")),
     "optimum": Style("optimum", "#000000", "+", "--", names=(
         "optimal", "deterministicannealing", "da", "kmeans", "theory")),
     "paper": Style("paper", "#B3B3B3", "o", "--", names=("published", "reference", "pbp", "card")),
