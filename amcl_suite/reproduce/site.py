@@ -102,8 +102,9 @@ def _figure(content: bytes, form: str, found: dict, names: dict[str, str]) -> st
     source = f"data:{form};base64,{base64.b64encode(content).decode()}"
     label, caption = found.get("label", ""), found.get("fig-cap", "")
     alt = (found.get("fig-alt") or caption).replace('"', "'")
-    if label not in names: return f'![{caption}]({source}){{alt="{alt}"}}'
-    return f'![{names[label]}: {caption}]({source}){{#{label} alt="{alt}"}}'
+    size = "".join(f" {side}={found[side]}" for side in ("width", "height") if side in found)
+    if label not in names: return f'![{caption}]({source}){{alt="{alt}"{size}}}'
+    return f'![{names[label]}: {caption}]({source}){{#{label} alt="{alt}"{size}}}'
 
 # %% ../../nbs/80_reproduce/840_site.ipynb #4ba6a493
 def _captioned(part: str, cell: Cell, names: dict[str, str], text: Callable) -> str:
