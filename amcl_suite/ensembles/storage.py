@@ -104,7 +104,7 @@ def predictions_file(
     return folder / f"preds_{split}_seed{seed}_beta{beta:g}.npz"
 
 def save_predictions(
-    path: str | Path,      # .npz file, written whole or not at all
+    path: str | Path,      # .npz file, never left half written
     logits: Tensor,        # `(n, n_members, n_classes)`
     labels: Tensor,        # `(n,)`
 ) -> None:
@@ -155,7 +155,7 @@ def write_reference_json(
     path: str | Path,             # file to write, ends in `.json`; the `.npz` gets the same name
     stored: StoredPredictions,    # from `stored_predictions`
 ) -> Path:                        # the path of the JSON file
-    "Write predictions in the schema of the released analysis, and as `.npz`; whole or not at all."
+    "Write predictions in the schema of the released analysis, and as `.npz`, no file half."
     path = Path(path)
     if path.suffix != ".json":
         raise ValueError(f"path: expected a name ending in .json, got {path.name!r}")

@@ -27,7 +27,7 @@ def save_slot_model(
     model: nn.Module,    # of `make_model`; may be wrapped by `torch.compile` or parallel training
     **metadata,          # plain values to keep: data set, step, range of the latents, ...
 ) -> Path:               # the path
-    "Write configuration, weights and notes, whole or not at all."
+    "Write configuration, weights and notes; no file is left half written."
     for wrapper in ("_orig_mod", "module"): model = getattr(model, wrapper, model)
     if not isinstance(model, tuple(MODELS.values())):
         raise ValueError(f"model: expected a model of slots, got {type(model).__name__}")
@@ -74,7 +74,7 @@ def _fill(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> Non
 def load_slot_model(
     path: str | Path,                     # file of `save_slot_model`
     device: str | torch.device = "cpu",   # where the model will live
-    config: SlotModelConfig | None = None,    # refuse any other; None: take the file's
+    config: SlotModelConfig | None = None,    # any other is an error; None: the file's
 ) -> nn.Module:                           # in evaluation mode; its notes are in `.metadata`
     "Read a model, running no code from the file; `DataError` where that fails."
     content = _content(path)

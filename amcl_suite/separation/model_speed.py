@@ -24,7 +24,7 @@ __all__ = ['BorrowedPass', 'step_ratio', 'recurrent_share', 'half_precision_rati
 
 # %% ../../nbs/20_separation/292_model_speed.ipynb #6c84ec92
 class BorrowedPass(nn.Module):
-    "asteroid's own pass over the weights of a separator: oracle and yardstick."
+    "asteroid's own pass over the weights of a separator: the yardstick."
     def __init__(self,
         model: Separator,   # with a `late` head; its weights are shared, not copied
     ):
