@@ -158,7 +158,7 @@ def _sweep_table(console, settings: dict, tag: str, out: Path, resume: bool, smo
     print_line(console, f"results: {folder}")
 
 def _claim(folder: Path, config, resume: bool) -> None:
-    "Make a folder belong to a sweep: refuse one of another, or empty it without `resume`."
+    "Make a folder belong to a sweep; one of another is an error, or emptied without `resume`."
     file = folder / "config.json"
     if resume and file.is_file() and any(folder.glob("seeds-*.pt")):   # else nothing was trained
         check_same(read_json(file), config, folder, ("device", "path"),
