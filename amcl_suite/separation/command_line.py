@@ -195,7 +195,8 @@ def train(
 ) -> None:
     "Train a separator, or go on with one; writes separator.pt into the folder of the run."
     check_installed("separation", "soundfile", *_NETWORKS)
-    from amcl_suite.separation.experiments import SeparationConfig, prepare_corpus, train_separator
+    from amcl_suite.separation.configurations import SeparationConfig
+    from amcl_suite.separation.experiments import prepare_corpus, train_separator
     console, made = open_console(), parse_sizes(sizes)
     changes = _changes(speakers, n_hyps, values, objective=objective, backbone=backbone,
                        n_epochs=epochs, seed=seed, n_devices=devices, precision=precision)
