@@ -95,7 +95,7 @@ def _train(
     settings = gather_settings(config or (), values or (), device=device and pick_device(device),
                                aggregation=aggregation, member_scale=member_scale)
     if experiment == "imagenet" and smoke and "path" not in settings:
-        from amcl_suite.ensembles.imagenet import make_tiny_imagenet
+        from amcl_suite.ensembles.imagenet_index import make_tiny_imagenet
         settings["path"] = str(make_tiny_imagenet(Path(out) / "tiny-imagenet"))
     where = tag or experiment, out, resume, smoke
     if experiment == "sweep" and (settings.get("dataset") in TABULAR_NAMES

@@ -70,19 +70,21 @@ class _JointEnsemble(BaseEstimator):
         inputs = torch.from_numpy(self.input_standards_.apply(X))[None]
         with torch.no_grad(): return self.model_(inputs.to(self.model_.layers[0].device)).cpu()
 
-    def _rows(self, X, y, sample_weight, **options):
-        "Return checked inputs, targets and example weights > 0 with mean 1."
-        _check_parameters(self)
-        X, y = validate_data(self, X, y, dtype=np.float64, **options)
-        if sample_weight is None: return X, y, np.ones(len(X))
-        weights = check_array(sample_weight, ensure_2d=False, dtype=np.float64,
-                              input_name="sample_weight")
-        like("sample_weight", weights, (len(X),), "one per row")
-        between("sample_weight", weights.min(), 0)
-        if weights.max() == 0:
-            raise ValueError("sample_weight: expected some above 0, all are zero")
-        kept = weights > 0
-        return X[kept], y[kept], weights[kept] / weights[kept].mean()
+# %% ../../nbs/30_ensembles/382_estimators.ipynb #434c8773
+@patch
+def _rows(self: _JointEnsemble, X, y, sample_weight, **options):
+    "Return checked inputs, targets and example weights > 0 with mean 1."
+    _check_parameters(self)
+    X, y = validate_data(self, X, y, dtype=np.float64, **options)
+    if sample_weight is None: return X, y, np.ones(len(X))
+    weights = check_array(sample_weight, ensure_2d=False, dtype=np.float64,
+                          input_name="sample_weight")
+    like("sample_weight", weights, (len(X),), "one per row")
+    between("sample_weight", weights.min(), 0)
+    if weights.max() == 0:
+        raise ValueError("sample_weight: expected some above 0, all are zero")
+    kept = weights > 0
+    return X[kept], y[kept], weights[kept] / weights[kept].mean()
 
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #0c566304
 @patch
