@@ -13,7 +13,8 @@ from fastcore.basics import patch
 from ..core.environment import gpus, n_cores
 from ..core.files import OutputError, output_errors
 from .forks import Forked, ForkServer, forks_wanted, survey
-from .jobs import JobError, PlannedRun, slurm_options
+from .jobs import PlannedRun, slurm_options
+from .places import JobError
 from .worker import Task, Worker, end_processes
 
 # %% auto #0

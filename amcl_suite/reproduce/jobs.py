@@ -4,28 +4,25 @@
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #49218b9c
 from __future__ import annotations
-import ast, functools, itertools, json, os, re, string
+import functools, itertools, json, os, re, string
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional, Union
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from ..core.expect import did_you_mean, nearest, one_of
+from typing import Annotated, Any, Optional, Union
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ..core.expect import did_you_mean, one_of
 from ..core.identity import digest
-from ..core.parts import parts
 from ..core.settings import runs_dir, setting, suite_root
-from .code import code_hashes, line_comments, read_cells
+from .code import code_hashes
+from .parameters import check_parameters, notebook_parameters
+from .places import JobError, JobPlace, find_job, home_of, inside_project
 
 # %% auto #0
-__all__ = ['Minutes', 'Values', 'MAX_RUNS', 'JobError', 'Needs', 'SlurmOptions', 'RunEntry', 'JobFile', 'read_job_file',
-           'Parameter', 'notebook_parameters', 'check_parameters', 'inside_project', 'JobPlace', 'PlannedRun', 'Job',
-           'jobs_dir', 'job_files', 'job_names', 'find_job', 'load_job', 'home_of', 'load_jobs', 'data_checksum',
-           'content_hash', 'select_runs', 'is_meant', 'with_needs', 'slurm_options']
+__all__ = ['Minutes', 'Values', 'MAX_RUNS', 'Needs', 'SlurmOptions', 'RunEntry', 'JobFile', 'read_job_file', 'PlannedRun', 'Job',
+           'load_job', 'load_jobs', 'data_checksum', 'content_hash', 'select_runs', 'is_meant', 'with_needs',
+           'slurm_options']
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #774812d5
-class JobError(ValueError):
-    "A job file or a selection that can't be run; the message names the place and the remedy."
-
 Minutes = Annotated[float, Field(gt=0)]
 Values = Annotated[list[Any], Field(min_length=1)]
 
@@ -107,140 +104,6 @@ def read_job_file(
     except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
         raise JobError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
 
-# %% ../../nbs/80_reproduce/810_jobs.ipynb #65ea5f33
-@dataclass(frozen=True)
-class Parameter:
-    "One parameter of a notebook, as its `parameters` cell declares it."
-    name: str      # variable name
-    type: str      # annotation, such as "int"; "" if there is none
-    default: Any   # literal value
-    help: str      # the comment beside it
-
-# %% ../../nbs/80_reproduce/810_jobs.ipynb #3b30cec1
-def notebook_parameters(
-    path: str | Path,          # an experiment notebook
-) -> dict[str, Parameter]:     # its parameters by name
-    "Return what a notebook's `parameters` cell declares; `JobError` if it breaks the rules for it."
-    try: cells = [cell.source for cell in read_cells(path) if "parameters" in cell.tags]
-    except ValueError as error: raise JobError(str(error)) from None
-    if len(cells) != 1:
-        raise JobError(f"{path}: expected one cell tagged parameters, found {len(cells)}")
-    return dict(_declared(cells[0], str(path)))
-
-@functools.cache
-def _declared(source: str, path: str) -> dict[str, Parameter]:
-    "Return what a `parameters` cell declares."
-    try: tree, comments = ast.parse(source).body, line_comments(source)
-    except SyntaxError as error:
-        raise JobError(f"{path}: parameters cell: {error}; only NAME: TYPE = LITERAL") from None
-    found = {}
-    for node in tree:
-        target = getattr(node, "target", None) or getattr(node, "targets", [None])[0]
-        try: value = ast.literal_eval(node.value)
-        except (AttributeError, TypeError, ValueError): target = None
-        if not isinstance(target, ast.Name):
-            raise JobError(f"{path}: parameters cell, line {node.lineno}: "
-                           f"expected NAME: TYPE = LITERAL")
-        kind = ast.unparse(node.annotation) if isinstance(node, ast.AnnAssign) else ""
-        found[target.id] = Parameter(target.id, kind, value, comments.get(node.end_lineno, ""))
-    return found
-
-# %% ../../nbs/80_reproduce/810_jobs.ipynb #a9e37e56
-_TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict,
-          "None": None, "Literal": Literal, "Optional": Optional, "Union": Union, "Any": Any}
-
-@functools.cache
-def _adapter(annotation: str) -> TypeAdapter | None:
-    "Return a strict checker for an annotation; None where it names other types."
-    tree = ast.parse(annotation, mode="eval")
-    allowed = (ast.Expression, ast.Name, ast.Load, ast.Subscript, ast.Tuple, ast.Constant,
-               ast.BinOp, ast.BitOr)
-    names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
-    if not all(isinstance(n, allowed) for n in ast.walk(tree)) or names - set(_TYPES): return None
-    code = compile(tree, "annotation", "eval")
-    strict = ConfigDict(strict=True)
-    try: return TypeAdapter(eval(code, {"__builtins__": {}}, _TYPES), config=strict)
-    except Exception: raise JobError(f"{annotation!r} is no type of a parameter") from None
-
-def _number_as_text(value: object) -> bool:
-    "Tell whether `value` is text that Python would read as a number."
-    try: return isinstance(value, str) and float(value) is not None
-    except ValueError: return False
-
-# %% ../../nbs/80_reproduce/810_jobs.ipynb #e70a91fd
-MAX_VALUES = 100_000   # more numbers and texts in one parameter belong into a file
-
-def _no_plain_data(value: object) -> str:
-    "Return why a value can't be a parameter; \"\" if it can."
-    todo, count = [value], 0
-    while todo:
-        one, count = todo.pop(), count + 1
-        if count > MAX_VALUES: return f"more than {MAX_VALUES} values; put them into a file"
-        if isinstance(one, dict):
-            if any(not isinstance(key, str) for key in one): return "keys must be texts; quote them"
-            todo += one.values()
-        elif isinstance(one, list): todo += one
-        elif isinstance(one, str):
-            if re.search("[\x00\ud800-\udfff]", one): return f"{one!r} holds what no file can hold"
-        elif not isinstance(one, (int, float, type(None))):
-            return f"{one!r} ({type(one).__name__}) can't be a parameter; quote it"
-    return ""
-
-# %% ../../nbs/80_reproduce/810_jobs.ipynb #323df3c6
-def check_parameters(
-    parameters: dict[str, Any],        # values to pass
-    declared: dict[str, Parameter],    # from `notebook_parameters`
-    where: str,                        # place named by errors
-) -> None:
-    "Raise `JobError` for an unknown parameter or a value of the wrong type."
-    for name, value in parameters.items():
-        if name not in declared:
-            hint = did_you_mean(name, declared, ", ") or "."
-            raise JobError(f"{where}: unknown parameter {name!r}{hint} "
-                           f"Known: {', '.join(declared)}")
-        if fault := _no_plain_data(value): raise JobError(f"{where}: {name}: {fault}")
-        kind = declared[name].type or type(declared[name].default).__name__
-        try: (_adapter(kind) or TypeAdapter(Any)).validate_python(value)
-        except JobError as error: raise JobError(f"{where}: {name}: {error}") from None
-        except ValidationError:
-            hint = "; YAML reads 1e-3 as text, write 1.0e-3" if _number_as_text(value) else ""
-            raise JobError(f"{where}: {name}: expected {kind}, got {value!r} "
-                           f"({type(value).__name__}){hint}") from None
-
-# %% ../../nbs/80_reproduce/810_jobs.ipynb #f1bb717c
-def inside_project(
-    path: str,                 # as written in a job file
-    where: str,                # place named by errors
-    root: Path | None = None,  # project; None: the suite's
-) -> Path:                     # absolute path
-    "Return the absolute path of `path` below the project root; `JobError` if it leads out of it."
-    root = root or suite_root()
-    full = (root / Path(path).expanduser()).resolve()
-    if full.is_relative_to(root): return full
-    raise JobError(f"{where}: {path!r} leads out of the project folder {root}")
-
-def _check_values(parameters: dict[str, Any], where: str, own: bool = False) -> None:
-    "Raise `JobError` for what the runner sets itself, or a path that leads out of the project."
-    if "out_dir" in parameters:
-        raise JobError(f"{where}: out_dir is set by the runner; move results with AMCL_RUNS_PATH")
-    if parameters.get("records", "") != "":
-        raise JobError(f"{where}: records: a job runs and shows no stored records; leave it out")
-    for name, value in () if own else parameters.items():
-        if not isinstance(value, str): continue
-        if value.startswith(("/", "~")) or ".." in Path(value).parts:
-            inside_project(value, f"{where}: {name}")
-
-# %% ../../nbs/80_reproduce/810_jobs.ipynb #2859f585
-@dataclass(frozen=True)
-class JobPlace:
-    "Where a job and its notebooks lie, and where its runs go."
-    name: str     # of the job: the file's name without ending
-    word: str     # by which it is called: its name, or the path of its file
-    file: Path    # the job file
-    root: Path    # folder that paths in it count from; notebooks run there
-    runs: Path    # folder of the records
-    own: bool     # not one of the suite
-
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #717490e6
 @dataclass(frozen=True)
 class PlannedRun:
@@ -276,6 +139,18 @@ class Job:
     title: str                    # one line
     description: str              # what it reproduces
     runs: tuple[PlannedRun, ...]  # in the order of the file
+
+# %% ../../nbs/80_reproduce/810_jobs.ipynb #f1bb717c
+def _check_values(parameters: dict[str, Any], where: str, own: bool = False) -> None:
+    "Raise `JobError` for what the runner sets itself, or a path that leads out of the project."
+    if "out_dir" in parameters:
+        raise JobError(f"{where}: out_dir is set by the runner; move results with AMCL_RUNS_PATH")
+    if parameters.get("records", "") != "":
+        raise JobError(f"{where}: records: a job runs and shows no stored records; leave it out")
+    for name, value in () if own else parameters.items():
+        if not isinstance(value, str): continue
+        if value.startswith(("/", "~")) or ".." in Path(value).parts:
+            inside_project(value, f"{where}: {name}")
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #d084d9a3
 MAX_RUNS = 20_000   # more runs in one job is a slip in a grid, not a plan
@@ -341,58 +216,7 @@ def _planned(place, entry, path, values, declared, where) -> PlannedRun:
     return PlannedRun(place.name, name, notebook, values, minutes, needs, data, tuple(entry.grid),
                       place=place, sets=sets)
 
-# %% ../../nbs/80_reproduce/810_jobs.ipynb #e4e8e716
-def jobs_dir() -> Path:  # absolute folder
-    "Return the folder of the suite's job files, in the checkout or in the package."
-    return suite_root() / "scripts" / "jobs"
-
-def job_files() -> dict[str, Path]:  # name -> file, sorted
-    "Return the jobs that can be called by name: the suite's, and those that further parts bring."
-    brought = (Path(job) for face in parts().values() for job in face.jobs)
-    return dict(sorted({path.stem: path for path in (
-        *(path for path in brought if path.is_absolute()), *jobs_dir().glob("*.yaml"))}.items()))
-
-def job_names() -> list[str]:  # sorted
-    "Return the names of all jobs that can be called by name."
-    return list(job_files())
-
-def find_job(
-    job: str,      # name of a job, or path of a job file
-) -> JobPlace:     # where it lies, and where its runs go
-    "Return where a job is; `JobError` naming the nearest one if there is none."
-    known, path = job_files(), Path(os.path.abspath(Path(job).expanduser()))
-    if not _is_path(job):
-        if job not in known: raise JobError(_no_such_job(job, known))
-        path = known[job]
-    suite = path.parent.resolve() == jobs_dir().resolve()
-    named = suite or path in known.values()
-    if not path.is_file(): raise JobError(_no_such_file(job, path, known))
-    root, runs = (suite_root() if suite else path.parent), runs_dir(None if named else path.parent)
-    if not named and path.stem in known and runs == runs_dir():
-        raise JobError(f"{job}: {path.stem!r} is a job of the suite, and their runs would go to "
-                       f"one folder; rename the file")
-    return JobPlace(path.stem, path.stem if named else job, path, root, runs, not suite)
-
-# %% ../../nbs/80_reproduce/810_jobs.ipynb #2ec0fd93
-def _is_path(job: str) -> bool:
-    "Tell whether a word is the path of a job file and not the name of a job."
-    return Path(job).name != job or Path(job).suffix in (".yaml", ".yml")
-
-def _no_such_job(job: str, known: Iterable[str]) -> str:
-    "Return why there is no job of this name, and which one may be meant."
-    here = [p.name for p in (Path(f"{job}.yaml"), Path(f"{job}.yml")) if p.is_file()]
-    hint = f", did you mean the file {here[0]}?" if here else did_you_mean(job, known, ", ")
-    return (f"unknown job {job!r}{hint or '.'} Known: {', '.join(known) or 'none'} (files in "
-            f"{jobs_dir()}). A job of one's own is called by its path, such as ./my.yaml")
-
-def _no_such_file(job: str, path: Path, known: Iterable[str]) -> str:
-    "Return why a path is no job file, and which one may be meant."
-    if path.is_dir(): return f"{job}: is a folder; name the job file in it, such as {job}/job.yaml"
-    there = {p.stem: p for p in path.parent.glob("*.y*ml")}
-    hint = f"; did you mean {there[near]}?" if (near := nearest(path.stem, there)) else ""
-    named = did_you_mean(path.stem, known, "; for a job of the suite, ")
-    return f"{job}: there is no such file{hint or named or '; `amcl init FOLDER` makes one'}"
-
+# %% ../../nbs/80_reproduce/810_jobs.ipynb #ff344e70
 def load_job(
     job: str,    # name of a job, or path of a job file
 ) -> Job:        # expanded and checked
@@ -414,16 +238,6 @@ def load_job(
     return Job(place.name, file.title, file.description, tuple(runs))
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #feb73b49
-def home_of(
-    planned: Iterable,   # runs, or places of jobs
-) -> Path:               # folder of all their runs; that of the suite's jobs if there are none
-    "Return the folder that runs share; `JobError` if there are several."
-    homes = {one.runs for one in planned}
-    if len(homes) < 2: return next(iter(homes), None) or runs_dir()
-    raise JobError(f"these jobs keep their runs in different folders "
-                   f"({', '.join(sorted(map(str, homes)))}): call them one after the other, or "
-                   f"set AMCL_RUNS_PATH")
-
 def load_jobs(
     jobs: Iterable[str],   # names and paths
 ) -> list[Job]:            # each once
