@@ -15,7 +15,8 @@ from ..core.files import OutputError, output_errors
 from .forks import Forked, ForkServer, forks_wanted, survey
 from .jobs import PlannedRun, slurm_options
 from .places import JobError
-from .worker import Task, Worker, end_processes
+from .limits import end_processes
+from .worker import Task, Worker
 
 # %% auto #0
 __all__ = ['LIMITS', 'MAX_ARRAY', 'WAITING', 'AT_WORK', 'visible_gpus', 'n_workers', 'n_threads', 'deal_gpus', 'check_gpus',

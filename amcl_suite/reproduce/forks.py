@@ -12,7 +12,8 @@ from ..core.files import output_errors
 from ..core.late import postpone_compiler
 from ..core.settings import setting
 from .code import imported_names, read_cells
-from .worker import Task, Worker, import_papermill, thread_variables
+from .limits import import_papermill, thread_variables
+from .worker import Task, Worker
 
 # %% auto #0
 __all__ = ['is_library', 'preload', 'wants_own_start', 'forks_wanted', 'survey', 'unfit', 'reseed', 'Copy', 'SpareKernel',

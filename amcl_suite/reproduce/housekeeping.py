@@ -13,7 +13,8 @@ from ..core.locks import is_locked, link_on_the_way, run_folders
 from ..core.settings import runs_dir
 from .jobs import PlannedRun
 from .places import JobError
-from .worker import end_processes, standing, temporary_files
+from .limits import end_processes
+from .worker import standing, temporary_files
 from .executors import cancel_slurm, slurm_states
 from .submissions import read_submission, remove_logs, stale_logs
 
