@@ -447,7 +447,7 @@ def test_small_doctor_names_what_is_wrong_with_slurm(tmp_path, monkeypatch, scri
     (tmp_path / "sbatch").write_text(script)
     (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr("amcl_suite.reproduce.executors.squeue", lambda: answers)
+    monkeypatch.setattr("amcl_suite.reproduce.slurm.squeue", lambda: answers)
     assert cli._slurm_version().startswith(said) and not cli._slurm_version().startswith(",")
 
 

@@ -292,7 +292,7 @@ def _link_lines(home: Path, places: list) -> list[str]:
 def _slurm_if_needed(home: Path) -> dict | None:
     "Return what Slurm says of its jobs, if any run was submitted to it; None: it doesn't answer."
     from amcl_suite.reproduce.submissions import read_submission
-    from amcl_suite.reproduce.executors import slurm_states
+    from amcl_suite.reproduce.slurm import slurm_states
     notes = (read_submission(folder) for folder in run_folders(home)[0])
     return slurm_states() if any(note.get("where") == "slurm" for note in notes) else {}
 
@@ -503,7 +503,7 @@ def _examine() -> list[tuple[str, str, str]]:
 
 def _slurm_version() -> str:
     "Return the version of Slurm and whether its controller answers."
-    from amcl_suite.reproduce.executors import squeue
+    from amcl_suite.reproduce.slurm import squeue
     if not shutil.which("sbatch"): return "none (not needed)"
     try: told = subprocess.run(["sbatch", "--version"], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.SubprocessError): told = None

@@ -16,9 +16,10 @@ from ..core.tables import format_seconds
 from .jobs import PlannedRun, data_checksum
 from .places import JobError, home_of
 from .worker import Standing, Task, standing
+from .slurm import ending, slurm_states
 from .executors import (Handle, LocalExecutor, SlurmExecutor, check_gpus,
-                                            ending, handling, n_workers, slurm_states,
-                                            visible_gpus, without_interrupt)
+                                            handling, n_workers, visible_gpus,
+                                            without_interrupt)
 from .submissions import (keep_log, note_submission, read_submission,
                                               remove_logs, remove_stale_logs, submission_fault)
 from .display import Lines, LiveTable, Silent, plural

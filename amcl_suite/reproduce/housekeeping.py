@@ -15,7 +15,7 @@ from .jobs import PlannedRun
 from .places import JobError
 from .limits import end_processes
 from .worker import standing, temporary_files
-from .executors import cancel_slurm, slurm_states
+from .slurm import cancel_slurm, slurm_states
 from .submissions import read_submission, remove_logs, stale_logs
 
 # %% auto #0

@@ -12,15 +12,14 @@ from typing import Annotated, Any, Optional, Union
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..core.expect import did_you_mean, one_of
 from ..core.identity import digest
-from ..core.settings import runs_dir, setting, suite_root
+from ..core.settings import runs_dir, suite_root
 from .code import code_hashes
 from .parameters import check_parameters, notebook_parameters
 from .places import JobError, JobPlace, find_job, home_of, inside_project
 
 # %% auto #0
 __all__ = ['Minutes', 'Values', 'MAX_RUNS', 'Needs', 'SlurmOptions', 'RunEntry', 'JobFile', 'read_job_file', 'PlannedRun', 'Job',
-           'load_job', 'load_jobs', 'data_checksum', 'content_hash', 'select_runs', 'is_meant', 'with_needs',
-           'slurm_options']
+           'load_job', 'load_jobs', 'data_checksum', 'content_hash', 'select_runs', 'is_meant', 'with_needs']
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #774812d5
 Minutes = Annotated[float, Field(gt=0)]
@@ -309,12 +308,3 @@ def with_needs(
     changes = {k: v for k, v in changes.items() if v is not None}
     try: return [replace(r, needs=Needs(**(r.needs.model_dump() | changes))) for r in runs]
     except ValidationError as error: raise JobError(_explain(error)) from None
-
-def slurm_options(
-    run: PlannedRun,    # a planned run
-    **options,          # fields of `SlurmOptions` that override; "" or None changes nothing
-) -> SlurmOptions:      # what to ask of Slurm
-    "Return Slurm options from settings, job file and call, the later ones first."
-    return SlurmOptions(**{
-        name: options.get(name) or getattr(run.slurm, name) or setting(f"slurm_{name}")
-        for name in SlurmOptions.model_fields})

@@ -11,7 +11,8 @@ from ..core.locks import LOCK_NAME, is_locked, link_on_the_way, run_folders
 from ..core.records import read_dict
 from ..core.settings import runs_dir
 from .jobs import PlannedRun
-from .executors import Handle, slurm_states, submission_paths
+from .slurm import slurm_states
+from .executors import Handle, submission_paths
 
 # %% auto #0
 __all__ = ['note_submission', 'read_submission', 'submission_fault', 'keep_log', 'remove_logs', 'stale_logs', 'remove_stale_logs']
