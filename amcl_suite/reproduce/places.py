@@ -4,9 +4,9 @@
 
 # %% ../../nbs/80_reproduce/807_places.ipynb #028add42
 from __future__ import annotations
-import os
+import os, time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from ..core.expect import did_you_mean, nearest
 from ..core.parts import parts
@@ -28,6 +28,7 @@ class JobPlace:
     root: Path    # folder that paths in it count from; notebooks run there
     runs: Path    # folder of the records
     own: bool     # not one of the suite
+    found: int = field(default_factory=time.monotonic_ns, repr=False, compare=False)  # when, in ns
 
 # %% ../../nbs/80_reproduce/807_places.ipynb #e4e8e716
 def jobs_dir() -> Path:  # absolute folder
