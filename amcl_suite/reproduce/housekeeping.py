@@ -111,9 +111,9 @@ def remove(
         return not path.exists()
     if leftover.kind == "temporary": return _remove_temporary(path, leftover.home)
     lock = FileLock(path / "run.lock")
-    try: lock.acquire(timeout=0)
+    try: held = lock.acquire(timeout=0)
     except (Timeout, OSError): return False
-    with lock, output_errors(path): os.replace(path, aside)
+    with held, output_errors(path): os.replace(path, aside)
     shutil.rmtree(aside, ignore_errors=True)
     if aside.exists(): raise OutputError(f"can't remove all of {path}; what is left is in {aside}")
     with contextlib.suppress(OSError): path.parent.rmdir()             # of a job without runs

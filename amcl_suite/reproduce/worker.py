@@ -70,9 +70,9 @@ def execute(
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "run.lock")
-        try: lock.acquire(timeout=1, poll_interval=0.05)  # a second, since others may be probing it
+        try: held = lock.acquire(timeout=1, poll_interval=0.05)    # others may be probing it
         except Timeout: return "held"
-    with lock:
+    with held:
         before = _record_of(folder, task.about["hash"])
         anew = task.force and before.get("token") != task.token
         if not anew and before.get("state") == "finished": return "skipped"
