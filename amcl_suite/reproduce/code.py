@@ -236,7 +236,7 @@ def imported_modules(
 @functools.cache
 def code_hashes(
     notebook: str,         # path of a notebook
-    stamp: int,            # its time of change, so that a changed one is read again
+    stamp: object,         # another one, if it or a module beside it may have changed
     beside: str = "",      # as for `imported_modules`
 ) -> dict[str, str]:       # "notebook", and dotted names of modules -> fingerprint
     "Return the fingerprints of a notebook and of what it imports."

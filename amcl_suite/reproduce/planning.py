@@ -40,6 +40,7 @@ def prepare_data(
     data_checksum.cache_clear()
     return missing
 
+# %% ../../nbs/80_reproduce/820_planning.ipynb #ee5f5e10
 def with_fallbacks(
     runs: list[PlannedRun],   # planned runs
     missing: list[str],       # data sets that can't be had, from `prepare_data`
@@ -75,6 +76,7 @@ def expected_minutes(
     before = {key: earlier_minutes(*key) for key in {(r.job, r.runs) for r in runs}}
     return {r.hash: before[r.job, r.runs].get(r.name, r.minutes) for r in runs}
 
+# %% ../../nbs/80_reproduce/820_planning.ipynb #fe374afa
 @dataclass(frozen=True)
 class Estimate:
     "What is still to do, and what it will cost."
