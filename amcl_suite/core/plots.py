@@ -51,6 +51,7 @@ def use_style(
         shell.display_formatter.formatters["image/png"].for_type(
             Figure, lambda figure: _stored_png(figure, max_stored))
 
+# %% ../../nbs/70_core/732_plots.ipynb #de260384
 def _stored_png(fig, max_bytes: int) -> tuple[bytes, dict]:
     "Return a figure as palette PNG, and the size in pixels at which a page shows it."
     for dpi, n_colours in ((200, 128), (200, 64), (150, 64), (100, 128)):   # dots per inch
