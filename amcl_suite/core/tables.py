@@ -264,10 +264,11 @@ def _grid(rows: list[dict], index: str, columns: str) -> dict[tuple[str, str], d
     for row in rows:
         key = (str(row[index]), str(row[columns]))
         if key in grid:
-            differ = [k for k, v in row.items() if k not in _FOUND and str(v) != str(grid[key].get(k))]
-            raise ValueError(f"rows: two rows for {index} {key[0]!r} and {columns} {key[1]!r}; they "
-                             f"differ in {', '.join(differ) or 'nothing'}: choose one of these as "
-                             "index, or one value of each")
+            differ = [name for name, value in row.items()
+                      if name not in _FOUND and str(value) != str(grid[key].get(name))]
+            raise ValueError(f"rows: two rows for {index} {key[0]!r} and {columns} {key[1]!r}; "
+                             f"they differ in {', '.join(differ) or 'nothing'}: choose one of these "
+                             "as index, or one value of each")
         grid[key] = row
     return grid
 
