@@ -267,7 +267,7 @@ def _grid(rows: list[dict], index: str, columns: str) -> dict[tuple[str, str], d
             differ = [name for name, value in row.items()
                       if name not in _FOUND and str(value) != str(grid[key].get(name))]
             raise ValueError(f"rows: two rows for {index} {key[0]!r} and {columns} {key[1]!r}; "
-                             f"they differ in {', '.join(differ) or 'nothing'}: choose one of these "
+                             f"they differ in {', '.join(differ) or 'nothing'}: choose one of them "
                              "as index, or one value of each")
         grid[key] = row
     return grid

@@ -348,7 +348,7 @@ def _chosen(console, checkpoint: Path | None, precision: str, where: str) -> Pat
     if checkpoint is None:
         checkpoint = demo_separator()
         print_line(console, "note: without --checkpoint a small demo separates; it learned from a "
-                            "speech synthesiser and does little for people's voices: train on such")
+                            "speech synthesiser and gains nothing on people's voices")
     if precision == "bf16" and not has_bfloat16(where):
         print_line(console, f"note: this {where} has no bfloat16 of its own; 32 is quicker")
     return checkpoint
