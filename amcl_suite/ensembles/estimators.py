@@ -273,7 +273,7 @@ def _answers(self: JointEnsembleClassifier, X, y) -> tuple[Tensor, Tensor]:
 def _answers(self: JointEnsembleRegressor, X, y) -> tuple[Tensor, Tensor]:
     "Return predictions `(n_rows, n_members)` and targets."
     return (torch.from_numpy(self.predict_members(X)),
-            torch.from_numpy(column_or_1d(y, dtype=np.float64)))
+            torch.tensor(column_or_1d(y, dtype=np.float64)))    # pandas lends its own, read-only
 
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #8a4c3879
 @patch

@@ -111,7 +111,16 @@ def gather(
     failures = gather_pictures(source, out, (sides[0], sides[-1]))
     for why in failures.values(): print_line(console, f"left out: {why}")
     print_line(console, f"scenes: {out}")
-    print_line(console, f"next: amcl objects train half --data {out} --out run")
+    print_line(console, f"next: amcl objects train {_fitting(*sides)} --data {out} --out run")
+
+def _fitting(height: int, width: int | None = None) -> str:
+    "Return the preset for pictures of a size, or how to make one fit."
+    from amcl_suite.objects.config import preset
+    sides = height, width or height
+    for name in ("micro", "half", "multi_dsprites", "clevr6", "clevr10"):      # by size
+        model = preset(name).model
+        if (model.height, model.width) == sides: return name
+    return f"half --set model.height={sides[0]} --set model.width={sides[1]}"
 
 
 # %% ../../nbs/40_objects/485_scene_commands.ipynb #1b49b4f5

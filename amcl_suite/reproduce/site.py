@@ -88,9 +88,15 @@ def page_markdown(
         return re.sub(r"\]\(([^)\s]+)\)", link, part)
     def link(match): return f"]({_link(match[1], page, targets, site, documented)})"
     def picture(content, form, found): return _figure(content, form, found, names)
-    parts = [_captioned(outside_code(cell_markdown(cell, picture), text), cell, names, text)
-             for cell in page.cells]
+    parts = [_captioned(outside_code(_single_links(cell_markdown(cell, picture), site), text),
+                        cell, names, text) for cell in page.cells]
     return "\n\n".join(part for part in parts if part.strip())
+
+def _single_links(text: str, site: str) -> str:
+    "Return Markdown in which names that stand in a link have none of their own, as nbdev adds."
+    name = rf"\[(`[^`\n]+`)\]\({re.escape(site)}/[^)\s]*\)"
+    def single(match): return re.sub(name, r"\1", match[0])
+    return re.sub(rf"\[(?:[^\[\]\n]|{name})+\]\((?!{re.escape(site)}/)", single, text)
 
 def _equation(tex: str, label: str, names: dict[str, str]) -> str:
     "Return a numbered equation that can be linked to."
