@@ -7,7 +7,7 @@ from __future__ import annotations
 import io, pickle
 from pathlib import Path
 import numpy as np
-from .files import DataError, read_member, zip_names
+from .files import DataError, read_member, zip_members
 
 # %% auto #0
 __all__ = ['Waiting', 'load_plain', 'Unread', 'read_foreign']
@@ -132,7 +132,7 @@ def read_foreign(
 ):                      # plain values and tensors on the CPU; objects are `Unread`
     "Read the tensors of somebody else's checkpoint, running none of it; `DataError` if damaged."
     import torch
-    pickles = [name for name in zip_names(path) if name.endswith("/data.pkl")]
+    pickles = [name for name in zip_members(path) if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise DataError(f"{path}: no file of torch.save, which holds one data.pkl; files of torch "
                         "before 1.6 have to be saved again")

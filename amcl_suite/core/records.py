@@ -13,9 +13,10 @@ from pathlib import Path
 from fastcore.basics import patch
 from .environment import environment
 from .expect import integer, one_of
-from .files import (DataError, output_errors, parse_json, read_json, read_npz,
-                                   read_text, replacing, sweep_temporaries, write_arrays,
-                                   write_json_atomic, write_text_atomic)
+from .files import (DataError, output_errors, parse_json, read_json, read_text,
+                                   replacing, sweep_temporaries, write_json_atomic,
+                                   write_text_atomic)
+from .formats import read_npz, write_arrays
 
 # %% auto #0
 __all__ = ['ROW_FIELDS', 'FIGURE_FILES', 'SOUND_FILES', 'SCHEMA_VERSION', 'ERROR_KINDS', 'make_row', 'row_faults', 'Run',

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from .expect import counts, finite, integer, one_of, ranges, shaped
-from .files import DataError, read_weights, sweep_temporaries, write_weights
+from .files import DataError, sweep_temporaries
+from .formats import read_weights, write_weights
 from .identity import check_same, plain
 from .late import postpone_compiler
 from .stacked import StackedAdam, StackedPerceptron
