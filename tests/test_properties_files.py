@@ -23,7 +23,7 @@ from amcl_suite.core.files import (DataError, decode, encode, json_text, read_js
 from amcl_suite.core.formats import (open_hdf5, read_image, read_npy, read_npz, read_weights,
                                      write_weights)
 from amcl_suite.core.records import read_arrays, read_record
-from amcl_suite.core.training import load_checked
+from amcl_suite.core.training_files import load_checked
 
 quick = settings(max_examples=60, deadline=None, derandomize=True,
                  suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from amcl_suite.core.formats import write_weights
-from amcl_suite.core.training import load_checked
+from amcl_suite.core.training_files import load_checked
 
 SCRIPT = """
 import sys, torch

@@ -4,34 +4,29 @@
 
 # %% ../../nbs/70_core/719_trainer.ipynb #e2a5b16d
 from __future__ import annotations
-import contextlib, importlib.util, logging, math, os, random, shutil
-import sys, tempfile, time, traceback, warnings, weakref
+import contextlib, importlib.util, math, shutil, tempfile, time, traceback, weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-import numpy as np
 import torch
-from filelock import FileLock, Timeout
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
+from .devices import is_main, make_fabric, undisturbed
 from .expect import counts, one_of, ranges
-from .files import (DataError, read_json, sweep_temporaries, write_json_atomic,
-                                   write_text_atomic)
-from .formats import read_weights, write_weights
+from .files import read_json, sweep_temporaries, write_json_atomic
 from .identity import plain
 from .order import share_out, start_epoch, world
-from .settings import setting
-from .system import Diverged, Means, System, non_finite
-from .training import check_bfloat16, load_checked, with_gradients
+from .system import (Diverged, Means, System, non_finite, optimiser_of,
+                                    step_schedules)
+from .training import with_gradients
+from .training_files import (LAST_FILE, Trained, alone_in, best_file, clean_folder,
+                                            load_checked, load_weights, read_checkpoint, save_epoch)
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import TensorBoardLogger
-from lightning.fabric.plugins import MixedPrecision
-from lightning.fabric.strategies import DDPStrategy
 
 # %% auto #0
-__all__ = ['TrainerSettings', 'read_checkpoint', 'load_weights', 'Trained', 'train']
+__all__ = ['TrainerSettings', 'train']
 
 # %% ../../nbs/70_core/719_trainer.ipynb #54daa77e
 def _epochs(fabric: Fabric, job: _Job) -> None:
@@ -50,7 +45,7 @@ def _epochs(fabric: Fabric, job: _Job) -> None:
                                                   settings.gradient_clip or math.inf)
             optimiser.step()
             system.trainer.global_step += 1
-            _step_schedules(schedules, "step", i + 1)
+            step_schedules(schedules, "step", i + 1)
             steps.add(values | {"gradient_norm": norm}, batch)               # may stop the training
         row = {"epoch": epoch + 1, "step": system.global_step,
                "learning_rate": optimiser.param_groups[0]["lr"]} | steps.means()
@@ -59,7 +54,7 @@ def _epochs(fabric: Fabric, job: _Job) -> None:
         state["stopped"] = system.epoch_end(row)
         state["spent"] += time.monotonic() - begin
         state["rows"].append(row | {"seconds": round(state["spent"], 3)})
-        _step_schedules(schedules, "epoch", epoch + 1, row, settings.monitor)
+        step_schedules(schedules, "epoch", epoch + 1, row, settings.monitor)
         best = _rank(job, row)
         _save(fabric, job, optimiser, schedules, best)
         fabric.log_dict({k: v for k, v in row.items() if k not in ("epoch", "step")}, epoch + 1)
@@ -108,7 +103,7 @@ def _set_up(fabric: Fabric, job: _Job) -> tuple:
         current_epoch=0, global_step=state.get("step", 0), global_rank=rank,
         num_training_batches=len(job.train_loader), world_size=n, is_global_zero=rank == 0,
         strategy=fabric.strategy, logger=next(iter(fabric.loggers), None))
-    optimiser, schedules = _optimiser(system.configure_optimizers())
+    optimiser, schedules = optimiser_of(system.configure_optimizers())
     system.trainer.optimizers = [optimiser]
     if "state_dict" in state:
         load_weights(system, state)
@@ -116,33 +111,6 @@ def _set_up(fabric: Fabric, job: _Job) -> tuple:
         for config, saved in zip(schedules, state["schedules"]):
             config["scheduler"].load_state_dict(saved)
     return model, optimiser, schedules
-
-# %% ../../nbs/70_core/719_trainer.ipynb #82172a74
-def _optimiser(found) -> tuple[torch.optim.Optimizer, list[dict]]:
-    "Return the optimiser and the schedules that `configure_optimizers` gave in some form."
-    found = list(found) if isinstance(found, (list, tuple)) else [found]
-    if not (len(found) == 2 and all(isinstance(part, (list, tuple)) for part in found)):
-        found = [f if isinstance(f, dict) else {"optimizer": f} for f in found]
-        found = [[f.get(key) for f in found] for key in ("optimizer", "lr_scheduler")]
-    (optimiser, *others), schedules = found
-    if others: raise ValueError("configure_optimizers: expected one optimiser, got "
-                                f"{1 + len(others)}; give one several groups of parameters")
-    usual = dict(interval="epoch", frequency=1, monitor=None, strict=True)
-    return optimiser, [usual | (s if isinstance(s, dict) else {"scheduler": s})
-                       for s in schedules if s]
-
-# %% ../../nbs/70_core/719_trainer.ipynb #575e5b4e
-def _step_schedules(schedules: list[dict], interval: str, done: int, row: dict = {},
-                    monitor: str = "") -> None:
-    "Step the learning-rate schedules; a plateau is judged by its own monitored value."
-    for config in schedules:
-        if config["interval"] != interval or done % config["frequency"]: continue
-        if not isinstance(config["scheduler"], ReduceLROnPlateau):
-            config["scheduler"].step()
-        elif (name := config["monitor"] or monitor) in row: config["scheduler"].step(row[name])
-        elif config["strict"] and (interval == "step" or any(k.startswith("val/") for k in row)):
-            raise ValueError(f"monitor: the schedule watches {name!r}, but an {interval} gives "
-                             f"{', '.join(sorted(row)) or 'none to watch'}")
 
 # %% ../../nbs/70_core/719_trainer.ipynb #564acaa3
 def _moved(fabric: Fabric, batch):
@@ -196,7 +164,7 @@ def _give_up(job: _Job, reason: str, step: int, examples: list[str]) -> None:
     (rank, n), folder, best = world(), job.folder, job.state["best"]
     parts = [examples] * n
     if n > 1: torch.distributed.all_gather_object(parts, examples)
-    kept = [f"the last good state is {folder / _LAST}"] * bool(job.state["rows"])
+    kept = [f"the last good state is {folder / LAST_FILE}"] * bool(job.state["rows"])
     if best: kept.append(f"the best weights are {folder / best[0][2]}")
     facts = dict(reason=reason, epoch=job.system.current_epoch, step=step,
                  examples=[e for part in parts for e in part], kept=", ".join(kept))
@@ -232,7 +200,7 @@ def _rank(job: _Job, row: dict) -> str:
     if not math.isfinite(value):
         _give_up(job, f"{settings.monitor} is {value} after the epoch: the weights are lost; lower "
                       "the learning rate", len(job.train_loader), [])
-    sign, name = 1 if settings.mode == "min" else -1, _BEST.format(epoch)
+    sign, name = 1 if settings.mode == "min" else -1, best_file(epoch)
     ranked = sorted([*state["best"], [value, epoch, name]], key=lambda b: (sign * b[0], b[1]))
     state["best"] = ranked[:max(1, settings.keep_best)]
     since = max(state["best"][0][1], settings.patience_from, job.system.settled_epoch())
@@ -242,130 +210,19 @@ def _rank(job: _Job, row: dict) -> str:
     return name if settings.keep_best and any(b[2] == name for b in state["best"]) else ""
 
 # %% ../../nbs/70_core/719_trainer.ipynb #613bcd8d
-_BEST, _LAST, _STOP = "best-{:04d}.ckpt", "last.ckpt", "stopped.json"
+_STOP = "stopped.json"     # why a training can't go on, for a process that waits for another
 
 def _save(fabric: Fabric, job: _Job, optimiser, schedules: list[dict], best: str) -> None:
     "Write the weights where they are among the best, and all that the next epoch needs."
-    system, state, folder = job.system, job.state, job.folder
+    system, state = job.system, job.state
     state["notes"] = list(system.notes)
     weights = {"epoch": system.current_epoch, "step": system.global_step,
                "state_dict": system.state_dict()}
     system.on_save_checkpoint(weights)
     if not fabric.is_global_zero: return
-    if best: write_weights(folder / best, weights)
-    write_weights(folder / _LAST, state | weights | {
-        "optimiser": optimiser.state_dict(),
-        "schedules": [config["scheduler"].state_dict() for config in schedules]})
-    write_text_atomic(folder / "history.csv", _history(state["rows"]).to_csv(index=False))
-    _clean(folder, state["best"])
-
-def _history(rows: list[dict]):
-    "Return the history as a data frame, one line per epoch."
-    import pandas
-    return pandas.DataFrame(rows)
-
-def _clean(folder: Path, best: list = [], *names: str) -> None:
-    "Remove best checkpoints that are no longer listed, and other files by name."
-    for path in (*folder.glob("best-*.ckpt"), *(folder / name for name in names)):
-        if path.name not in [b[2] for b in best]: path.unlink(missing_ok=True)
-
-# %% ../../nbs/70_core/719_trainer.ipynb #b78a6458
-def read_checkpoint(
-    path: str | Path,    # written by `train`
-) -> dict:               # "state_dict" and the state of the training
-    "Read a checkpoint on the CPU; `DataError` for what is missing, damaged or not one of ours."
-    content = read_weights(path)
-    if isinstance(content, dict) and "state_dict" in content: return content
-    raise DataError(f"{path}: holds no weights of a training; it was not written by `train`")
-
-def load_weights(
-    system: torch.nn.Module,          # changed in place
-    checkpoint: str | Path | dict,    # file written by `train`, or its content
-) -> torch.nn.Module:                 # the system
-    "Load the weights of a checkpoint; `ValueError` if they belong to another architecture."
-    content = checkpoint if isinstance(checkpoint, dict) else read_checkpoint(checkpoint)
-    try: system.load_state_dict(content["state_dict"])
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:3]]
-        where = "" if isinstance(checkpoint, dict) else f" {checkpoint}"
-        raise ValueError(f"checkpoint{where} belongs to another architecture: "
-                         f"{' '.join(lines)[:300]}") from None
-    getattr(system, "on_load_checkpoint", lambda _: None)(content)
-    return system
-
-# %% ../../nbs/70_core/719_trainer.ipynb #81d6aeb4
-class _Bfloat16(MixedPrecision):
-    "Fabric's mixed precision, with data and sums of gradients left in 32 bits."
-    def convert_input(self, data): return data
-    def forward_context(self):
-        return torch.autocast(self.device, torch.bfloat16, cache_enabled=False)
-
-def _fabric(job: _Job) -> Fabric:
-    "Return what moves and starts things; `ValueError` for devices that aren't there."
-    settings, gpu = job.settings, torch.cuda.is_available() and job.settings.accelerator != "cpu"
-    if settings.accelerator == "gpu" and not gpu:
-        raise ValueError('accelerator: there is no GPU that PyTorch can use; set it to "cpu" or '
-                         '"auto"')
-    device, n, strategy = "cuda" if gpu else "cpu", _n_devices(settings), "auto"
-    if settings.precision == "bf16": check_bfloat16(device)
-    if gpu and n > torch.cuda.device_count():
-        raise ValueError(f"n_devices: {n} GPUs are asked for, {torch.cuda.device_count()} can be "
-                         "used; lower it (or AMCL_PROCESSES)")
-    if n > 1:
-        if sys.argv[:1] == ["-c"]:
-            raise ValueError(f"n_devices: {n} processes need a script that can be started again, "
-                             "or a notebook; put the commands of `python -c` into a file")
-        script = getattr(sys.modules["__main__"], "__file__", None)
-        again = not hasattr(sys, "ps1") and script and Path(script).is_file()
-        strategy = DDPStrategy(start_method="popen" if again else "fork", broadcast_buffers=False,
-                               find_unused_parameters=job.system.unused_parameters)
-    how = (dict(plugins=_Bfloat16("bf16-mixed", device)) if settings.precision == "bf16"
-           else dict(precision=f"{settings.precision}-true"))
-    curves = settings.tensorboard and importlib.util.find_spec("tensorboard")     # an extra: `run`
-    board = [TensorBoardLogger(job.folder, "tensorboard", "", default_hp_metric=False)]
-    return Fabric(accelerator=device, devices=n, strategy=strategy, **how,
-                  loggers=board * bool(curves))
-
-def _n_devices(settings: TrainerSettings) -> int:
-    "Return the number of processes."
-    text = setting("processes", "1") if settings.n_devices == 0 else str(settings.n_devices)
-    if text.isdecimal() and int(text) > 0: return int(text)
-    raise ValueError(f"AMCL_PROCESSES: expected a whole number of at least 1, got {text!r}")
-
-# %% ../../nbs/70_core/719_trainer.ipynb #cc239c73
-@dataclass
-class Trained:
-    "What a training leaves: where the weights are, and how it went."
-    folder: Path                  # of all its files
-    history: object               # data frame, one line per epoch
-    best_epoch: int               # from 1; 0: nothing was monitored
-    best_value: float             # of the monitored quantity
-    stopped: str = ""             # why before the last epoch; "": it wasn't
-    notes: tuple = ()             # what the system found worth telling
-    is_main: bool = True          # False in the further processes of a script
-    forgotten: bool = False       # its weights were removed, see `forget`
-
-    @property
-    def last_path(self) -> Path:
-        "Return the checkpoint of the last epoch."
-        return self.folder / _LAST
-
-    @property
-    def best_path(self) -> Path:
-        "Return the checkpoint with the best weights; the last one if none was kept."
-        path = self.folder / _BEST.format(self.best_epoch)
-        return path if path.exists() else self.last_path
-
-    def forget(self) -> None:
-        "Remove the weights, for who keeps them elsewhere; the training still counts as done."
-        content = read_checkpoint(self.last_path) | {"state_dict": {}, "optimiser": {}}
-        write_weights(self.last_path, content)
-        _clean(self.folder)
-        self.forgotten = True
-
-    def __repr__(self):
-        return (f"Trained({len(self.history)} epochs, best {self.best_value:.4g} in epoch "
-                f"{self.best_epoch}" + f", stopped: {self.stopped}" * bool(self.stopped) + ")")
+    learnt = {"optimiser": optimiser.state_dict(),
+              "schedules": [config["scheduler"].state_dict() for config in schedules]}
+    save_epoch(job.folder, state | learnt, weights, best)
 
 # %% ../../nbs/70_core/719_trainer.ipynb #23fd9f5c
 @with_gradients
@@ -380,6 +237,7 @@ def train(
     identity: dict | None = None,         # what else a resumed training must agree in
 ) -> Trained:                             # in every process of a script; see `is_main`
     "Train a system, or go on with it; `Diverged` if it can't go on, `ValueError` for bad input."
+    import pandas
     _check(system, train_loader, val_loader, settings)
     temporary = folder is None
     folder = Path(tempfile.mkdtemp() if temporary else folder).resolve()
@@ -387,10 +245,10 @@ def train(
     sweep_temporaries(folder)                        # of a training that was killed
     agree = _agreement(system, train_loader, settings, identity)
     fix = "use another folder, or resume=False to start again in this one"
-    with _alone(folder), _undisturbed():
-        state = load_checked(folder / _LAST, agree, fix) if resume else None
-        if is_main(): _clean(folder, (state or {}).get("best", []), _STOP,
-                             *[] if state else [_LAST, "history.csv"])
+    with alone_in(folder) if is_main() else contextlib.nullcontext(), undisturbed():
+        state = load_checked(folder / LAST_FILE, agree, fix) if resume else None
+        if is_main(): clean_folder(folder, (state or {}).get("best", []), _STOP,
+                             *[] if state else [LAST_FILE, "history.csv"])
         state = state or dict(agree=agree, rows=[], best=[], stopped="", spent=0., notes=[])
         done = state["stopped"] or len(state["rows"]) >= settings.n_epochs
         forgotten = not state.get("state_dict", True)
@@ -399,10 +257,10 @@ def train(
                              "epochs and its weights were removed; resume=False starts it again")
         if not done:
             _launch(_Job(system, train_loader, val_loader, settings, folder, progress, state))
-            state = read_checkpoint(folder / _LAST)
+            state = read_checkpoint(folder / LAST_FILE)
         if not forgotten: load_weights(system, state)
     best = state["best"][0] if state["best"] else [math.nan, 0, ""]
-    trained = Trained(folder, _history(state["rows"]), best[1], best[0], state["stopped"],
+    trained = Trained(folder, pandas.DataFrame(state["rows"]), best[1], best[0], state["stopped"],
                       tuple(state["notes"]), is_main(), forgotten)
     if temporary: weakref.finalize(trained, shutil.rmtree, folder, ignore_errors=True)
     return trained
@@ -445,13 +303,14 @@ def _check(system, train_loader, val_loader, settings: TrainerSettings) -> None:
         raise ValueError(f"val_loader: patience waits for {settings.monitor}, which needs one")
 
 # %% ../../nbs/70_core/719_trainer.ipynb #e4e93b43
-def is_main() -> bool:
-    "Tell whether this isn't a further process that was started for a training."
-    return os.environ.get("LOCAL_RANK", "0") == "0"
-
 def _launch(job: _Job) -> None:
     "Run the loop in its processes; turn what a forked one died of into `Diverged`."
-    try: _fabric(job).launch(_epochs, job)
+    settings, board = job.settings, []
+    if settings.tensorboard and importlib.util.find_spec("tensorboard"):        # an extra: `run`
+        board = [TensorBoardLogger(job.folder, "tensorboard", "", default_hp_metric=False)]
+    fabric = make_fabric(job.system, settings.accelerator, settings.n_devices, settings.precision,
+                         board)
+    try: fabric.launch(_epochs, job)
     except Exception as error:
         traceback.clear_frames(error.__traceback__)    # a model kept there may lock up at exit
         if isinstance(error, Diverged) or not (job.folder / _STOP).exists(): raise
@@ -460,31 +319,3 @@ def _launch(job: _Job) -> None:
         job.system.fabric = None
         job.system.cpu()
         if world()[1] > 1: torch.distributed.destroy_process_group()   # each is alone again
-
-# %% ../../nbs/70_core/719_trainer.ipynb #59ed48fe
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    "Hold the folder's lock; `ValueError` if another training has it."
-    if not is_main(): yield; return     # the process that started this one holds it
-    lock = FileLock(folder / ".train.lock")
-    try: lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(f"folder: another training is running in {folder}; wait for it, or use "
-                         "another folder") from None
-    try: yield
-    finally: lock.release()
-
-# %% ../../nbs/70_core/719_trainer.ipynb #b4673b33
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    "Keep Lightning's messages away, and put all generators back afterwards."
-    loggers = [logging.getLogger(name) for name in ("lightning.fabric", "lightning.pytorch")]
-    levels, before = [log.level for log in loggers], (random.getstate(), np.random.get_state())
-    for log in loggers: log.setLevel(logging.ERROR)
-    cuda = range(torch.cuda.device_count())
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=cuda):
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"lightning\.")
-        try: yield
-        finally:
-            for log, level in zip(loggers, levels): log.setLevel(level)
-            random.setstate(before[0]); np.random.set_state(before[1])
