@@ -22,7 +22,7 @@ from amcl_suite.core.files import (DataError, decode, encode, json_text, read_js
                                    write_json_atomic, zip_members)
 from amcl_suite.core.formats import (open_hdf5, read_image, read_npy, read_npz, read_weights,
                                      write_weights)
-from amcl_suite.core.records import read_arrays, read_record
+from amcl_suite.core.reading import read_arrays, read_record
 from amcl_suite.core.training_files import load_checked
 
 quick = settings(max_examples=60, deadline=None, derandomize=True,
