@@ -64,7 +64,7 @@ def replacing(
     path: str | Path,    # final place of the file; its folder is made if missing
     sync: bool = True,   # wait for the disk; not needed where a last file says that all are there
 ):                       # context manager giving the temporary path to write to
-    "Write a file whole or not at all: the block fills a temporary file that then replaces `path`."
+    "Write a file atomically: the block fills a temporary file that then replaces `path`."
     path = Path(path)
     with output_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +166,7 @@ def write_text_atomic(
     path: str | Path,  # final place of the file
     text: str,         # content, written as UTF-8
 ) -> Path:             # the path
-    "Write a text file whole or not at all; `OutputError` names the folder and the remedy."
+    "Write a text file atomically; `OutputError` names the folder and the remedy."
     with replacing(path) as temporary: temporary.write_bytes(text.encode("utf-8"))
     return Path(path)
 
@@ -174,7 +174,7 @@ def write_json_atomic(
     path: str | Path,  # final place of the file
     value: object,     # anything that `encode` takes
 ) -> Path:             # the path
-    "Write strict JSON whole or not at all."
+    "Write strict JSON atomically; `OutputError` names the folder and the remedy."
     return write_text_atomic(path, json_text(value) + "\n")
 
 # %% ../../nbs/70_core/704_files.ipynb #1ee4d6a5
@@ -206,7 +206,7 @@ def at_most(
 
 def read_bytes(
     path: str | Path,             # a regular file
-    max_bytes: int = MAX_BYTES,   # refused if larger
+    max_bytes: int = MAX_BYTES,   # more is an error
 ) -> bytes:                       # its content
     "Read a whole file; `DataError` if it is missing, no file, unreadable or too large."
     path = Path(path)
@@ -219,7 +219,7 @@ def read_bytes(
 # %% ../../nbs/70_core/704_files.ipynb #ab7c84ff
 def read_text(
     path: str | Path,         # a text file
-    max_bytes: int = 2**28,   # refused if larger
+    max_bytes: int = 2**28,   # more is an error
 ) -> str:                     # its content, without a byte order mark
     "Read a UTF-8 text file; `DataError` if it can't be read or is no text."
     try: return read_bytes(path, max_bytes).decode("utf-8-sig")
@@ -231,7 +231,7 @@ def read_json(
     path: str | Path,           # a JSON file, as `write_json_atomic` leaves it
     kind: type | tuple = dict,  # what it must hold: `dict`, `list`, ...
     ours: bool = True,          # written by `encode`; False: texts such as "NaN" stay texts
-    max_bytes: int = 2**28,     # refused if larger
+    max_bytes: int = 2**28,     # more is an error
 ):                              # its content; of ours with the special numbers back as floats
     "Read JSON; `DataError` for what is missing, damaged, or holds something else."
     return parse_json(read_text(path, max_bytes), str(path), kind, ours)
@@ -290,7 +290,7 @@ def zip_members(
 def read_member(
     path: str | Path,             # a zip archive
     member: str,                  # name inside
-    max_bytes: int = 2**30,       # refused if it would unpack to more
+    max_bytes: int = 2**30,       # to unpack to more is an error
     n_bytes: int | None = None,   # read only so many from its start, unchecked; None: all
 ) -> bytes:                       # its content, verified by its check sum
     "Read a member of a zip archive; `DataError` if it is missing, damaged or too large."
@@ -309,10 +309,10 @@ def walk_files(
 ) -> list[Path]:                 # sorted, with links that lead nowhere: their reader names them
     "List files by ending; dot files and `__MACOSX` are left out, linked folders followed once."
     endings, found, seen = tuple(s.lower() for s in suffixes), [], set()
-    def refuse(error: OSError):
+    def unlisted(error: OSError):
         raise DataError(f"{error.filename}: can't be listed ({error.strerror}); check its "
                         "permissions, or leave it out")
-    for base, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+    for base, folders, names in os.walk(folder, followlinks=True, onerror=unlisted):
         status = os.stat(base)
         if (status.st_dev, status.st_ino) in seen: folders[:] = []; continue
         seen.add((status.st_dev, status.st_ino))

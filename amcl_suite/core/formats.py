@@ -44,7 +44,7 @@ def read_npy(
 # %% ../../nbs/70_core/708_formats.ipynb #3cb68b08
 def read_npz(
     path: str | Path,             # an `.npz` file
-    max_bytes: int = MAX_BYTES,   # refused if its arrays take more
+    max_bytes: int = MAX_BYTES,   # arrays that take more are an error
 ) -> dict:                        # name -> array
     "Read arrays without pickles; `DataError` if the file is missing, damaged or holds objects."
     import numpy as np
@@ -64,7 +64,7 @@ def write_arrays(
     compressed: bool = True,  # False: larger, and quicker to read
     sync: bool = True,        # as of `replacing`
 ) -> Path:                    # the path
-    "Write arrays as one `.npz` without pickles, whole or not at all; `read_npz` reads it."
+    "Write arrays atomically as one `.npz` without pickles; `read_npz` reads it."
     import numpy as np
     arrays = {name: np.asarray(value) for name, value in arrays.items()}
     if bad := [name for name, value in arrays.items() if value.dtype.hasobject]:
@@ -79,7 +79,7 @@ def write_weights(
     path: str | Path,   # final place of the file
     content: object,    # tensors and plain values, nested
 ) -> Path:              # the path
-    "Write tensors with `torch.save`, whole or not at all; `OutputError` names the folder."
+    "Write tensors atomically with `torch.save`; `OutputError` names the folder."
     import torch
     with replacing(path) as temporary, open(temporary, "wb") as file:
         torch.save(content, file)          # given a name, it would store it and hide a full disk
@@ -106,7 +106,7 @@ def read_weights(
     with open(path, "rb") as file: old = file.read(len(_BEFORE_ZIP)) == _BEFORE_ZIP
     if not old: _check_members(path)       # an old file has no check sums
     try: return torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:             # torch has no common class for what it refuses
+    except Exception as error:             # torch has no common class of errors
         raise DataError(f"{path}: can't be loaded ({type(error).__name__}): it is damaged, or "
                         "holds more than tensors and plain values; delete it, or save it "
                         "again") from None
