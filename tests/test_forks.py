@@ -131,6 +131,16 @@ def test_what_a_user_changes_between_runs_is_seen(project):
     assert sorted(r["rows"][0]["value"] for r in project.records().values()) == [1, 20]
 
 
+def test_what_a_notebook_leaves_for_its_end_is_done(project):
+    project.notebook("import atexit, pathlib\nleft = open('left.txt', 'w')\nleft.write('done')\n"
+                     "class Ring:\n    def __del__(self, write=pathlib.Path('ring.txt').write_text): write('done')\n"
+                     "ring = Ring()\nring.itself = ring\n"
+                     "atexit.register(pathlib.Path('registered.txt').write_text, 'done')\n" + RESULT)
+    project.job(TOY % "1")
+    assert run_here(project) == {"toy-1": "finished"}
+    for name in ("left", "ring", "registered"): assert (project.root / f"{name}.txt").read_text() == "done", name
+
+
 def test_a_notebook_that_speaks_before_it_imports_gets_a_kernel_from_nothing(project):
     project.notebook("import os, sys\nloaded = 'papermill' in sys.modules\nos.environ['MKL_X'] = '1'\n"
                      + RESULT.replace("n * n", "int(loaded)"))

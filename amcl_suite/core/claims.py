@@ -234,7 +234,8 @@ def read_ledger(
 
 def _read(path: str | Path, what: str, use: Callable) -> tuple:
     "Read a ledger and use its content; `DataError` names what is wrong with it."
-    try: content = yaml.safe_load(read_text(path))
+    safe = getattr(yaml, "CSafeLoader", yaml.SafeLoader)       # the same in C, where there is one
+    try: content = yaml.load(read_text(path), safe)
     except (DataError, yaml.YAMLError) as error:
         raise DataError(f"{path}: the ledger can't be read: {error}") from None
     try: return tuple(use(content))

@@ -24,8 +24,7 @@ _LONG, _VECTOR = ir.IntType(64), ir.VectorType(ir.FloatType(), LANES)
 # sums may be reordered, but NaN and infinity stay what they are
 MATHS = dict(fastmath={"contract", "reassoc", "nsz", "arcp"}, error_model="numpy",
               boundscheck=False)
-def _nothing(): pass
-try: ON_DISK = bool(njit(cache=True)(_nothing))         # numba can keep what it compiles
+try: ON_DISK = bool(njit(cache=True)(lambda: None))     # numba can keep what it compiles
 except RuntimeError: ON_DISK = False                    # no folder that it can write
 # what is kept belongs to a file as it is; a notebook has none
 _COMPILED = dict(**MATHS, nogil=True, cache=ON_DISK and __name__ != "__main__")
@@ -222,9 +221,9 @@ def workspace(
 
 # %% ../../nbs/70_core/713_epoch_kernel.ipynb #96231ebc
 @njit(**_COMPILED)
-def _forward(weights, run, inputs, targets, order, start, rows, sizes, work):
+def _forward(weights, run, data, order, start, rows, sizes, work):
     "Gather some rows and compute their outputs; return their number, rounded up to whole vectors."
-    n_in, n_hidden, n_out, dim = sizes
+    (inputs, targets), (n_in, n_hidden, n_out, dim) = data, sizes
     x, hidden, out, y = work[0], work[1], work[2], work[3]
     columns = (rows + 2 * LANES - 1) // (2 * LANES) * (2 * LANES)
     for t in range(rows):
@@ -253,15 +252,6 @@ def _backward(weights, run, rows, columns, sizes, work):
 
 # %% ../../nbs/70_core/713_epoch_kernel.ipynb #7eaa9d98
 @njit(**_COMPILED)
-def _gradient(sums, gradient, n, m, rows):
-    "Add up n x (m + 1) partial sums and divide by rows: weights first, then biases."
-    for i in range(n):
-        for j in range(m + 1):
-            total, place = np.float32(0), (i * (m + 1) + j) * LANES
-            for lane in range(LANES): total += sums[place + lane]
-            gradient[i * m + j if j < m else n * m + i] = total / np.float32(rows)
-
-@njit(**_COMPILED)
 def _adam(weight, mean, square, gradient, step, rate):
     "Step one array in place."
     size = np.float32(rate / (1 - .9 ** step))
@@ -275,11 +265,19 @@ def _adam(weight, mean, square, gradient, step, rate):
         weight[i] -= size * mean[i] / (np.sqrt(square[i]) / root + np.float32(1e-8))
 
 @njit(**_COMPILED)
-def _step(layer, run, weights, means, squares, sums, gradient, n, m, rows, step, rate):
-    "Step weights and biases of one layer."
-    _gradient(sums, gradient, n, m, rows)
-    for q, part in ((layer, gradient[:n * m]), (layer + 1, gradient[n * m:n * (m + 1)])):
-        _adam(weights[q][run], means[q][run], squares[q][run], part, step, rate)
+def _step(run, weights, means, squares, rows, step, rate, sizes, work):
+    "Add up the partial sums of both layers, divide by rows, and step their weights and biases."
+    gradient = work[7]
+    for layer in (0, 1):
+        m, n, sums = sizes[layer], sizes[layer + 1], work[5 + layer]
+        for i in range(n):
+            for j in range(m + 1):                             # the last column is the bias
+                total, place = np.float32(0), (i * (m + 1) + j) * LANES
+                for lane in range(LANES): total += sums[place + lane]
+                gradient[i * m + j if j < m else n * m + i] = total / np.float32(rows)
+        for q, part in ((2 * layer, gradient[:n * m]),
+                        (2 * layer + 1, gradient[n * m:n * (m + 1)])):
+            _adam(weights[q][run], means[q][run], squares[q][run], part, step, rate)
 
 # %% ../../nbs/70_core/713_epoch_kernel.ipynb #b4d73c04
 @njit(**_COMPILED)
@@ -289,64 +287,48 @@ def train_epoch(
     weights,      # four arrays `(all runs, n)`: weights and biases of both layers
     means,        # Adam's first moments, alike
     squares,      # Adam's second moments, alike
-    inputs,       # `(all rows, features)`
-    targets,      # `(all rows, dim)`
+    data,         # inputs `(all rows, features)` and targets `(all rows, dim)`
     order,        # `(all runs, rows)`, which rows in which order
     batch_size,   # rows of a step
     steps,        # steps done before
     rate,         # learning rate
-    address,      # of the function of rows
-    numbers,      # what it needs, doubles
+    loss,         # address of the function of rows, and the doubles that it needs
     sizes,        # features, hidden units, outputs, values of a target
     work,         # from `workspace`
     losses,       # `(all runs,)` doubles, filled in
 ):
     "Train some runs for one epoch in place; `losses` gets the mean loss of each one's last batch."
-    n_in, n_hidden, n_out, dim = sizes
+    _, _, n_out, dim = sizes
     n_rows = order.shape[1]
     n_batches = (n_rows + batch_size - 1) // batch_size
     for run in runs:
         for s in range(0 if active[run] else n_batches - 1, n_batches):
             begin, end = s * batch_size, min((s + 1) * batch_size, n_rows)
-            wanted = active[run] + 2 * (end == n_rows)
-            loss, step = 0., steps + s + 1
+            wanted, total = active[run] + 2 * (end == n_rows), 0.
             work[5][:] = 0
             work[6][:] = 0
             for start in range(begin, end, TILE):
                 rows = min(TILE, end - start)
-                columns = _forward(weights, run, inputs, targets, order[run], start, rows, sizes,
-                                   work)
-                loss += _call(address, work[2], work[3], n_out, dim, TILE, rows, columns, wanted,
-                              numbers)
+                columns = _forward(weights, run, data, order[run], start, rows, sizes, work)
+                total += _call(loss[0], work[2], work[3], n_out, dim, TILE, rows, columns, wanted,
+                               loss[1])
                 if active[run]: _backward(weights, run, rows, columns, sizes, work)
-            if end == n_rows: losses[run] = loss / (end - begin)
-            if active[run]:
-                _step(0, run, weights, means, squares, work[5], work[7], n_hidden, n_in,
-                      end - begin, step, rate)
-                _step(2, run, weights, means, squares, work[6], work[7], n_out, n_hidden,
-                      end - begin, step, rate)
+            if end == n_rows: losses[run] = total / (end - begin)
+            if active[run]: _step(run, weights, means, squares, end - begin, steps + s + 1, rate,
+                                  sizes, work)
 
 # %% ../../nbs/70_core/713_epoch_kernel.ipynb #4f494d30
-@njit(**_COMPILED)
 def mean_loss(
     runs,         # which runs, indices
     weights,      # four arrays `(all runs, n)`: weights and biases of both layers
-    inputs,       # `(all rows, features)`
-    targets,      # `(all rows, dim)`
+    data,         # inputs `(all rows, features)` and targets `(all rows, dim)`
     order,        # `(all runs, rows)`, which rows
-    address,      # of the function of rows
-    numbers,      # what it needs, doubles
+    loss,         # address of the function of rows, and the doubles that it needs
     sizes,        # features, hidden units, outputs, values of a target
     work,         # from `workspace`
     losses,       # `(all runs,)` doubles, filled in
 ):
     "Compute the mean loss of some runs on the rows in `order`, without training."
-    n_rows = order.shape[1]
-    for run in runs:
-        loss = 0.
-        for start in range(0, n_rows, TILE):
-            rows = min(TILE, n_rows - start)
-            columns = _forward(weights, run, inputs, targets, order[run], start, rows, sizes, work)
-            loss += _call(address, work[2], work[3], sizes[2], sizes[3], TILE, rows, columns, 2,
-                          numbers)
-        losses[run] = loss / n_rows
+    idle = np.zeros(len(order), bool)             # all rows are the last batch of stopped runs
+    train_epoch(runs, idle, weights, weights, weights, data, order, order.shape[1], 0, 0., loss,
+                sizes, work, losses)

@@ -77,7 +77,8 @@ class KernelEngine:
         self.rate, self.steps, self.places = settings.learning_rate, 0, {}
         self.weights = tuple(p.detach().flatten(1).numpy() for p in model.layers)   # views
         self.means, self.squares = (tuple(map(np.zeros_like, self.weights)) for _ in (0, 1))
-        self.data = [v.detach().contiguous().numpy() for v in (batches.inputs, batches.targets)]
+        self.data = tuple(v.detach().contiguous().numpy()
+                          for v in (batches.inputs, batches.targets))
         self.sizes = (*model.sizes, batches.targets.shape[1])
         self.shares = []                                           # runs and workspace of a thread
 
@@ -90,8 +91,8 @@ class KernelEngine:
         order, active = self.batches.order().numpy(), running.numpy()
         rows, batch_size = _rows(self.objective, epoch), self.batches.batch_size
         losses = self._spread(lambda runs, work, losses: train_epoch(
-            runs, active, self.weights, self.means, self.squares, *self.data, order, batch_size,
-            self.steps, self.rate, *rows, self.sizes, work, losses))
+            runs, active, self.weights, self.means, self.squares, self.data, order, batch_size,
+            self.steps, self.rate, rows, self.sizes, work, losses))
         self.steps += len(self.batches)
         return losses
 
@@ -135,12 +136,12 @@ def _evaluate(self, evaluate: Callable, epoch: int) -> dict:
     for name, (loss, inputs, targets) in evaluate.watched.items():
         if name not in self.places:                              # which rows each run looks at
             first = evaluate.set_index[:, None] * inputs.shape[1]
-            self.places[name] = (*(v.detach().flatten(0, 1).contiguous().numpy()
-                                   for v in (inputs, targets)),
+            self.places[name] = (tuple(v.detach().flatten(0, 1).contiguous().numpy()
+                                       for v in (inputs, targets)),
                                  (first + torch.arange(inputs.shape[1])).numpy())
         rows = _rows(loss, epoch)
         values[name] = self._spread(lambda runs, work, found: mean_loss(
-            runs, self.weights, *self.places[name], *rows, self.sizes, work, found))
+            runs, self.weights, *self.places[name], rows, self.sizes, work, found))
     return values
 
 KernelEngine.evaluate = _evaluate

@@ -51,8 +51,9 @@ def winner_takes_all(
 ) -> Tensor:                            # `(..., n_hyps)`, 1 for the nearest hypothesis, else 0
     "Assign each target to its nearest hypothesis, the first on ties (aMCL paper, Eq. 2)."
     clean = _real(costs, target_mask)
-    nearest = clean.argmin(-1, keepdim=True)
-    return _weights(torch.zeros_like(clean).scatter_(-1, nearest, 1.), costs, target_mask)
+    smallest, nearest = clean.min(-1, keepdim=True)
+    shares = torch.zeros_like(clean).scatter_(-1, nearest, 1.)
+    return _weights(shares, smallest.to(costs.dtype), target_mask)
 
 # %% ../../nbs/10_mcl/110_assignment.ipynb #06c253c4
 def relaxed(
@@ -97,7 +98,7 @@ def annealed(
     if temperature == 0: return winner_takes_all(costs, target_mask)
     if temperature == math.inf: return uniform(costs, target_mask)
     shares = torch.softmax(log_shares(_real(costs, target_mask), temperature), -1)
-    return _weights(shares, costs, target_mask)
+    return cleared(shares, target_mask).to(costs.dtype)        # a softmax of NaN is NaN
 
 def log_shares(
     costs: Tensor,         # `(..., n_hyps)`, single precision at least

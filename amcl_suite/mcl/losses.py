@@ -6,6 +6,7 @@
 from __future__ import annotations
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 from ..core.expect import between, finite, like, one_of, shaped
 from .assignment import (annealed, cleared, log_shares, wide,
                                        winner_takes_all)
@@ -21,16 +22,21 @@ def squared_distance(
     target_mask: Tensor | None = None,  # bool `(..., n_targets)`; absent targets may hold anything
 ) -> Tensor:                            # `(..., n_targets, n_hyps)`, target units squared
     "Return squared Euclidean distances, summed over `dim` (Sec. 3.1); `ValueError` on bad shapes."
-    square = _differences(hypotheses, targets, target_mask).square().sum(-1)
-    return square.to(torch.result_type(hypotheses, targets))
+    f, y, dim = _pairs(hypotheses, targets, target_mask)
+    square = mse_loss(*torch.broadcast_tensors(f, y), reduction="none")
+    return square.sum(dim).to(torch.result_type(hypotheses, targets))
 
 # %% ../../nbs/10_mcl/116_losses.ipynb #1d01e105
-def _differences(hypotheses: Tensor, targets: Tensor, target_mask: Tensor | None) -> Tensor:
-    "Return `(..., n_targets, n_hyps, dim)` differences, single precision; absent targets are 0."
+def _pairs(hypotheses: Tensor, targets: Tensor,
+           target_mask: Tensor | None) -> tuple[Tensor, Tensor, int]:
+    "Return both, ready to be subtracted, and the axis of `dim` then; absent targets are 0."
     shaped("hypotheses", hypotheses, "...", "n_hyps+", "dim")
     shaped("targets", targets, *hypotheses.shape[:-2], "n_targets", hypotheses.shape[-1])
-    targets = cleared(targets, target_mask)
-    return wide(hypotheses).unsqueeze(-3) - wide(targets).unsqueeze(-2)
+    kind = torch.promote_types(torch.result_type(hypotheses, targets), torch.float32)
+    f, y = hypotheses.to(kind), cleared(targets, target_mask).to(kind)
+    if hypotheses.shape[-1] < 16 <= hypotheses.shape[-2]:        # long rows are of hypotheses
+        return f.mT.contiguous().unsqueeze(-2), y.mT.contiguous().unsqueeze(-1), -3
+    return f.unsqueeze(-3), y.unsqueeze(-2), -1
 
 # %% ../../nbs/10_mcl/116_losses.ipynb #02800678
 def assigned_loss(
@@ -78,8 +84,7 @@ def score_loss(
     "Return the binary cross-entropy of the scores (aMCL paper, Eq. 4), averaged as in its code."
     like("score_targets", score_targets, score_logits.shape, "score_logits")
     if score_logits.numel() == 0: return score_logits.sum()
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(wide(score_logits),
-                                                                wide(score_targets))
+    loss = binary_cross_entropy_with_logits(wide(score_logits), wide(score_targets))
     return loss.to(score_logits.dtype)
 
 # %% ../../nbs/10_mcl/116_losses.ipynb #6bfcc460
@@ -89,8 +94,8 @@ def absolute_distance(
     target_mask: Tensor | None = None,  # bool `(..., n_targets)`
 ) -> Tensor:                            # `(..., n_targets, n_hyps)`, target units
     "Return absolute (L1) distances, summed over `dim`: hypotheses become conditional medians."
-    distance = _differences(hypotheses, targets, target_mask).abs().sum(-1)
-    return distance.to(torch.result_type(hypotheses, targets))
+    f, y, dim = _pairs(hypotheses, targets, target_mask)
+    return (f - y).abs().sum(dim).to(torch.result_type(hypotheses, targets))
 
 def euclidean_distance(
     hypotheses: Tensor,                 # `(..., n_hyps, dim)`, in target units
@@ -98,7 +103,8 @@ def euclidean_distance(
     target_mask: Tensor | None = None,  # bool `(..., n_targets)`
 ) -> Tensor:                            # `(..., n_targets, n_hyps)`, target units
     "Return Euclidean distances with gradient 0 at distance 0, where a plain root gives NaN."
-    difference = _differences(hypotheses, targets, target_mask)
+    f, y, dim = _pairs(hypotheses, targets, target_mask)
+    difference = (f - y).movedim(dim, -1)
     unit = _power_of_two(difference)                 # squares neither overflow nor vanish
     square = (difference / unit).square().sum(-1)
     apart = square > 0

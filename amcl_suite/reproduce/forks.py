@@ -138,6 +138,7 @@ def serve() -> None:
             orders.close()
             return work(**order)
         os.write(answers, f"{order['id']} {pid}\n".encode())
+    os._exit(0)                # without taking down module by module what nobody needs any more
 
 # %% ../../nbs/80_reproduce/814_forks.ipynb #5f0a1c39
 _KERNEL = ("tqdm.auto", "ipykernel.kernelapp", "ipykernel.debugger", "IPython.core.debugger",
@@ -148,15 +149,16 @@ _KERNEL = ("tqdm.auto", "ipykernel.kernelapp", "ipykernel.debugger", "IPython.co
 def load(
     names: list[str],   # dotted names that notebooks import
 ) -> None:
-    "Import all that workers, kernels and notebooks need."
+    "Import all that workers, kernels and notebooks need, to stay."
+    gc.disable()
     import_papermill()
     from nbformat.validator import get_validator
     for minor in (4, 5): get_validator(4, minor)       # it compiles the format's schema
     with _as_in_a_kernel():
         preload([*_KERNEL, *names])
         if "torch" in sys.modules: postpone_compiler()     # the first optimiser would load it
-    gc.collect()
-    gc.freeze()                # what is here now stays: no need to look, and thereby copy, again
+    gc.freeze()                # no need to look at what is here now, and thereby copy it
+    gc.enable()
 
 def _end_with(engine: int) -> None:
     "Ask Linux to end this process when the engine that started it does, or already has."

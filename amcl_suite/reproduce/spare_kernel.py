@@ -4,7 +4,7 @@
 
 # %% ../../nbs/80_reproduce/813_spare_kernel.ipynb #cea4efbc
 from __future__ import annotations
-import importlib.util, json, os, random, signal, sys, time, uuid
+import atexit, gc, importlib.util, json, os, random, signal, sys, threading, time, uuid
 from pathlib import Path
 
 # %% auto #0
@@ -88,7 +88,18 @@ def _become_kernel(read: int) -> None:
     from ipykernel.kernelapp import IPKernelApp
     signal.signal(signal.SIGINT, signal.default_int_handler)
     IPKernelApp.launch_instance(parent_handle=os.getppid())    # it ends when its worker does
-    raise SystemExit
+    _end(IPKernelApp.instance().shell)
+
+# %% ../../nbs/80_reproduce/813_spare_kernel.ipynb #bf9515a3
+def _end(shell) -> None:
+    "End a kernel's process as Python would, except for its modules."
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.current_thread(): thread.join()
+    atexit._run_exitfuncs()
+    shell.user_ns.clear()
+    gc.collect()
+    sys.stdout.flush()
+    os._exit(0)
 
 # %% ../../nbs/80_reproduce/813_spare_kernel.ipynb #5f0a1c25
 def use_spare_kernel(
