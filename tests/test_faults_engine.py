@@ -19,6 +19,7 @@ from amcl_suite.reproduce.submissions import read_submission, stale_logs
 from amcl_suite.reproduce.executors import Handle
 from amcl_suite.reproduce.housekeeping import chosen, leftovers, remove
 from amcl_suite.reproduce.jobs import JobError, load_job
+from amcl_suite.reproduce.outcomes import Live
 from amcl_suite.reproduce.report import collect, result_groups, tidy_rows
 from amcl_suite.reproduce.worker import Task, execute, seconds_spent, standing
 from filelock import FileLock

@@ -337,8 +337,8 @@ def report(
         help="Folder for the report; default: that of the runs.")] = None,
 ) -> None:
     "Write report.html, report.md and results.parquet, and print the tables: paper versus ours."
-    from amcl_suite.reproduce.report import data_lines, warning_lines
-    from amcl_suite.reproduce.report_page import write_report
+    from amcl_suite.reproduce.report_files import write_report
+    from amcl_suite.reproduce.trust import data_lines, warning_lines
     home, places = _found(jobs)
     console, names = open_console(), tuple(place.name for place in places)
     made = write_report(names, out, only=tuple(only or ()), runs=home)

@@ -9,85 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from ..core.expect import did_you_mean, one_of
 from ..core.files import encode, replacing
 from ..core.locks import is_locked, run_folders
-from ..core.records import RecordError, cost, read_record
+from ..core.records import RecordError, read_record
 from ..core.settings import runs_dir
-from ..core.tables import Table, format_seconds, paper_vs_ours, pivot
-from .jobs import is_meant
+from ..core.tables import Table, paper_vs_ours, pivot
 from .worker import seconds_spent
+from .conditions import first_few, select_records
 
 # %% auto #0
-__all__ = ['RUN_KEYS', 'ROW_KEYS', 'MOST_LINES', 'display_state', 'select_records', 'Collection', 'StoredRows', 'collect',
-           'tidy_rows', 'write_parquet', 'Group', 'result_groups', 'code_name', 'data_lines', 'warning_lines',
-           'superseded_table', 'failure_table', 'environment_table', 'cost_table', 'run_table']
-
-# %% ../../nbs/80_reproduce/828_report.ipynb #2f7136b0
-RUN_KEYS = ("job", "name", "notebook", "experiment", "state", "version", "commit")
-ROW_KEYS = ("table", "dataset", "method", "metric", "setting", "scale")
-
-def display_state(
-    record: dict,   # from `collect`
-) -> str:           # "finished", "failed", "running" or "interrupted"
-    "Return a record's state as people read it."
-    if record.get("locked"): return "running"
-    return record["state"] if record["state"] in ("finished", "failed") else "interrupted"
-
-def _values(record: dict, key: str) -> list:
-    "Return what a record has under a key of a condition."
-    if key == "state": return [display_state(record)]
-    if key in ("version", "commit"): return [(record.get("environment") or {}).get(key) or ""]
-    if key in RUN_KEYS: return [record.get(key) or ""]
-    if key in ROW_KEYS and record.get("rows"): return [r.get(key) or "" for r in record["rows"]]
-    return [record["parameters"][key]] if key in record["parameters"] else []
-
-def _same(key: str, value: object, text: str) -> bool:
-    "Tell whether `value` is what a condition asks for; a commit may be shortened."
-    return is_meant(text, value) or (key == "commit" and len(text) >= 4
-                                     and str(value).startswith(text))
-
-# %% ../../nbs/80_reproduce/828_report.ipynb #7ef3f9a4
-def select_records(
-    records: Sequence[dict],       # from `collect`
-    only: Sequence[str] = (),      # conditions "KEY=VALUE"
-) -> list[dict]:                   # those that fulfil all of them, with the rows that do
-    "Filter records and their rows; `ValueError` for an unknown key or a value that no record has."
-    wanted = {}
-    for condition in only:
-        key, equals, text = condition.partition("=")
-        if not equals: raise ValueError(f"only: expected KEY=VALUE, got {condition!r}")
-        _check_known(records, key, text)
-        wanted.setdefault(key, []).append(text)
-    for key, texts in wanted.items():
-        records = [kept for r in records if (kept := _kept(r, key, texts))]
-    if only and not records:
-        raise ValueError(f"only: no record fulfils all of {', '.join(only)}; leave one out")
-    return list(records)
-
-def _kept(record: dict, key: str, texts: list[str]) -> dict | None:
-    "Return a record with the rows that have one of the values; None if nothing is left of it."
-    def fits(value): return any(_same(key, value, text) for text in texts)
-    if key not in ROW_KEYS or not record.get("rows"):
-        return record if any(map(fits, _values(record, key))) else None
-    rows = [row for row in record["rows"] if fits(row.get(key) or "")]
-    return record | {"rows": rows} if rows else None
-
-def _check_known(records: Sequence[dict], key: str, text: str) -> None:
-    "Raise `ValueError` unless some record has the key with this value."
-    keys = [*RUN_KEYS, *ROW_KEYS, *sorted({p for r in records for p in r["parameters"]})]
-    one_of("only", key, keys, "key")
-    values = {str(v): v for r in records for v in _values(r, key)}
-    if any(_same(key, v, text) for v in values.values()): return
-    known = _listing(sorted(values), 20)
-    raise ValueError(f"only: no record has {key}={text}{did_you_mean(text, values, ', ') or '.'} "
-                     f"Known: {known}")
-
-# %% ../../nbs/80_reproduce/828_report.ipynb #22adc7ee
-def _listing(names: Sequence[str], most: int) -> str:
-    "Return names as one text, at most so many of them."
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+__all__ = ['Collection', 'StoredRows', 'collect', 'tidy_rows', 'write_parquet', 'Group', 'result_groups', 'code_name']
 
 # %% ../../nbs/80_reproduce/828_report.ipynb #4fee97fd
 @dataclass(frozen=True)
@@ -273,7 +204,7 @@ def _mixed(rows: list[dict], key: str, lead: str) -> str:
     for row in rows:
         runs.setdefault(row.get(key) or "unknown", {})[f"{row['job']}/{row['run']}"] = True
     if len(set(runs) - {"unknown"}) < 2: return ""
-    parts = [f"{kind}: {_listing(list(names), 8)}" for kind, names in sorted(runs.items())]
+    parts = [f"{kind}: {first_few(list(names), 8)}" for kind, names in sorted(runs.items())]
     return f"{lead} {'; '.join(parts)}."
 
 def _grids(rows: list[dict], code: str, versions: dict):
@@ -285,120 +216,3 @@ def _grids(rows: list[dict], code: str, versions: dict):
         except ValueError: continue      # two rows for one cell: the full table shows them
         caption = grid.caption + (f", code {code}" if len(versions) > 1 else "")
         yield Table(grid.columns, grid.rows, caption, grid.notes, bold=grid.bold)
-
-# %% ../../nbs/80_reproduce/828_report.ipynb #230b37fe
-MOST_LINES = 30   # more remarks than this are only counted
-
-def data_lines(
-    records: Sequence[dict],     # from `collect`
-) -> list[str]:                  # sentences
-    "Return which data the runs used, and the remarks that notebooks left about them."
-    from amcl_suite.core.data import catalogue
-    seen, lines, known = {}, [], catalogue()
-    for record in records:
-        for name, checksum in (record.get("data") or {}).items():
-            seen.setdefault(name, set()).add(str(checksum or ""))
-    if here := sorted(n for n, sums in seen.items() if sums - {""}):
-        sums = {n: ", ".join(sorted(s[:8] for s in seen[n] if s)) for n in here}
-        marks = ", ".join(f"{n} (sha256 {sums[n]})" for n in here)
-        lines.append(f"Data sets used, verified by checksum: {marks}.")
-    without = sorted(n for n, sums in seen.items() if "" in sums)
-    if gone := [n for n in without if n in known]:
-        lines.append("Not on this machine when runs were started: " + ", ".join(gone) + ".")
-    if made := [n for n in without if n not in known]:
-        lines.append("Generated, or bundled with a library: " + ", ".join(made) + ".")
-    notes = list(dict.fromkeys(str(note) for r in records for note in r.get("notes") or []))
-    more = [f"{len(notes) - MOST_LINES} more remarks are in the records."]
-    return lines + notes[:MOST_LINES] + (more if len(notes) > MOST_LINES else [])
-
-# %% ../../nbs/80_reproduce/828_report.ipynb #5d5d6ef7
-def warning_lines(
-    found: Collection,   # from `collect`
-) -> list[str]:          # sentences
-    "Return what limits the trust in a report: filters, several versions, records left out."
-    lines = [f"Filtered: only {', '.join(found.only)}."] if found.only else []
-    codes = sorted({code_name(r.get("environment") or {}) for r in found.records
-                    if r["state"] == "finished"})
-    if len(codes) > 1:
-        lines.append(f"These runs come from several versions of the code: {_listing(codes, 8)}.")
-    if any("+changes" in code for code in codes):
-        lines.append("Some runs come from code with changes that were not committed.")
-    if found.superseded:
-        failures = sum(display_state(r) == "failed" for r in found.superseded)
-        lines.append(f"{len(found.superseded)} older or unfinished records of the same runs "
-                     f"({failures} failed) are left out; the report names them.")
-    return lines + [f"Left out: {why}" for why in found.unreadable]
-
-def superseded_table(
-    found: Collection,   # from `collect`
-) -> Table:              # one line per record that was left out
-    "Return the records that other records of the same runs replace."
-    lines = [(f"{r['job']}/{r['name']}", _state_text(r), code_name(r.get("environment") or {}),
-              r.get("started") or "–", str(r["folder"])) for r in found.superseded]
-    return Table(("run", "state", "code", "started", "folder"), tuple(lines), n_keys=5)
-
-def _state_text(record: dict) -> str:
-    "Return a record's state, with its last line if it failed."
-    line = (record.get("error") or {}).get("line", "")
-    return f"failed: {line}" if display_state(record) == "failed" else display_state(record)
-
-# %% ../../nbs/80_reproduce/828_report.ipynb #65607658
-def failure_table(
-    records: Sequence[dict],     # from `collect`
-) -> Table:                      # one line per run; empty if all is well
-    "Return the failed and interrupted runs."
-    lines = []
-    for r in records:
-        state, error = display_state(r), r.get("error") or {}
-        if state not in ("failed", "interrupted"): continue
-        kind = error.get("kind") or ("interrupted" if state == "interrupted" else "error")
-        job = f"Slurm job {r['slurm_job']}" if r.get("slurm_job") else ""
-        kind = ", ".join(part for part in (str(kind), job) if part)
-        cell = f" (cell {error['cell']})" if error.get("cell") is not None else ""
-        lines.append((f"{r['job']}/{r['name']}", kind, str(r.get("attempts") or 1),
-                      error.get("line", state) + cell, str(r["folder"] / "executed.ipynb")))
-    return Table(("run", "kind", "attempts", "last line", "notebook"), tuple(lines), n_keys=5)
-
-# %% ../../nbs/80_reproduce/828_report.ipynb #469e68ed
-def environment_table(
-    records: Sequence[dict],     # from `collect`
-) -> Table:                      # one line per kind of machine and version
-    "Return where the runs were computed, with which software."
-    machines = {}
-    for r in records:
-        about = r.get("environment") or {}
-        packages = about.get("packages")
-        packages = [f"{k} {v}" for k, v in packages.items()] if isinstance(packages, dict) else []
-        software = ", ".join([f"Python {about.get('python', '?')}", *packages])
-        key = (str(about.get("processor", "?")), str(about.get("device", "?")), software,
-               code_name(about))
-        machines[key] = machines.get(key, 0) + 1
-    lines = tuple((*key, str(count)) for key, count in machines.items())
-    return Table(("processor", "device", "software", "code", "runs"), lines, n_keys=4)
-
-def cost_table(
-    found: Collection,   # from `collect`
-) -> Table:              # one line per job, one for records left out, and the sum
-    "Return what jobs have cost: hours of workers and GPUs, and the largest memory of a run."
-    jobs = {}
-    for r in found.records: jobs.setdefault(r["job"], []).append(r)
-    if found.superseded: jobs["left out"] = found.superseded
-    if len(jobs) > 1: jobs["together"] = (*found.records, *found.superseded)
-    lines = []
-    for job, records in jobs.items():
-        spent = cost(records)
-        lines.append((job, str(spent.runs), f"{spent.worker_hours:.2f}", f"{spent.gpu_hours:.2f}",
-                      f"{spent.peak_memory_mb:.0f} MB"))
-    return Table(("job", "runs", "worker-hours", "GPU-hours", "peak memory"), tuple(lines))
-
-# %% ../../nbs/80_reproduce/828_report.ipynb #d052c52f
-def run_table(
-    records: Sequence[dict],     # from `collect`
-) -> Table:                      # one line per run
-    "Return state, place, attempts, time and memory of each run."
-    lines = tuple((f"{r['job']}/{r['name']}", display_state(r), r.get("where") or "local",
-                   str(r.get("attempts") or 1), str(len(r.get("gpus") or ())),
-                   format_seconds(r.get("seconds_all")) or "–",
-                   f"{r.get('peak_memory_mb') or 0:.0f} MB") for r in records)
-    heads = ("run", "state", "where", "attempts", "GPUs", "time", "peak memory")
-    return Table(heads, lines, n_keys=3)
