@@ -71,8 +71,10 @@ def ratio_bars(
     ax.axvline(1, color="#333333", lw=.8)
     ax.set(xscale="log", xlabel="times faster", yticks=range(len(bars)), yticklabels=list(bars),
            ylim=(len(bars) - .5, -.5))
+    wide = .1, .2, .5, 1, 2, 5, 10, 20, 50, 100, 200, 500
+    fine = .4, .6, .8, 1, 1.2, 1.5, 2, 2.5, 3, 4, 5
     low, high = ax.get_xlim()
-    ticks = [t for t in (.1, .2, .5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if low <= t <= high]
+    ticks = [tick for tick in (wide if high > 6 * low else fine) if low <= tick <= high]
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
     ax.grid(False, axis="y")

@@ -33,6 +33,7 @@ class Outcome:
         took = f" in {format_seconds(self.seconds)}" if self.seconds else ""
         return f"{self.state} {self.run.name}{took}{text}"
 
+# %% ../../nbs/80_reproduce/821_outcomes.ipynb #7e363e9d
 @dataclass
 class Live:
     "A run at work, queued on a cluster, or in the hands of another process."
@@ -93,6 +94,7 @@ def conclude(
     state = "interrupted" if kind in ("interrupted", "cancelled") else "failed"
     return Outcome(run, state, seconds, line, kind=kind)
 
+# %% ../../nbs/80_reproduce/821_outcomes.ipynb #121a58e4
 def _last_words(live: Live) -> str:
     "Return the error that a worker printed before it ended; \"\" if it printed none."
     return next((line for line in reversed(live.log.splitlines()) if "Error: " in line), "")
