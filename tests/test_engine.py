@@ -183,16 +183,16 @@ def test_a_killed_engine_is_started_again_beside_its_workers(project):
 
 
 def test_a_job_that_slurm_has_forgotten_keeps_nobody_waiting(project, monkeypatch):
-    from amcl_suite.reproduce import engine
+    from amcl_suite.reproduce import engine, turns
     project.notebook(RESULT)
     project.job(TOY % "1")
     run, = load_job("toy").runs
     note = {"where": "slurm", "id": "99", "logs": "", "token": "", "host": ""}
     run.folder.mkdir(parents=True)
     (run.folder / "submission.json").write_text(json.dumps(note))
-    monkeypatch.setattr(engine, "slurm_states", lambda patience=0: None)     # no answer
+    monkeypatch.setattr(turns, "slurm_states", lambda patience=0: None)     # no answer
     with pytest.raises(ValueError, match="Slurm doesn't answer"): engine.Engine([run]).run()
-    monkeypatch.setattr(engine, "slurm_states", lambda patience=0: {})       # no such job any more
+    monkeypatch.setattr(turns, "slurm_states", lambda patience=0: {})       # no such job any more
     assert [o.state for o in engine.Engine([run]).run()] == ["finished"]
 
 

@@ -15,12 +15,13 @@ from amcl_suite.core.records import SCHEMA_VERSION, make_row, row_faults
 from amcl_suite.reproduce import cli, engine as engines
 from amcl_suite.reproduce.cli import main
 from amcl_suite.reproduce.display import LiveTable, live_table, progress_text, seconds_left
-from amcl_suite.reproduce.engine import Engine, Live
+from amcl_suite.reproduce.engine import Engine
 from amcl_suite.reproduce.submissions import read_submission, stale_logs
 from amcl_suite.reproduce.executors import Handle
 from amcl_suite.reproduce.housekeeping import chosen, leftovers, remove
-from amcl_suite.reproduce.jobs import load_job
 from amcl_suite.reproduce.places import JobError
+from amcl_suite.reproduce.jobs import load_job
+from amcl_suite.reproduce.outcomes import Live
 from amcl_suite.reproduce.report import collect, result_groups, tidy_rows
 from amcl_suite.reproduce.worker import Task, execute, seconds_spent, standing
 from filelock import FileLock
@@ -201,7 +202,7 @@ def test_c6_a_folder_that_cannot_be_emptied_is_a_failure_and_no_skipped_run(proj
     assert standing(run.folder).state == "new"                       # half emptied: not finished any more
     engine = Engine([run], force=True)                               # the record could not even be removed
     live = Live(run, Handle("1", "logs", "ended"), "new", log="...\nOutputError: the folder can't be written: ...\n")
-    engine._conclude(live, standing(leave(run)), ours=False)
+    engine._conclude(live, standing(leave(run)))
     assert [(o.state, o.error[:12]) for o in engine.outcomes] == [("failed", "OutputError:")]
 
 

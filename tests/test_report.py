@@ -11,8 +11,9 @@ from amcl_suite.core.reading import Cost, RecordError, cost, read_arrays, read_r
 from amcl_suite.core.records import SCHEMA_VERSION, make_row, open_run
 from amcl_suite.core.settings import project_root
 from amcl_suite.reproduce import report, report_page
-from amcl_suite.reproduce.report import collect, result_groups, tidy_rows, warning_lines
-from amcl_suite.reproduce.report_page import write_report
+from amcl_suite.reproduce.report import collect, result_groups, tidy_rows
+from amcl_suite.reproduce.report_files import write_report
+from amcl_suite.reproduce.trust import warning_lines
 
 WATCHES = ("nbs/90_results/records",)     # for scripts/test.sh --changed
 

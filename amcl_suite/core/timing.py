@@ -5,12 +5,12 @@
 # %% ../../nbs/70_core/727_timing.ipynb #f33c266e
 from __future__ import annotations
 import contextlib, time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median_high
 from .expect import integer
 
 # %% auto #0
-__all__ = ['wall_seconds', 'limited_threads', 'time_in_turn', 'peak_gflops', 'has_bfloat16']
+__all__ = ['wall_seconds', 'limited_threads', 'time_in_turn', 'ratio_bars', 'peak_gflops', 'has_bfloat16']
 
 # %% ../../nbs/70_core/727_timing.ipynb #5c376aad
 def wall_seconds(
@@ -56,6 +56,28 @@ def time_in_turn(
         found[name] = dict(ms=1e3 * median_high(row[name] for row in times),
                            ratio=median_high(ratios), ratio_min=ratios[0], ratio_max=ratios[-1])
     return found
+
+# %% ../../nbs/70_core/727_timing.ipynb #71e9c8b7
+def ratio_bars(
+    ax,                           # matplotlib axes
+    bars: dict[str, dict],        # label -> ratio, ratio_min and ratio_max, as of `time_in_turn`
+    colours: Sequence[str] = (),  # one for each bar; empty: all alike
+) -> None:
+    "Draw how many times faster each is, with its range over the rounds, on a logarithmic axis."
+    for place, one in enumerate(bars.values()):
+        colour = colours[place] if colours else "C0"
+        ax.barh(place, one["ratio"] - 1, left=1, height=.6, color=colour)
+        ax.plot([one["ratio_min"], one["ratio_max"]], [place, place], color="#333333", lw=1.4)
+    ax.axvline(1, color="#333333", lw=.8)
+    ax.set(xscale="log", xlabel="times faster", yticks=range(len(bars)), yticklabels=list(bars),
+           ylim=(len(bars) - .5, -.5))
+    wide = .1, .2, .5, 1, 2, 5, 10, 20, 50, 100, 200, 500
+    fine = .4, .6, .8, 1, 1.2, 1.5, 2, 2.5, 3, 4, 5
+    low, high = ax.get_xlim()
+    ticks = [tick for tick in (wide if high > 6 * low else fine) if low <= tick <= high]
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
+    ax.grid(False, axis="y")
 
 # %% ../../nbs/70_core/727_timing.ipynb #5789fe29
 def peak_gflops(

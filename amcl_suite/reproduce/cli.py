@@ -113,7 +113,7 @@ def show(jobs: Jobs, only: Only = None) -> None:
 def _show_runs(console, runs: list, workers: str = "auto", where: str = "local",
                force: bool = False) -> None:
     "Print runs with their states and needs, then what is left and what it costs."
-    from amcl_suite.reproduce.engine import count_workers
+    from amcl_suite.reproduce.turns import count_workers
     from amcl_suite.reproduce.planning import estimate, expected_minutes
     from amcl_suite.reproduce.worker import standing
     heads = ("run", "parameters", "state", "expected", "needs", "data")
@@ -161,7 +161,9 @@ def run(
 ) -> None:
     "Run jobs: finished runs are skipped, interrupted ones resumed, failures don't stop the others."
     check_installed("run", "papermill", "submitit", "ipykernel")
-    from amcl_suite.reproduce.engine import count_workers, exit_status, run_all
+    from amcl_suite.reproduce.engine import run_all
+    from amcl_suite.reproduce.outcomes import exit_status
+    from amcl_suite.reproduce.turns import count_workers
     from amcl_suite.reproduce.places import home_of
     console, slurm = open_console(), {"partition": partition, "account": account, "qos": qos,
                                       "constraint": constraint, "requeues": requeues}
@@ -336,8 +338,8 @@ def report(
         help="Folder for the report; default: that of the runs.")] = None,
 ) -> None:
     "Write report.html, report.md and results.parquet, and print the tables: paper versus ours."
-    from amcl_suite.reproduce.report import data_lines, warning_lines
-    from amcl_suite.reproduce.report_page import write_report
+    from amcl_suite.reproduce.report_files import write_report
+    from amcl_suite.reproduce.trust import data_lines, warning_lines
     home, places = _found(jobs)
     console, names = open_console(), tuple(place.name for place in places)
     made = write_report(names, out, only=tuple(only or ()), runs=home)

@@ -4,51 +4,26 @@
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #70060c57
 from __future__ import annotations
-import contextlib, os, shutil, signal, time, uuid
-from dataclasses import dataclass
+import contextlib, os, signal, time, uuid
 from fastcore.basics import patch
-from filelock import FileLock
 from ..core.expect import one_of
-from ..core.files import OutputError, output_errors, write_json_atomic, write_text_atomic
-from ..core.locks import LOCK_NAME, is_locked, link_on_the_way, run_folders
-from ..core.reading import RunState
-from ..core.tables import format_seconds
-from .jobs import PlannedRun, data_checksum
-from .places import JobError, home_of
-from .worker import Standing, Task, standing
-from .slurm import ending, slurm_states
+from ..core.files import OutputError, output_errors, write_text_atomic
+from ..core.locks import link_on_the_way
+from .jobs import PlannedRun
+from .places import home_of
+from .worker import Standing, standing
 from .executors import (Handle, LocalExecutor, SlurmExecutor, check_gpus,
-                                            handling, n_workers, visible_gpus,
-                                            without_interrupt)
-from .submissions import (keep_log, note_submission, read_submission,
-                                              remove_logs, remove_stale_logs, submission_fault)
+                                            handling, without_interrupt)
+from .submissions import (keep_log, note_submission, remove_logs,
+                                              remove_stale_logs, submission_fault)
 from .display import Lines, LiveTable, Silent, plural
+from .turns import (ClusterQueue, at_work, count_workers, free_gpus, make_task,
+                                        next_run)
 from .planning import expected_minutes
+from .outcomes import Live, Outcome, conclude, is_over, stopped
 
 # %% auto #0
-__all__ = ['LAG', 'Outcome', 'Live', 'Engine', 'held_interrupt', 'make_task', 'run_all', 'count_workers', 'exit_status']
-
-# %% ../../nbs/80_reproduce/822_engine.ipynb #cf73bd58
-@dataclass
-class Outcome:
-    "How one run ended in this call."
-    run: PlannedRun       # the run
-    state: str            # "finished", "failed", "skipped", "interrupted", "submitted" or "left"
-    seconds: float = 0.0  # wall time in this call
-    error: str = ""       # last line of the error
-    remark: str = ""      # such as why it was skipped
-
-@dataclass
-class Live:
-    "A run at work, queued on a cluster, or in the hands of another process."
-    run: PlannedRun             # the run
-    handle: Handle              # from the executor
-    token: str = ""             # attempt; "" if it is not ours
-    begin: float | None = None  # monotonic s when it was first seen at work
-    ended: float | None = None  # monotonic s when the executor first said that it has ended
-    log: str = ""               # what its worker printed last
-    @property
-    def seconds(self) -> float: return time.monotonic() - self.begin if self.begin else 0.0
+__all__ = ['Engine', 'held_interrupt', 'run_all']
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #7bfa3072
 class Engine:
@@ -70,8 +45,7 @@ class Engine:
         self.where, self.retries, self.detach, self.options = where, retries, detach, options or {}
         self.queue = sorted(self.runs, key=lambda r: -self.minutes(r))
         self.live, self.waiting, self.outcomes, self.tries = [], [], [], {}
-        self.executor, self.elsewhere, self.asked, self.interrupted = None, {}, None, False
-        self.displayed = True
+        self.executor, self.cluster, self.interrupted = None, ClusterQueue(), False
         name = f"{where}-{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.home = home_of(self.runs)
         self.logs = self.home / ".submitit" / name
@@ -102,8 +76,7 @@ def held_interrupt():   # context manager
 def run(self: Engine) -> list[Outcome]:   # one per run, in the order in which they ended
     "Run everything; Ctrl-C ends local workers, and leaves a cluster's jobs to the cluster."
     write_text_atomic(self.home / f".probe-{os.getpid()}", "x" * 4096).unlink()   # can we?
-    self._refuse_links()
-    if not self.force: self._skip_finished()
+    self._sort_out()
     remove_stale_logs(self.home)
     if not self.queue: return self.outcomes
     kinds = {"local": LocalExecutor, "slurm": SlurmExecutor}
@@ -112,10 +85,11 @@ def run(self: Engine) -> list[Outcome]:   # one per run, in the order in which t
     self.executor.expected = {r.hash: self.minutes(r) for r in self.queue}
     if self.where == "local":
         check_gpus(self.queue, self.executor.gpus)
-        self._note_foreign_gpus()
+        self.executor.gpus = free_gpus(self.home, {r.folder for r in self.runs})
         self.executor.planned = list(self.queue)
     try:
-        with handling(signal.SIGTERM, signal.default_int_handler), self._at_work():   # as Ctrl-C
+        with (handling(signal.SIGTERM, signal.default_int_handler),
+              at_work(self.logs, self.where == "local")):     # as Ctrl-C
             self._loop()
     except KeyboardInterrupt: self._stop()
     except BaseException:                      # nothing of ours may be left without an engine
@@ -143,63 +117,32 @@ def _loop(self: Engine) -> None:
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #0daf41a0
 @patch
-@contextlib.contextmanager
-def _at_work(self: Engine):
-    "Hold a lock on the folder of submissions, so that others know when this engine has ended."
-    lock = FileLock(self.logs / LOCK_NAME)
-    if self.where == "local":
-        with contextlib.suppress(OSError): lock.acquire(timeout=1)
-    try: yield
-    finally: lock.release()
-
-@patch
 def _display(self: Engine) -> None:
     "Update the display; a fault of it is no reason to end runs, so it is told and shown no more."
-    if not self.displayed: return
     try: self.show.update(self)
     except Exception as error:
-        self.displayed = False
         self.show.event(f"progress is shown no more ({type(error).__name__}: {error}); "
                         f"the runs go on")
-
-@patch
-def _refuse_links(self: Engine) -> None:
-    "Fail runs whose folder is a link: what it leads to isn't ours to write to."
-    for run in [r for r in self.queue if link_on_the_way(r.folder)]:
-        self.queue.remove(run)
-        self._end(Outcome(run, "failed", error=standing(run.folder).remark))
+        self.show.update = lambda engine: None
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #b88803d5
 @patch
-def _skip_finished(self: Engine) -> None:
-    for run in [r for r in self.queue if standing(r.folder, r.hash).state == "finished"]:
+def _sort_out(self: Engine) -> None:
+    "End runs that are finished, and those whose folder is a link: that isn't ours to write to."
+    for run in list(self.queue):
+        found, link = standing(run.folder, run.hash), link_on_the_way(run.folder)
+        if link: outcome = Outcome(run, "failed", error=found.remark)
+        elif found.state == "finished" and not self.force:
+            outcome = Outcome(run, "skipped", remark="finished before")
+        else: continue
         self.queue.remove(run)
-        self._end(Outcome(run, "skipped", remark="finished before"))
+        self._end(outcome)
 
 @patch
 def _end(self: Engine, outcome: Outcome) -> None:
     self.outcomes.append(outcome)
     if outcome.remark == "finished before": return      # the summary counts them
-    text = f" ({outcome.error or outcome.remark})" if outcome.error or outcome.remark else ""
-    took = f" in {format_seconds(outcome.seconds)}" if outcome.seconds else ""
-    count = f"[{len(self.outcomes)}/{len(self.runs)}]"
-    self.show.event(f"{count} {outcome.state} {outcome.run.name}{took}{text}")
-
-# %% ../../nbs/80_reproduce/822_engine.ipynb #13941ab0
-@patch
-def _slurm_job_of(self: Engine, run: PlannedRun) -> tuple[dict, str, str]:
-    "Return the note, state and detail of a run's job if Slurm still has it; state \"\" otherwise."
-    note, first = read_submission(run.folder), False
-    if note.get("where") != "slurm": return note, "", ""
-    if self.asked is None or time.monotonic() - self.asked > 3:
-        first = self.asked is None
-        self.elsewhere = slurm_states(patience=60 if first else 0)
-        self.asked = time.monotonic()
-    if self.elsewhere is None and first: raise JobError(
-        "Slurm doesn't answer, and runs of this job may be in its queue: try again later")
-    if self.elsewhere is None: return note, "queued", ""     # no answer: nothing is taken up
-    state, detail = self.elsewhere.get(note["id"], ("", ""))
-    return note, "" if state == "ended" else state, detail
+    self.show.event(f"[{len(self.outcomes)}/{len(self.runs)}] {outcome}")
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #8d6102cb
 @patch
@@ -207,7 +150,7 @@ def _adopt(self: Engine) -> None:
     "Take over jobs that an earlier engine has submitted to the cluster."
     if self.where != "slurm": return
     for run in list(self.queue):
-        note, state, detail = self._slurm_job_of(run)
+        note, state, detail = self.cluster.job_of(run)
         if not state: continue
         self.queue.remove(run)
         handle = Handle(note["id"], note["logs"], state, detail)
@@ -227,14 +170,11 @@ def _wait_for(self: Engine, run: PlannedRun, who: dict, by: str = "", token: str
 def _look_at_waiting(self: Engine) -> None:
     "Take up runs that the other process has left."
     for live in list(self.waiting):
-        run, found = live.run, standing(live.run.folder, live.run.hash)
-        if found.state == "running" or self._slurm_job_of(run)[1]: continue
+        found = standing(live.run.folder, live.run.hash)
+        if found.state == "running" or self.cluster.job_of(live.run)[1]: continue
         self.waiting.remove(live)
-        ours = bool(live.token) and (found.record or {}).get("token") == live.token
-        if found.state == "finished" and ours: self._end(Outcome(run, "finished"))
-        elif found.state == "finished":
-            self._end(Outcome(run, "skipped", remark="finished by another process"))
-        else: self.queue.insert(0, run)
+        if found.state == "finished": self._end(conclude(live, found, self.home))
+        else: self.queue.insert(0, live.run)
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #4d357890
 @patch
@@ -242,37 +182,16 @@ def _used(self: Engine) -> list[tuple[str, ...]]:
     "Return the GPUs of each run in flight that counts as a worker of this engine."
     return [l.handle.gpus for l in [*self.live, *self.waiting]]
 
-@patch
-def _note_foreign_gpus(self: Engine) -> None:
-    "Leave out GPUs that runs of other engines have to themselves on this machine."
-    if not self.executor.gpus: return
-    mine, taken = {r.folder for r in self.runs}, set()
-    for folder in run_folders(self.home)[0]:
-        if folder in mine or not is_locked(folder): continue
-        record = standing(folder).record or {}
-        if record.get("host") == os.uname().nodename: taken |= set(record.get("gpus") or ())
-    free = [g for g in visible_gpus() if g not in taken]
-    if free != self.executor.gpus and free: self.executor.gpus = free
-
-@patch
-def _next(self: Engine) -> PlannedRun | None:
-    "Return the next run that fits; only runs without GPUs of their own may overtake."
-    for place, run in enumerate(self.queue):
-        if place and run.needs.gpus: continue
-        if self.executor.room(run, self._used()): return run
-        if not run.needs.gpus: return None         # no worker is free
-    return None
-
 # %% ../../nbs/80_reproduce/822_engine.ipynb #952f60c2
 @patch
 def _fill(self: Engine) -> None:
     "Submit runs while there is room: one by one here, all at once on a cluster."
-    ready = []
-    while run := self._next():
+    ready, room = [], lambda run: self.executor.room(run, self._used())
+    while run := next_run(self.queue, room):
         self.queue.remove(run)
         found = standing(run.folder, run.hash)
         forced = self.force and run.folder not in self.tries
-        _, state, _ = self._slurm_job_of(run) if self.where == "local" else (None, "", "")
+        _, state, _ = self.cluster.job_of(run) if self.where == "local" else (None, "", "")
         if found.state == "finished" and not forced:
             self._end(Outcome(run, "skipped", remark="finished by another process"))
         elif found.state == "newer" and not forced:
@@ -284,16 +203,6 @@ def _fill(self: Engine) -> None:
         if fault := submission_fault(run.folder): self.show.event(f"{run.name}: {fault}")
         if ready and not self.executor.keeps_running: self._submit([ready.pop()])
     if ready: self._submit(ready)
-
-def make_task(
-    run: PlannedRun,   # to be run
-    **dealt,           # further fields of `Task`
-) -> Task:             # for its worker
-    "Return what a worker needs to know about a run."
-    about = {k: getattr(run, k) for k in ("job", "name", "notebook", "parameters", "hash")}
-    about |= {"data": {d: data_checksum(d) for d in run.data}, "processes": run.needs.processes}
-    return Task(about, str(run.folder), uuid.uuid4().hex, str(run.root),
-                run.needs.timeout_minutes, sets=run.sets, **dealt)
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #416861b1
 @patch
@@ -319,89 +228,42 @@ def _submit(self: Engine, ready: list[tuple[PlannedRun, Standing]]) -> None:
 def _tell_submitted(self: Engine, ready: list[tuple[PlannedRun, Standing]]) -> None:
     "Say what was submitted: each run here, the number of runs on a cluster."
     if not ready: return
-    mine = [l.handle.id.split("_")[0] for l in self.live[-len(ready):]]
-    if self.executor.keeps_running and self.live:
-        jobs = ", ".join(dict.fromkeys(mine))
-        return self.show.event(f"submitted {plural(len(ready), 'run')} to Slurm: job {jobs}")
+    if self.executor.keeps_running:
+        ids = dict.fromkeys(l.handle.id.split("_")[0] for l in self.live[-len(ready):])
+        return self.show.event(f"submitted {plural(len(ready), 'run')} to Slurm: "
+                               f"job {', '.join(ids)}")
     for run, found in ready:
         how = {"interrupted": "resuming", "failed": "trying again"}.get(found.state, "starting")
         self.show.event(f"{how} {run.name}" + (f" ({found.remark})" if found.remark else ""))
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #c56548e7
-LAG = 5.0   # s for which a cluster's file system may hide a record
-
 @patch
 def _settle(self: Engine) -> None:
     "Turn runs whose worker has ended into outcomes."
     self.executor.poll([live.handle for live in self.live])
     for live in list(self.live):
-        self._note_begin(live)
+        if live.look():
+            self.show.event(f"requeued {live.run.name}: it goes on when Slurm finds a place for it")
         if live.handle.state != "ended": continue
-        live.ended = live.ended or time.monotonic()
         found = standing(live.run.folder)
-        ours = (found.record or {}).get("token") == live.token
-        told = ours and found.record["state"] != RunState.running
-        lag = LAG if self.executor.keeps_running else 0.0
-        if found.state == "running": lag = max(lag, 1.0)   # a lock outlives a killed worker briefly
-        if not told and time.monotonic() - live.ended < lag: continue
+        if not is_over(live, found, self.executor.keeps_running): continue
         self.live.remove(live)
         live.log = keep_log(live.run.folder, live.handle)
-        if found.state == "running":
-            self._wait_for(live.run, found.record or {}, token=live.token if ours else "")
-        else: self._conclude(live, found, ours)
-
-@patch
-def _note_begin(self: Engine, live: Live) -> None:
-    "Start a run's clock when it is first seen at work, and say so when a cluster puts it back."
-    if live.handle.state == "running" and live.begin is None: live.begin = time.monotonic()
-    if live.handle.state != "queued" or live.begin is None: return
-    live.begin = None
-    self.show.event(f"requeued {live.run.name}: it goes on when Slurm finds a place for it")
+        if found.state != "running": self._conclude(live, found)
+        else: self._wait_for(live.run, found.record or {},
+                             token=live.token if live.wrote(found) else "")
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #9dc3fbd9
 @patch
-def _conclude(self: Engine, live: Live, found: Standing, ours: bool) -> None:
+def _conclude(self: Engine, live: Live, found: Standing) -> None:
     "Note the outcome of a run whose worker has ended, or put it in the queue once more."
-    record, run, seconds = found.record or {}, live.run, live.seconds
-    if not ours and found.state == "finished" and not _last_words(live):
-        return self._end(Outcome(run, "skipped", remark="finished by another process"))
-    if ours and found.state == "finished": return self._end(Outcome(run, "finished", seconds))
-    if ours and record["state"] != RunState.running: error = record.get("error") or {}
-    else: error = self._bury(live, record if ours else None)
-    kind, line = error.get("kind", "error"), error.get("line", "")
+    run, outcome = live.run, conclude(live, found, self.home)
     done = self.tries.setdefault(run.folder, 0)
-    if kind == "crash" and done < self.retries:
-        self.tries[run.folder] += 1
-        self.queue.insert(0, run)
-        self.show.event(f"crashed {run.name}: {line}; trying again ({done + 1} of {self.retries})")
-    elif kind in ("interrupted", "cancelled"):
-        self._end(Outcome(run, "interrupted", seconds, line))
-    else: self._end(Outcome(run, "failed", seconds, line))
-
-def _last_words(live: Live) -> str:
-    "Return the error that a worker printed before it ended; \"\" if it printed none."
-    return next((line for line in reversed(live.log.splitlines()) if "Error: " in line), "")
-
-@patch
-def _bury(self: Engine, live: Live, record: dict | None) -> dict:
-    "Return why a worker ended without an outcome, and say so in its record."
-    kind, line = ending(live.handle.detail)
-    if (said := _last_words(live)) and not record: kind, line = "error", said
-    elif shutil.disk_usage(self.home).free < 2**16:
-        kind, line = "error", f"the disk of {self.home} is full: free some space, then start again"
-    error = {"line": line, "kind": kind}
-    if record: _note_end(live, record, error)
-    return error
-
-# %% ../../nbs/80_reproduce/822_engine.ipynb #cf4b1956
-def _note_end(live: Live, record: dict, error: dict) -> None:
-    "Say in the record of a worker that could not do so itself how it ended, and what it cost."
-    going_on = error["kind"] in ("interrupted", "cancelled")
-    state = RunState.pending if going_on else RunState.failed
-    spent = round((record.get("seconds_all") or 0.0) + live.seconds, 3)
-    with contextlib.suppress(OSError, OutputError):
-        write_json_atomic(live.run.folder / "record.json",
-                          record | {"state": state, "error": error, "seconds_all": spent})
+    if outcome.kind != "crash" or done == self.retries: return self._end(outcome)
+    self.tries[run.folder] += 1
+    self.queue.insert(0, run)
+    self.show.event(f"crashed {run.name}: {outcome.error}; "
+                    f"trying again ({done + 1} of {self.retries})")
 
 # %% ../../nbs/80_reproduce/822_engine.ipynb #3c5ccf9e
 @patch
@@ -413,13 +275,9 @@ def _stop(self: Engine) -> None:
     self.show.event("stopping: ending the workers; start again to resume")
     with without_interrupt(): self.executor.cancel([live.handle for live in self.live])
     for live in self.live:
-        found = standing(live.run.folder)
+        outcome = stopped(live, standing(live.run.folder))
         keep_log(live.run.folder, live.handle)
-        if (found.record or {}).get("token") == live.token and found.state == "interrupted":
-            error = {"line": "interrupted", "kind": "interrupted"}
-            if found.record["state"] == RunState.running: _note_end(live, found.record, error)
-        state = "finished" if found.state == "finished" else "interrupted"
-        self._end(Outcome(live.run, state, live.seconds))
+        self._end(outcome)
     self._give_up_rest()
 
 @patch
@@ -429,10 +287,9 @@ def _leave(self: Engine) -> None:
     if self.live:
         self.show.event(f"{plural(len(self.live), 'run')} left to Slurm; `amcl cancel {names}` "
                         f"ends them, `amcl run {names} --where slurm` watches them again")
-    for live in self.live:
-        state = "left" if self.interrupted else "submitted"
-        self.outcomes.append(Outcome(live.run, state, remark=f"Slurm job {live.handle.id}"))
-    self.live = []
+    state = "left" if self.interrupted else "submitted"
+    self.outcomes += [Outcome(live.run, state, remark=f"Slurm job {live.handle.id}")
+                      for live in self.live]
     self._give_up_rest()
 
 @patch
@@ -453,25 +310,7 @@ def run_all(
     "Run planned runs with a display that fits the console."
     settings |= {"expected": expected_minutes(runs), "where": where}
     count = count_workers(workers, runs, where, settings.get("force", False))
-    if console is not None and console.is_terminal:
-        with LiveTable(console) as show: return Engine(runs, count, show=show, **settings).run()
     write = (lambda text: console.print(text, markup=False, soft_wrap=True)) if console else print
-    return Engine(runs, count, show=Lines(write), **settings).run()
-
-def count_workers(
-    workers: str | int,        # "auto", or a number
-    runs: list[PlannedRun],    # planned runs
-    where: str = "local",      # "local" or "slurm"
-    force: bool = False,       # finished runs count too
-) -> int:                      # runs in flight
-    "Return how many runs to have in flight; on a cluster, \"auto\" is submitit's usual 256."
-    if where == "slurm" and workers == "auto": return 256
-    todo = [r for r in runs if force or standing(r.folder, r.hash).state != "finished"]
-    return n_workers(workers, todo)
-
-def exit_status(
-    outcomes: list[Outcome],   # of one call
-) -> int:                      # 0: all well; 1: a run failed; 130: interrupted
-    "Return the exit status for a list of outcomes."
-    states = {o.state for o in outcomes}
-    return 130 if states & {"interrupted", "left"} else 1 if "failed" in states else 0
+    on_screen = console is not None and console.is_terminal
+    with LiveTable(console) if on_screen else contextlib.nullcontext(Lines(write)) as show:
+        return Engine(runs, count, show=show, **settings).run()

@@ -127,6 +127,7 @@ def check_pages(
         faults += [(path, fault) for source in sources if (fault := _load_fault(source, path))]
     return [(path.relative_to(folder).as_posix(), fault) for path, fault in faults]
 
+# %% ../../nbs/80_reproduce/838_pages.ipynb #765421f1
 def _page_faults(path: Path, page: PageReader, pages: dict) -> Iterator[str]:
     "Yield what is wrong with one page."
     if not page.title.strip(): yield "no title"

@@ -4,23 +4,18 @@
 
 # %% ../../nbs/80_reproduce/830_report_page.ipynb #0636f44d
 from __future__ import annotations
-import base64, hashlib, html, io, os, re
-from collections.abc import Sequence
+import base64, hashlib, html, io, re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
-from ..core.files import shown, write_text_atomic
 from ..core.formats import read_image
 from ..core.records import SOUND_FILES
-from ..core.settings import runs_dir
-from ..core.tables import Table, plain_markdown
-from .report import (Collection, Group, collect, cost_table, data_lines,
-                                         display_state, environment_table, failure_table,
-                                         run_table, superseded_table, warning_lines, write_parquet)
+from ..core.tables import Table
+from .report import Collection, Group
+from .trust import (cost_table, environment_table, failure_table, first_lines,
+                                        run_table, superseded_table)
 
 # %% auto #0
-__all__ = ['MAX_FILE', 'MAX_PAGE', 'PageSpace', 'data_uri', 'media_html', 'report_html', 'report_markdown', 'Report',
-           'write_report']
+__all__ = ['MAX_FILE', 'MAX_PAGE', 'PageSpace', 'data_uri', 'media_html', 'report_html']
 
 # %% ../../nbs/80_reproduce/830_report_page.ipynb #cc3abcf4
 MAX_FILE, MAX_PAGE = 8_000_000, 64_000_000   # bytes inside a page: of one file, of all
@@ -249,18 +244,10 @@ def _media_sections(found: Collection) -> str:
     return "".join(parts)
 
 # %% ../../nbs/80_reproduce/830_report_page.ipynb #0f01655b
-def _first_lines(found: Collection) -> list[str]:
-    "Return what a reader must know before the tables."
-    states = [display_state(r) for r in found.records]
-    counts = [f"{states.count(s)} {s}" for s in ("finished", "running", "failed", "interrupted")
-              if s in states]
-    return [f"Runs: {', '.join(counts) or 'no runs'}.", *warning_lines(found),
-            *data_lines(found.records)]
-
 def _sections(found: Collection) -> list[tuple[str, str]]:
     "Return title and HTML of the sections of the page."
     records = found.records
-    items = "".join(f"<li>{html.escape(line)}</li>" for line in _first_lines(found))
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in first_lines(found))
     sections = [("What to know first", f'<div class="first"><ul>{items}</ul></div>')]
     if len(failures := failure_table(records)):
         sections.append(("Runs without results", _table_html(failures, "Runs without results")))
@@ -304,67 +291,3 @@ def _anchor(title: str, used: set[str]) -> str:
     while anchor in used or anchor == "main": anchor, n = f"{stem}-{n + 1}", n + 1
     used.add(anchor)
     return anchor
-
-# %% ../../nbs/80_reproduce/830_report_page.ipynb #2138feae
-def report_markdown(
-    found: Collection,                     # from `collect`
-    title: str,                            # heading
-    base: str | Path,                      # folder of the report; figures are linked from there
-) -> str:                                  # Markdown
-    "Return the report as Markdown, with figures linked instead of embedded."
-    lines = [f"- {plain_markdown(line)}" for line in _first_lines(found)]
-    parts = [f"# {plain_markdown(title)}", "\n".join(lines)]
-    if len(failures := failure_table(found.records)):
-        parts += ["## Runs without results", failures.to_markdown()]
-    for group in found.groups:
-        parts.append(f"## {plain_markdown(group.title)}")
-        if group.warning: parts.append(f"**{plain_markdown(group.warning)}**")
-        parts += [table.to_markdown() for table in (*group.grids, group.full)]
-    for r, items in found.media:
-        parts.append(f"## Figures: {plain_markdown(r['name'])}")
-        parts += [_media_markdown(r["folder"], item, base) for item in items]
-    parts += ["## Cost", cost_table(found).to_markdown()]
-    parts += ["## Environment", environment_table(found.records).to_markdown()]
-    if found.superseded: parts += ["## Records left out", superseded_table(found).to_markdown()]
-    return "\n\n".join(parts) + "\n"
-
-def _media_markdown(folder: Path, item: dict, base: str | Path) -> str:
-    "Return a link to a figure or a sound, relative to the report."
-    address = quote(Path(os.path.relpath(folder / item["file"], base)).as_posix())
-    caption = plain_markdown(str(item.get("caption") or item["name"]))
-    caption = caption.replace("[", "(").replace("]", ")")
-    sound = Path(item["file"]).suffix.lower() in SOUND_FILES
-    return ("" if sound else "!") + f"[{caption}]({address})"
-
-# %% ../../nbs/80_reproduce/830_report_page.ipynb #4b1b4dc8
-@dataclass(frozen=True)
-class Report:
-    "The files of a report, and what they show."
-    html: Path                 # self-contained page
-    markdown: Path             # the same as text
-    parquet: Path              # tidy table
-    found: Collection          # what it was made from
-
-    @property
-    def groups(self) -> tuple[Group, ...]: return self.found.groups    # tables to print
-    def __repr__(self): return f"Report({str(self.html)!r}, groups={len(self.groups)})"
-
-def write_report(
-    jobs: Sequence[str] = (),       # names of jobs; empty: all
-    out: str | Path | None = None,  # folder; None: the job's folder, or that of all runs
-    title: str = "",                # heading; default: the names of the jobs
-    only: Sequence[str] = (),       # conditions "KEY=VALUE", as for `select_records`
-    runs: Path | None = None,       # folder of all runs; None: that of the suite's jobs
-) -> Report:                        # what was written
-    "Write `report.html`, `report.md` and `results.parquet`; `ValueError` if there are no records."
-    runs, names = runs or runs_dir(), ", ".join(jobs) or "all jobs"
-    found = collect(jobs, runs, only, keep_rows=True)
-    if not found.records and not found.unreadable:
-        raise ValueError(f"no records of {', '.join(jobs) or 'any job'} in {runs}; start with "
-                         "`amcl run JOB`")
-    folder = Path(out) if out else runs / jobs[0] if len(jobs) == 1 else runs
-    title = title or f"Report: {names}"
-    page, text = report_html(found, title), report_markdown(found, title, folder.resolve())
-    return Report(write_text_atomic(folder / "report.html", shown(page)),
-                  write_text_atomic(folder / "report.md", shown(text)),
-                  write_parquet(found.rows, folder / "results.parquet"), found)

@@ -58,6 +58,8 @@ torch: pytorch
 pytorch: torch
 wta: winner
 """
+
+# %% ../../nbs/80_reproduce/839_search.ipynb #0a2d8844
 SYNONYMS = {word.strip(): meant.split() for line in _SYNONYMS.strip().splitlines()
             for words, meant in [line.split(":")] for word in words.split(",")}   # typed -> meant
 
