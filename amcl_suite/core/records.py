@@ -65,13 +65,14 @@ ROW_FIELDS = {"method": "str", "metric": "str", "value": "number",
               "table": "str", "dataset": "str", "std": "number", "stderr": "number",
               "n": "whole number", "paper": "number", "paper_spread": "number",
               "paper_source": "str", "setting": "str", "detail": "bool"}
+_ROW_NEEDS = ("method", "metric", "value", "better", "scale")
 
 def row_faults(
     row: object,         # a row, as `make_row` returns it or as a file holds it
     place: str = "",     # what stands before the names of fields, such as "rows[3]."
 ):                       # iterator over (field, expected)
     "Yield the fields of a result row that have the wrong type; nothing for a good row."
-    return _faults_of(ROW_FIELDS, row, ("method", "metric", "value", "better", "scale"), place)
+    return _faults_of(ROW_FIELDS, row, _ROW_NEEDS, place)
 
 # %% ../../nbs/70_core/724_records.ipynb #566c8fe3
 def _is_number(value: object) -> bool:
@@ -82,6 +83,7 @@ def _is_number(value: object) -> bool:
 
 def _is_count(value: object) -> bool:
     "Tell whether `value` is a whole number from 0 on, as 20 or 20.0."
+    if type(value) is int: return 0 <= value < 2**53
     return _is_number(value) and 0 <= value < 2**53 and value == int(value)
 
 _KINDS = {
@@ -101,6 +103,18 @@ def _faults_of(fields: dict, item: object, needed: tuple, place: str = ""):
         value = item.get(name)
         if value is None and name not in needed: continue
         if not _KINDS[kind](value): yield place + name, kind
+
+# %% ../../nbs/70_core/724_records.ipynb #b0074c15
+_SURE = {"str": {str}, "number": {float}, "bool": {bool}}   # types that settle a kind
+
+def _good_rows(rows: list) -> bool:
+    "Tell whether no row has a fault: what `row_faults` says of each, asked by columns."
+    if not {*map(type, rows)} <= {dict}: return False
+    for name, kind in ROW_FIELDS.items():
+        values, optional = [row.get(name) for row in rows], name not in _ROW_NEEDS
+        if {*map(type, values)} <= _SURE.get(kind, set()).union([type(None)] * optional): continue
+        if not all(v is None and optional or _KINDS[kind](v) for v in values): return False
+    return True
 
 # %% ../../nbs/70_core/724_records.ipynb #c5f6f788
 @dataclass(repr=False, eq=False)
@@ -321,6 +335,7 @@ _MEDIA = {"name": "str", "file": "str", "caption": "str", "gain": "number"}
 
 # %% ../../nbs/70_core/724_records.ipynb #604fdd28
 MAX_DEPTH = 50   # of lists and dicts in a record; a report can't print more
+_BOXES = {dict, list}
 
 def _unprintable(value: dict, texts: bool = True) -> str:
     "Return why plain data can't be printed: too deep, or texts that no file can hold."
@@ -330,7 +345,7 @@ def _unprintable(value: dict, texts: bool = True) -> str:
         if depth > MAX_DEPTH and any(boxes): return f"nested more than {MAX_DEPTH} levels deep"
         if bad := next(_halves(boxes), None) if texts else None: return bad
         boxes = [x for box in boxes for x in (box.values() if type(box) is dict else box)
-                 if type(x) is dict or type(x) is list]
+                 if type(x) in _BOXES]
     return ""
 
 def _halves(boxes: list):
@@ -345,7 +360,8 @@ def record_faults(
     "Yield the fields of a record that have the wrong type, those of its rows and files included."
     yield from _faults_of(_REQUIRED | _OPTIONAL, record, tuple(_REQUIRED))
     def items(key): return record[key] if isinstance(record.get(key), list) else []
-    for i, row in enumerate(items("rows")): yield from row_faults(row, f"rows[{i}].")
+    if not _good_rows(items("rows")):
+        for i, row in enumerate(items("rows")): yield from row_faults(row, f"rows[{i}].")
     for key in ("figures", "sounds"):
         for i, item in enumerate(items(key)):
             yield from _faults_of(_MEDIA, item, ("name", "file"), f"{key}[{i}].")
@@ -365,7 +381,7 @@ def read_record(
         text = read_text(path)
         record = parse_json(text, str(path))
     except DataError as error: raise RecordError(f"not a record: {error}; or {_AGAIN}") from None
-    halves = "\\ud" in text.lower()              # of characters; only an escape can name one
+    halves = "\\" in text and "\\ud" in text.lower()    # of characters: escapes alone name them
     if why := _unprintable(record, halves):
         raise RecordError(f"{path}: not a record ({why}); {_AGAIN}")
     if why := _other_version(record.get("schema")): raise RecordError(f"{path}: {why}")
