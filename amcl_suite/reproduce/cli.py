@@ -255,8 +255,8 @@ def _status(jobs: list[str] | None):
             if jobs: raise
             details.append(f"can't be run: {error}")
             continue
-        found = [(run, *_standing(run, slurm or {})) for run in runs]
-        counts = [state for _, state, _ in found]
+        found = [(run, *_standing(run, slurm or {})) for run in _begun(runs)]
+        counts = [state for _, state, _ in found] + ["new"] * (len(runs) - len(found))
         rows.append((name, *(counts.count(state) for state in states)))
         at_work += counts.count("running") + counts.count("queued")
         details += [f"{run.job}/{run.name}: {f.remark}" for run, state, f in found
@@ -301,8 +301,16 @@ def _without_missing_data(name: str) -> list:
     from amcl_suite.reproduce.planning import with_fallbacks
     from amcl_suite.reproduce.jobs import data_checksum, load_job
     runs = load_job(name).runs
-    missing = [d for d in {d for run in runs for d in run.data} if not data_checksum(d)]
-    return with_fallbacks(runs, missing, lambda text: None)
+    needed = {d for run in runs if run.fallback for d in run.data}
+    return with_fallbacks(runs, [d for d in needed if not data_checksum(d)], lambda text: None)
+
+def _begun(runs: list) -> list:
+    "Return the runs of a job that may have a folder; what others would be called needs no hash."
+    job = runs[0].runs / runs[0].job
+    if job.is_symlink(): return runs                       # which is named, and not followed
+    try: names = {folder.rpartition("-")[0] for folder in os.listdir(job)}     # without the hash
+    except (FileNotFoundError, NotADirectoryError): return []
+    return [run for run in runs if run.name in names]
 
 def _standing(run, slurm: dict) -> tuple:
     "Return the state of a run and its standing; \"queued\" if Slurm has it and it isn't at work."
