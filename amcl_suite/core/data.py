@@ -67,8 +67,8 @@ def catalogue() -> dict[str, Resource]:  # data sets by name
 def cache_dir() -> Path:  # absolute folder; it may not exist yet
     "Return the folder for downloads: `AMCL_CACHE`, else the user's cache folder."
     if setting("cache"): return Path(setting("cache")).expanduser().resolve()
-    import pooch
-    return Path(pooch.os_cache("amcl_suite"))
+    import platformdirs                     # as pooch does, whose import takes longer
+    return Path(platformdirs.user_cache_dir("amcl_suite"))
 
 def data_folders(
     path: str | Path | None = None,  # explicit folder, looked at first and alone
