@@ -88,7 +88,7 @@ def sections(
 
 # %% ../../nbs/70_core/709_help.ipynb #f17207d8
 def _outline(source: str) -> ast.Module:
-    "Return the syntax tree of code, functions at its top without their bodies; lines stay in place."
+    "Return the syntax tree of code whose functions have lost their bodies; lines stay in place."
     lines, place = [], ""
     for line in source.splitlines():
         if line[:1] not in (" ", ")", ""): place = "head" if line.startswith("def ") else ""
