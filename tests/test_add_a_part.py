@@ -8,7 +8,7 @@ from amcl_suite.core.claims import read_ledger
 from amcl_suite.reproduce.code import read_cells
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "nbs/00_start/020_add_a_part.ipynb"
+PAGE = ROOT / "nbs/00_start/049_add_a_part.ipynb"
 WATCHES = ("nbs/00_start", "amcl_suite", "nbs/80_reproduce/_template")
 STEP = re.compile(r"(?:`([\w/.]+)`:\n\n)?```(\w+)\n(.*?)\n```", re.S)   # a file with its name, or commands
 

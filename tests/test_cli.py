@@ -139,7 +139,7 @@ def test_data_commands(project, amcl, tmp_path, monkeypatch):
     (("run",), "Missing argument"), (("run", "toi"), "did you mean 'toy'?"), (("run", "toy", "--wrokers", "2"), "No such option"),
     (("run", "toy", "--workers", "0"), "--workers: expected"), (("run", "toy", "--workers", "many"), "--workers: expected"),
     (("run", "toy", "--only", "n"), "expected KEY=VALUE"), (("run", "toy", "--only", "m=1"), "unknown key 'm'"),
-    (("run", "toy", "--only", "n=7"), "no run has n=7"), (("report", "toy"), "no records of toy"), (("sing",), "No such command"),
+    (("run", "toy", "--only", "n=7"), "no run has n=7"), (("report", "toy"), "no records of toy"), (("report",), "no records of any job"), (("sing",), "No such command"),
     (("run", "toy", "--where", "slrum"), "did you mean 'slurm'?"),
     (("run", "toy", "--detach"), "--detach: only with --where slurm"),
     (("run", "toy", "--timeout", "-1"), "greater than 0, got -1.0"),

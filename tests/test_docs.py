@@ -1,5 +1,5 @@
 "The site can be built without Quarto, what is broken is found, and what a host runs exists."
-import json, re, shutil, subprocess, sys
+import base64, json, re, shutil, subprocess, sys
 from pathlib import Path
 
 import pytest, yaml
@@ -28,6 +28,12 @@ def test_every_page_builds_and_everything_resolves():
     media = (folder / "90_results/media.html").read_text(encoding="utf-8")
     assert "data:audio/wav" in media and "data:image/gif" in media and "data:image/svg" in media
     assert "Figure 1: It moves." in media
+    sharp = pages[folder / "70_core/plots.html"]         # stored at up to twice the size shown
+    found = re.findall(r'<img[^>]*src="data:image/png;base64,([^"]+)"[^>]*\bwidth="(\d+)"', sharp)
+    assert len(found) >= 2
+    for picture, width in found:
+        pixels = int.from_bytes(base64.b64decode(picture)[16:20])      # of the header of a PNG
+        assert 1.49 < pixels / int(width) < 2.01, (pixels, width)
 
 
 @pytest.mark.slow

@@ -18,7 +18,8 @@ from amcl_suite.reproduce.engine import Engine, Live
 from amcl_suite.reproduce.submissions import read_submission, stale_logs
 from amcl_suite.reproduce.executors import Handle
 from amcl_suite.reproduce.housekeeping import chosen, leftovers, remove
-from amcl_suite.reproduce.jobs import JobError, load_job
+from amcl_suite.reproduce.jobs import load_job
+from amcl_suite.reproduce.places import JobError
 from amcl_suite.reproduce.report import collect, result_groups, tidy_rows
 from amcl_suite.reproduce.worker import Task, execute, seconds_spent, standing
 from filelock import FileLock
@@ -446,7 +447,7 @@ def test_small_doctor_names_what_is_wrong_with_slurm(tmp_path, monkeypatch, scri
     (tmp_path / "sbatch").write_text(script)
     (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr("amcl_suite.reproduce.executors.squeue", lambda: answers)
+    monkeypatch.setattr("amcl_suite.reproduce.slurm.squeue", lambda: answers)
     assert cli._slurm_version().startswith(said) and not cli._slurm_version().startswith(",")
 
 

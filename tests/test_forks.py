@@ -10,6 +10,7 @@ import pytest
 from amcl_suite.reproduce import forks
 from amcl_suite.reproduce.engine import Engine
 from amcl_suite.reproduce.jobs import load_job
+from amcl_suite.reproduce.spare_kernel import reseed
 from toys import RESULT, Project, wait_until
 
 TOY = "- {notebook: nbs/10_toy.ipynb, grid: {n: [%s]}}"
@@ -173,7 +174,7 @@ def test_unseeded_numbers_of_copies_differ():
     for _ in range(2):
         numpy.random.seed(0)
         torch.manual_seed(0)
-        forks.reseed()
+        reseed()
         draws |= {float(numpy.random.rand()), float(torch.rand(1))}
     assert len(draws) == 4
 

@@ -191,7 +191,7 @@ def test_s9_a_changed_cache_of_decoded_images_is_made_anew(tmp_path, monkeypatch
 
 def test_s9_a_changed_index_of_imagenet_is_made_anew(tmp_path, monkeypatch):
     import numpy as np
-    from amcl_suite.ensembles.imagenet import index_imagenet, make_tiny_imagenet
+    from amcl_suite.ensembles.imagenet_index import index_imagenet, make_tiny_imagenet
     monkeypatch.setenv("AMCL_CACHE", str(tmp_path / "cache"))
     root = make_tiny_imagenet(tmp_path / "tiny", 2, 3, 2, size=8)
     right = index_imagenet(root)
@@ -209,7 +209,8 @@ def test_s9_a_changed_index_of_imagenet_is_made_anew(tmp_path, monkeypatch):
 
 
 def test_s11_capitals_mac_files_and_odd_names_in_imagenet(tmp_path, monkeypatch):
-    from amcl_suite.ensembles.imagenet import TRAIN_FOLDER, VAL_FOLDER, ImageNetFolder, index_imagenet, make_tiny_imagenet
+    from amcl_suite.ensembles.imagenet import ImageNetFolder
+    from amcl_suite.ensembles.imagenet_index import TRAIN_FOLDER, VAL_FOLDER, index_imagenet, make_tiny_imagenet
     monkeypatch.setenv("AMCL_CACHE", str(tmp_path / "cache"))
     root = make_tiny_imagenet(tmp_path / "tiny", 2, 3, 2, size=8)
     before = index_imagenet(root)

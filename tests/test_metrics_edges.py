@@ -7,7 +7,7 @@ import torch
 
 from amcl_suite.core.statistics import summarise
 from amcl_suite.core.tables import pivot
-from amcl_suite.ensembles import calibration, codependence, diagnostics, metrics, objectives, posthoc
+from amcl_suite.ensembles import calibration, codependence, confidence, diagnostics, metrics, objectives, posthoc
 from amcl_suite.mcl import metrics as mcl
 from amcl_suite.separation import metrics as separation
 from amcl_suite.separation.distances import neg_si_sdr
@@ -87,10 +87,10 @@ def test_s2_classification():
     with pytest.raises(ValueError, match="values"):
         metrics.label_rank(torch.tensor([NAN, 1.]), torch.tensor(0))
     for correct in (NAN, 2., -1.):
-        for work in (metrics.reliability, metrics.risk_coverage, metrics.aurc):
+        for work in (confidence.reliability, confidence.risk_coverage, confidence.aurc):
             with pytest.raises(ValueError, match="correct"):
                 work(torch.tensor([.5, .6]), torch.tensor([1., correct]))
-    assert metrics.Reliability(*torch.tensor([[NAN, .5], [NAN, .4], [3., 1.]])).ece.isnan()
+    assert confidence.Reliability(*torch.tensor([[NAN, .5], [NAN, .4], [3., 1.]])).ece.isnan()
     with pytest.raises(ValueError, match="weights"):
         objectives.pooled_log_probabilities(logits, "score", torch.zeros(30, 3))
     for weights in ([NAN, 1., 0.], [2., -1., 0.], [0., 0., 0.]):

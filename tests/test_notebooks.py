@@ -6,7 +6,7 @@ import pytest
 from amcl_suite.reproduce.checks import main, run_checks
 from amcl_suite.reproduce.code import notebooks
 from amcl_suite.reproduce.rules import CHECKS
-from amcl_suite.reproduce.jobs import notebook_parameters
+from amcl_suite.reproduce.parameters import notebook_parameters
 from amcl_suite.reproduce.testing import is_experiment
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,7 +9,8 @@ import pytest
 from amcl_suite.core.files import read_json, write_json_atomic
 from amcl_suite.core.records import SCHEMA_VERSION, load_run
 from amcl_suite.reproduce.cli import main
-from amcl_suite.reproduce.jobs import JobError, find_job, load_job, load_jobs
+from amcl_suite.reproduce.jobs import load_job, load_jobs
+from amcl_suite.reproduce.places import JobError, find_job
 from toys import RESULT, Project
 
 WATCHES = ("nbs/80_reproduce/_template",)
@@ -145,9 +146,9 @@ def test_a_job_runs_and_shows_no_stored_records(project, amcl):
 
 def test_a_part_may_bring_jobs_of_its_own(project, mine, monkeypatch):
     from amcl_suite.core.parts import Face
-    from amcl_suite.reproduce import jobs
-    monkeypatch.setattr(jobs, "parts", lambda: {"toy": Face("toy", "A toy", jobs=(str(mine / "job.yaml"),))})
-    assert jobs.job_names() == ["job", "toy"]
+    from amcl_suite.reproduce import places
+    monkeypatch.setattr(places, "parts", lambda: {"toy": Face("toy", "A toy", jobs=(str(mine / "job.yaml"),))})
+    assert places.job_names() == ["job", "toy"]
     place = find_job("job")
     assert (place.root, place.runs, place.own) == (mine, project.root / "runs", True)
     assert load_job(mine / "job.yaml").runs == load_job("job").runs

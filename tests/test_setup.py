@@ -197,6 +197,19 @@ def test_ci_runs_only_what_a_user_can():
         assert f"bash scripts/{script}.sh" in readme
 
 
+def test_readme_gives_the_times_of_amcl_list():
+    from amcl_suite.reproduce.jobs import load_job
+    text, wrong = (ROOT / "README.md").read_text(), {}
+    told = [("headline", re.search(r"The main job above takes ([\w ]+) with one worker", text).group(1))]
+    told += re.findall(r"^amcl run ([\w ]+?) +# .*?((?:\d+ h(?:ours)? ?)?(?:\d+ min)?) with one worker$", text, re.M)
+    for names, time in told:
+        hours, minutes = (int(found.group(1)) if (found := re.search(rf"(\d+) {unit}", time)) else 0
+                          for unit in ("h", "min"))
+        expected = sum(run.minutes for name in names.split() for run in load_job(name).runs)
+        if abs(60 * hours + minutes - expected) > .05 * expected: wrong[names] = time, expected
+    assert len(told) >= 6 and not wrong
+
+
 def test_installed_package_is_complete():
     from importlib.metadata import distribution
     found = distribution("amcl_suite")

@@ -226,7 +226,11 @@ SEARCHES = [("my own data", r"00_start/own_table\.html"), ("install", r"00_start
             ("objects in my pictures", r"00_start/own_pictures\.html"),
             ("scikit-learn pipeline", r"00_start/own_ensemble\.html"),
             ("compare results", r"00_start/results\.html"), ("AnnealedLoss", "10_mcl/annealed_loss.html#annealedloss"),
-            ("winner takes all", "10_mcl/assignment.html#winner-takes-all"), ("csv", r"00_start/own_table\.html")]
+            ("winner takes all", "10_mcl/assignment.html#winner-takes-all"), ("csv", r"00_start/own_table\.html"),
+            ("getting started", r"00_start/quick_start\.html"), ("tutorial", r"00_start/quick_start\.html"),
+            ("python version", r"00_start/install\.html"), ("hyperparameters", r"00_start/own_ensemble\.html"),
+            ("save model", r"00_start/own_(labels|table)\.html"), ("missing values", r"00_start/own_table\.html"),
+            ("save_model", r"20_separation/checkpoints\.html#save_model")]
 
 
 def test_searches_of_readers_end_where_they_should(visit):

@@ -106,7 +106,7 @@ class Hearing:
 CACHE_BYTES = 128e6    # that remembered sound may take
 
 def _check_bank(config: WorldConfig, bank: SoundBank) -> None:
-    "Refuse sounds of another rate or length; `ValueError` says what to do."
+    "Raise `ValueError` for sounds of another rate or length; it says what to do."
     hearing = config.hearing
     if bank.sample_rate != hearing.sample_rate:
         raise ValueError(f"bank: expected sounds at {hearing.sample_rate} Hz, got "

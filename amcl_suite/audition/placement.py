@@ -138,14 +138,14 @@ def place(
 
 # %% ../../nbs/60_audition/611_placement.ipynb #e862140a
 def _check_turns(placement: Placement, degrees: float) -> None:
-    "Refuse a turn that doesn't divide the circle, and a heading beyond it."
+    "Raise for a turn that doesn't divide the circle, and for a heading beyond it."
     n = round(360 / between("degrees", degrees, 0, 360, "(]"))
     if abs(n * degrees - 360) > 1e-6:
         raise ValueError(f"degrees: expected a turn that divides 360, got {degrees:g}")
     if placement.heading is not None: integer("heading", placement.heading, 0, n - 1, "turns")
 
 def _check_fixed(placement: Placement, room: Room, margin: float) -> None:
-    "Refuse a given place that isn't inside."
+    "Raise for a given place that isn't inside."
     if placement.position is None: return
     point = shaped("position", np.array(placement.position, float), 2)
     if not is_inside(point, room, margin):

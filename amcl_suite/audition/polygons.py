@@ -49,7 +49,7 @@ def polygon_images(
     return Images(*(np.concatenate(part) for part in zip(*levels)))
 
 def _check_room(room: Room, order: int) -> None:
-    "Refuse what the tree of images isn't made for."
+    "Raise for what the tree of images isn't made for."
     integer("order", order, 0)
     if room.n_dims != 2:
         raise ValueError(f"room {room.name!r}: a room with a height must be a shoebox, "

@@ -83,8 +83,10 @@ def _checked_corners(corners) -> tuple[tuple[float, float], ...]:
     points = tuple(map(tuple, corners.tolist()))
     distinct("corners", points)
     if signed_area(corners) <= 0 or _crosses_itself(corners):
-        raise ValueError("corners: expected a counter-clockwise polygon that doesn't cross "
-                         f"itself, got signed area {signed_area(corners):g}")
+        clockwise = signed_area(corners) < 0 and not _crosses_itself(corners)
+        raise ValueError("corners: expected a counter-clockwise polygon that doesn't cross itself, "
+                         + ("got a clockwise one; give them in reverse order" if clockwise else
+                            f"got signed area {signed_area(corners):g}"))
     return points
 
 def _crosses_itself(corners: np.ndarray) -> bool:

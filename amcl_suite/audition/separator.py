@@ -116,7 +116,7 @@ def forward(
 def freeze(
     separator: MaskSeparator,   # changed in place
 ) -> MaskSeparator:             # the same
-    "Keep a separator as it is: no gradients, and evaluation mode whatever is asked for."
+    "Keep a separator as it is: no gradients, and always in evaluation mode."
     separator.requires_grad_(False)
     separator.frozen = True
     return separator.eval()
@@ -134,7 +134,7 @@ def save_separator(
     separator: MaskSeparator,   # its weights, statistics and configuration are stored
     **about,                # plain values to store with it, such as steps=30
 ) -> Path:                  # the path
-    "Store a separator, whole or not at all."
+    "Store a separator; no file is left half written."
     content = dict(kind="audition separator", config=asdict(separator.config), about=about,
                    sample_rate=separator.sample_rate, state=separator.state_dict())
     return write_weights(path, content)

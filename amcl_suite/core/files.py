@@ -422,8 +422,10 @@ def read_image(
             return _eight_bits(image, name).convert("RGB")
     except (DataError, MemoryError): raise
     except Exception as error:     # Pillow's decoders raise a dozen kinds of error
-        raise DataError(f"{name}: not a picture that can be read ({_reason(error)}); copy it "
-                        "again, or leave it out") from None
+        unknown = isinstance(error, Image.UnidentifiedImageError)    # whose text is an address
+        why = "of no known kind" if unknown else _reason(error)
+        raise DataError(f"{name}: not a picture that can be read ({why}); copy it again, or leave "
+                        "it out") from None
 
 def _eight_bits(image, name):
     "Return a PIL image with 8 bits per channel; `DataError` where the range isn't known."

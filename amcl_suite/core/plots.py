@@ -29,7 +29,9 @@ def tint(
     return 1 - np.asarray(strength)[..., None] * (1 - rgb)
 
 # %% ../../nbs/70_core/732_plots.ipynb #8769ba2c
-def use_style() -> None:
+def use_style(
+    max_stored: int = 30_000,   # bytes of a figure in a notebook, before it loses resolution
+) -> None:
     "Set matplotlib's defaults to the suite's look; call it once per notebook."
     import matplotlib as mpl
     from cycler import cycler
@@ -46,13 +48,20 @@ def use_style() -> None:
     from IPython import get_ipython
     from matplotlib.figure import Figure
     if (shell := get_ipython()) is not None:
-        shell.display_formatter.formatters["image/png"].for_type(Figure, _stored_png)
+        shell.display_formatter.formatters["image/png"].for_type(
+            Figure, lambda figure: _stored_png(figure, max_stored))
 
-def _stored_png(fig) -> bytes:
-    "Return a figure as palette PNG that is the same under every front end."
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", bbox_inches="tight", dpi=100)
-    return _png(np.asarray(read_image(buffer.getvalue())), n_colours=128)
+# %% ../../nbs/70_core/732_plots.ipynb #de260384
+def _stored_png(fig, max_bytes: int) -> tuple[bytes, dict]:
+    "Return a figure as palette PNG, and the size in pixels at which a page shows it."
+    for dpi, n_colours in ((200, 128), (200, 64), (150, 64), (100, 128)):   # dots per inch
+        buffer = io.BytesIO()
+        fig.savefig(buffer, format="png", bbox_inches="tight", dpi=dpi)
+        pixels = np.asarray(read_image(buffer.getvalue()))
+        stored = _png(pixels, n_colours)
+        if len(stored) <= max_bytes: break
+    height, width = (round(100 * n / dpi) for n in pixels.shape[:2])
+    return stored, dict(width=width, height=height)
 
 def _png(pixels: np.ndarray, n_colours: int = 0) -> bytes:
     "Return pixels as PNG, with a palette of `n_colours` if not 0."

@@ -256,14 +256,19 @@ def _of_metric(rows: list[dict], metric: str | None) -> list[dict]:
     if len(found) > 1: raise ValueError(f"metric: expected one of {found}, got None")
     return rows
 
+_FOUND = ("value", "std", "stderr", "n", "per_seed")   # what a row found; all else says for what
+
 def _grid(rows: list[dict], index: str, columns: str) -> dict[tuple[str, str], dict]:
     "Return rows by line and column; `ValueError` if two rows meet in one cell."
     grid = {}
     for row in rows:
         key = (str(row[index]), str(row[columns]))
         if key in grid:
+            differ = [name for name, value in row.items()
+                      if name not in _FOUND and str(value) != str(grid[key].get(name))]
             raise ValueError(f"rows: two rows for {index} {key[0]!r} and {columns} {key[1]!r}; "
-                             f"select one table, scale or setting first")
+                             f"they differ in {', '.join(differ) or 'nothing'}: choose one of them "
+                             "as index, or one value of each")
         grid[key] = row
     return grid
 

@@ -108,7 +108,7 @@ def codependence_monte_carlo(
 def member_subsets(
     n_members: int,            # members of the ensemble
     n_kept: int,               # size of the subsets, 1 .. n_members
-    max_subsets: int = 1000,   # refuse more than this, or draw so many where there is a seed
+    max_subsets: int = 1000,   # more is an error, or so many are drawn where there is a seed
     seed: int | None = None,   # None: all subsets or an error; a number: draw when there are more
 ) -> Tensor:                   # double `(n_subsets, n_members)`, 1 for the members that stay
     "Return the subsets of a size as rows of zeros and ones."
@@ -203,7 +203,7 @@ def codependence_subsets(
     proportion: float = 0.2,               # share of members to drop, the same for all examples
     aggregation: str = "squared_error",    # one of `ENSEMBLE_KINDS`
     measure: str = "loss",                 # "loss", or for classification "error" (share wrong)
-    max_subsets: int = 1000,               # refuse more, or draw so many where there is a seed
+    max_subsets: int = 1000,               # more is an error, or so many are drawn with a seed
     seed: int | None = None,               # to draw subsets where there are too many
 ) -> Tensor:                               # double `(..., n_subsets)`, increase over all members
     "Return the increase of the loss for each subset of members that stays."

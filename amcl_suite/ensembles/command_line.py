@@ -95,7 +95,7 @@ def _train(
     settings = gather_settings(config or (), values or (), device=device and pick_device(device),
                                aggregation=aggregation, member_scale=member_scale)
     if experiment == "imagenet" and smoke and "path" not in settings:
-        from amcl_suite.ensembles.imagenet import make_tiny_imagenet
+        from amcl_suite.ensembles.imagenet_index import make_tiny_imagenet
         settings["path"] = str(make_tiny_imagenet(Path(out) / "tiny-imagenet"))
     where = tag or experiment, out, resume, smoke
     if experiment == "sweep" and (settings.get("dataset") in TABULAR_NAMES
@@ -158,7 +158,7 @@ def _sweep_table(console, settings: dict, tag: str, out: Path, resume: bool, smo
     print_line(console, f"results: {folder}")
 
 def _claim(folder: Path, config, resume: bool) -> None:
-    "Make a folder belong to a sweep: refuse one of another, or empty it without `resume`."
+    "Make a folder belong to a sweep; one of another is an error, or emptied without `resume`."
     file = folder / "config.json"
     if resume and file.is_file() and any(folder.glob("seeds-*.pt")):   # else nothing was trained
         check_same(read_json(file), config, folder, ("device", "path"),

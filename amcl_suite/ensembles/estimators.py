@@ -70,19 +70,21 @@ class _JointEnsemble(BaseEstimator):
         inputs = torch.from_numpy(self.input_standards_.apply(X))[None]
         with torch.no_grad(): return self.model_(inputs.to(self.model_.layers[0].device)).cpu()
 
-    def _rows(self, X, y, sample_weight, **options):
-        "Return checked inputs, targets and example weights > 0 with mean 1."
-        _check_parameters(self)
-        X, y = validate_data(self, X, y, dtype=np.float64, **options)
-        if sample_weight is None: return X, y, np.ones(len(X))
-        weights = check_array(sample_weight, ensure_2d=False, dtype=np.float64,
-                              input_name="sample_weight")
-        like("sample_weight", weights, (len(X),), "one per row")
-        between("sample_weight", weights.min(), 0)
-        if weights.max() == 0:
-            raise ValueError("sample_weight: expected some above 0, all are zero")
-        kept = weights > 0
-        return X[kept], y[kept], weights[kept] / weights[kept].mean()
+# %% ../../nbs/30_ensembles/382_estimators.ipynb #434c8773
+@patch
+def _rows(self: _JointEnsemble, X, y, sample_weight, **options):
+    "Return checked inputs, targets and example weights > 0 with mean 1."
+    _check_parameters(self)
+    X, y = validate_data(self, X, y, dtype=np.float64, **options)
+    if sample_weight is None: return X, y, np.ones(len(X))
+    weights = check_array(sample_weight, ensure_2d=False, dtype=np.float64,
+                          input_name="sample_weight")
+    like("sample_weight", weights, (len(X),), "one per row")
+    between("sample_weight", weights.min(), 0)
+    if weights.max() == 0:
+        raise ValueError("sample_weight: expected some above 0, all are zero")
+    kept = weights > 0
+    return X[kept], y[kept], weights[kept] / weights[kept].mean()
 
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #0c566304
 @patch
@@ -271,7 +273,7 @@ def _answers(self: JointEnsembleClassifier, X, y) -> tuple[Tensor, Tensor]:
 def _answers(self: JointEnsembleRegressor, X, y) -> tuple[Tensor, Tensor]:
     "Return predictions `(n_rows, n_members)` and targets."
     return (torch.from_numpy(self.predict_members(X)),
-            torch.from_numpy(column_or_1d(y, dtype=np.float64)))
+            torch.tensor(column_or_1d(y, dtype=np.float64)))    # pandas lends its own, read-only
 
 # %% ../../nbs/30_ensembles/382_estimators.ipynb #8a4c3879
 @patch

@@ -37,7 +37,7 @@ def _sets(config: ImageConfig):
     if config.dataset != "imagenet":
         return read_images(config.dataset, config.path, config.preset, config.n_train,
                            n_val=config.n_val, n_test=config.n_test)
-    from amcl_suite.ensembles.imagenet import index_imagenet
+    from amcl_suite.ensembles.imagenet_index import index_imagenet
     return index_imagenet(config.path)
 
 def _loaders(config: ImageConfig, sets, seed: int) -> ImageLoaders:

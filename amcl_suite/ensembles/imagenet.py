@@ -4,197 +4,22 @@
 
 # %% ../../nbs/30_ensembles/326_imagenet.ipynb #c4840cc4
 from __future__ import annotations
-import contextlib, math, os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import math, os
 from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from ..core.files import DataError
-from ..core.data import cache_dir, locate, resource, sha256_of
-from ..core.files import (read_image, read_json, read_npz, replacing, walk_files,
-                                   write_arrays, write_json_atomic)
 from ..core.expect import integer, one_of
-from ..core.identity import digest
+from ..core.files import read_image
 from .augmentation import epoch_generator, normalise
+from .imagenet_index import ImageNetIndex, index_imagenet
 from .images import PRESETS, stratified_order
 from .loaders import ImageLoaders, key_batches
 
 # %% auto #0
-__all__ = ['TRAIN_FOLDER', 'VAL_FOLDER', 'CLASS_FILE', 'VAL_FILE', 'IMAGENET_MEAN', 'IMAGENET_STD', 'ImageNetIndex',
-           'make_tiny_imagenet', 'index_imagenet', 'random_box', 'cut_train', 'cut_eval', 'ImageNetFolder',
-           'choose_rows', 'imagenet_loaders']
-
-# %% ../../nbs/30_ensembles/326_imagenet.ipynb #1f94e3bb
-TRAIN_FOLDER, VAL_FOLDER = "ILSVRC/Data/CLS-LOC/train", "ILSVRC/Data/CLS-LOC/val"
-CLASS_FILE, VAL_FILE = "imagenet_class_index.json", "ILSVRC2012_val_labels.json"
-
-@dataclass(frozen=True)
-class ImageNetIndex:
-    "Which files a folder in ImageNet's layout holds, and their labels."
-    root: Path                     # the folder
-    synsets: tuple[str, ...]       # by class number
-    class_names: tuple[str, ...]   # by class number
-    files: dict = field(repr=False)    # "train", "val" -> bytes array `(n,)`, paths below the root
-    labels: dict = field(repr=False)   # "train", "val" -> int64 tensor `(n,)`
-
-    def __repr__(self):
-        n_train, n_val = (len(self.labels[s]) for s in ("train", "val"))
-        return f"ImageNetIndex({n_train:,}/{n_val:,} images, {len(self.synsets):,} classes)"
-
-# %% ../../nbs/30_ensembles/326_imagenet.ipynb #d4dd8618
-def make_tiny_imagenet(
-    path: str | Path,       # new folder; made if missing
-    n_classes: int = 3,     # >= 2
-    n_train: int = 8,       # training images of each class
-    n_val: int = 4,         # validation images of each class
-    size: int = 80,         # pixels, shortest side of the smallest image
-    seed: int = 0,          # of the pictures
-) -> Path:                  # the folder, in the format of ImageNet
-    "Write a tiny folder of generated JPEG images in ImageNet's layout."
-    root, generator = Path(path), epoch_generator(seed, 0, "tiny")
-    synsets = [f"n{k + 1:08d}" for k in range(n_classes)]
-    pattern, labels = torch.randn(n_classes, 3, 5, 5, generator=generator), {}
-    for k, synset in enumerate(synsets):
-        for i in range(n_train):
-            file = root / TRAIN_FOLDER / synset / f"{synset}_{i}.JPEG"
-            _write_picture(file, pattern[k], size, generator, grey=i % 10 == 9)
-    for i in range(n_classes * n_val):
-        name = f"ILSVRC2012_val_{i + 1:08d}.JPEG"
-        labels[name] = synsets[i % n_classes]
-        _write_picture(root / VAL_FOLDER / name, pattern[i % n_classes], size, generator)
-    names = {str(k): [synset, f"thing_{k}"] for k, synset in enumerate(synsets)}
-    write_json_atomic(root / CLASS_FILE, names)
-    write_json_atomic(root / VAL_FILE, labels)
-    return root
-
-def _write_picture(file: Path, pattern: Tensor, size: int, generator: torch.Generator,
-                   grey: bool = False) -> None:
-    "Write one picture of a class, of random size."
-    from PIL import Image
-    height, width = (size + torch.randint(size, (2,), generator=generator)).tolist()
-    coarse = pattern + .5 * torch.randn(pattern.shape, generator=generator)
-    soft = torch.nn.functional.interpolate(coarse[None], size=(height, width), mode="bilinear")[0]
-    pixels = (128 + 50 * soft).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
-    picture = Image.fromarray(pixels)
-    with replacing(file) as temporary:
-        (picture.convert("L") if grey else picture).save(temporary, "JPEG", quality=90)
-
-# %% ../../nbs/30_ensembles/326_imagenet.ipynb #4d7679bd
-def _missing(root: Path, what: str) -> DataError:
-    "Return the error for a folder without the expected files."
-    return DataError(f"imagenet: {root} has no {what}. {resource('imagenet').help}")
-
-def _read_json(root: Path, name: str) -> dict:
-    "Return a JSON file of the folder; `DataError` if it is missing or no dictionary."
-    if not (root / name).is_file(): raise _missing(root, name)
-    if content := read_json(root / name): return content
-    raise DataError(f"{root / name}: expected a dictionary with entries, got none: get it again")
-
-def _classes(root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    "Return synsets and words by class number."
-    content = _read_json(root, CLASS_FILE)
-    try: pairs = [tuple(map(str, content[str(k)])) for k in range(len(content))]
-    except (KeyError, TypeError): pairs = [()]
-    if any(len(pair) != 2 for pair in pairs) or len({p[0] for p in pairs}) < len(pairs):
-        raise DataError(f'{root / CLASS_FILE}: expected {{"0": ["n01440764", "tench"], "1": ...}} '
-                        "with different synsets, numbered from 0 without gaps")
-    return tuple(zip(*pairs))
-
-# %% ../../nbs/30_ensembles/326_imagenet.ipynb #69700319
-_ENDINGS = (".jpeg", ".jpg")      # in any case
-
-def _list_train(root: Path, synsets: Sequence[str]) -> tuple[list[str], list[int]]:
-    "Return the training images, sorted by class and name, and their labels."
-    files, labels, numbers = [], [], {s: k for k, s in enumerate(synsets)}
-    folders = sorted(e.name for e in os.scandir(root / TRAIN_FOLDER)
-                     if e.is_dir() and not e.name.startswith(".") and e.name != "__MACOSX")
-    unknown = [name for name in folders if name not in numbers]
-    if unknown:
-        raise DataError(f"{root / TRAIN_FOLDER / unknown[0]}: unknown synset, {CLASS_FILE} doesn't "
-                        f"name it ({len(unknown)} such folders); remove it or complete the file")
-    for k, synset in enumerate(synsets):
-        folder = root / TRAIN_FOLDER / synset
-        found = walk_files(folder, _ENDINGS) if folder.is_dir() else []
-        if not found:
-            raise DataError(f"{folder}: no *.JPEG for class {k} ({len(folders)} of {len(synsets)} "
-                            f"classes have a folder); complete it, or take it out of {CLASS_FILE}")
-        files += [path.relative_to(root).as_posix() for path in found]
-        labels += [k] * len(found)
-    return files, labels
-
-# %% ../../nbs/30_ensembles/326_imagenet.ipynb #c1671c6b
-def _list_val(root: Path, synsets: Sequence[str]) -> tuple[list[str], list[int]]:
-    "Return the validation images, sorted by name, and their labels."
-    given = {Path(name).stem.lower(): synset for name, synset in _read_json(root, VAL_FILE).items()}
-    found, numbers = walk_files(root / VAL_FOLDER, _ENDINGS), {s: k for k, s in enumerate(synsets)}
-    if not found: raise _missing(root, f"{VAL_FOLDER}/*.JPEG")
-    labels = {path.stem.lower(): path for path in found}
-    for path in found:
-        stem, synset = path.stem.lower(), given.get(path.stem.lower())
-        if synset is None: raise DataError(f"{path}: no label, {VAL_FILE} doesn't name it")
-        if not isinstance(synset, str) or synset not in numbers:
-            raise DataError(f"{root / VAL_FILE}: {path.name} has the unknown synset {synset!r}; "
-                            f"{CLASS_FILE} doesn't name it")
-        if labels[stem] != path:
-            raise DataError(f"{path}: there is also {labels[stem].name}; remove one of the two")
-    if len(found) < len(given):
-        gone = min(stem for stem in given if stem not in labels)
-        raise DataError(f"{root / VAL_FOLDER}: {len(given) - len(found)} of {len(given)} images "
-                        f"that {VAL_FILE} names are missing, such as {gone}")
-    return ([path.relative_to(root).as_posix() for path in found],
-            [numbers[given[path.stem.lower()]] for path in found])
-
-# %% ../../nbs/30_ensembles/326_imagenet.ipynb #ec6dc4a7
-def _stamp(root: Path) -> str:
-    "Return a checksum that changes when files are added, removed or renamed."
-    for folder in (TRAIN_FOLDER, VAL_FOLDER):
-        if not (root / folder).is_dir(): raise _missing(root, folder)
-    with os.scandir(root / TRAIN_FOLDER) as entries:
-        times = sorted((os.fsencode(e.name).hex(), e.stat().st_mtime_ns) for e in entries)
-    facts = [2, os.fsencode(root).hex(), times, os.stat(root / VAL_FOLDER).st_mtime_ns]
-    facts += [sha256_of(root / name) for name in (CLASS_FILE, VAL_FILE) if (root / name).is_file()]
-    return digest(facts, 24)
-
-def _from_cache(path: Path, n_classes: int) -> dict | None:
-    "Return the arrays of an index, or None where there is none that is whole."
-    with contextlib.suppress(DataError, KeyError, AttributeError):
-        arrays = read_npz(path)                      # verified by its check sums
-        for part in ("train", "val"):
-            files, labels = arrays[f"{part}_files"], arrays[f"{part}_labels"]
-            if files.dtype.kind != "S" or labels.dtype != np.int64 or labels.ndim != 1 \
-                    or files.shape != labels.shape or not len(labels) \
-                    or labels.min() < 0 or labels.max() >= n_classes: return None
-        return arrays
-    return None
-
-# %% ../../nbs/30_ensembles/326_imagenet.ipynb #a2c12303
-def index_imagenet(
-    path: str | Path = "",   # folder in ImageNet's layout; "": `imagenet` in the data folders
-    cache: bool = True,      # keep the index in the user's cache, and look there first
-) -> ImageNetIndex:          # all files and labels
-    "List the images of a folder in ImageNet's layout; `DataError` names what is wrong with it."
-    root = Path(path).expanduser() if path else locate("imagenet", download=False).path
-    if not root.is_dir(): raise DataError(f"path: there is no folder {root}")
-    root = root.resolve()
-    (synsets, class_names), stamp = _classes(root), _stamp(root)
-    kept = cache_dir() / "imagenet" / f"index-{stamp}.npz"
-    arrays = _from_cache(kept, len(synsets)) if cache else None
-    if arrays is None:
-        arrays = {}
-        for part, listed in (("train", _list_train), ("val", _list_val)):
-            files, labels = listed(root, synsets)
-            arrays |= {f"{part}_files": np.array([os.fsencode(f) for f in files]),
-                       f"{part}_labels": np.array(labels, dtype=np.int64)}
-        if cache:
-            with contextlib.suppress(Exception):                               # a closed disk
-                write_arrays(kept, arrays, compressed=False)
-    return ImageNetIndex(root, synsets, class_names,
-                         {part: arrays[f"{part}_files"] for part in ("train", "val")},
-                         {part: torch.from_numpy(arrays[f"{part}_labels"])
-                          for part in ("train", "val")})
+__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'random_box', 'cut_train', 'cut_eval', 'ImageNetFolder', 'choose_rows',
+           'imagenet_loaders']
 
 # %% ../../nbs/30_ensembles/326_imagenet.ipynb #448b484b
 IMAGENET_MEAN, IMAGENET_STD = (.485, .456, .406), (.229, .224, .225)

@@ -138,7 +138,7 @@ def write_npz(
     path: str | Path,      # ends in .npz
     image_set: ImageSet,   # any set
 ) -> Path:                 # the path
-    "Write a set as one `.npz` file, whole or not at all."
+    "Write a set as one `.npz` file, which is never left half written."
     if Path(path).suffix != ".npz": raise ValueError(f"path: expected a name.npz, got {path}")
     splits = image_set.train, image_set.val, image_set.test
     x = torch.cat([s.images for s in splits]).permute(0, 2, 3, 1).numpy()

@@ -7,11 +7,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from ..core.expect import between, finite, integer, like, one_of, shaped
+from ..core.expect import finite, integer, one_of, shaped
+from .confidence import Reliability, aurc, bin_sums
 from .objectives import (AGGREGATIONS, check_labels, decompose,
                                              decompose_squared_error, member_losses,
                                              pooled_log_probabilities)
@@ -19,9 +19,8 @@ from ..mcl.assignment import wide
 
 # %% auto #0
 __all__ = ['ENSEMBLE_METRICS', 'REGRESSION_METRICS', 'ENSEMBLE_KINDS', 'label_rank', 'finite_outputs', 'check_classification',
-           'example_metrics', 'Reliability', 'reliability', 'risk_coverage', 'aurc', 'MetricSums',
-           'evaluate_classification', 'check_regression', 'evaluate_regression', 'member_axis', 'checked_outputs',
-           'evaluate_ensemble']
+           'example_metrics', 'MetricSums', 'evaluate_classification', 'check_regression', 'evaluate_regression',
+           'member_axis', 'checked_outputs', 'evaluate_ensemble']
 
 # %% ../../nbs/30_ensembles/330_metrics.ipynb #79092212
 ENSEMBLE_METRICS = {
@@ -180,73 +179,6 @@ def example_metrics(
     batch = _Batch(*check_classification(logits, targets), aggregation)
     return {name: _VALUES[name](batch).double() for name in _names(names, _VALUES)}
 
-# %% ../../nbs/30_ensembles/330_metrics.ipynb #f2a335cb
-class Reliability(NamedTuple):
-    "Confidence against accuracy in bins."
-    confidence: Tensor   # `(..., n_bins)`, mean confidence; NaN in an empty bin
-    accuracy: Tensor     # `(..., n_bins)`, share of right answers; NaN in an empty bin
-    count: Tensor        # `(..., n_bins)`, examples in the bin
-
-    @property
-    def ece(self) -> Tensor:
-        "Expected calibration error `(...)`."
-        gap = (self.accuracy - self.confidence).abs() * self.count
-        return torch.where(self.count > 0, gap, 0.).sum(-1) / self.count.sum(-1)
-
-# %% ../../nbs/30_ensembles/330_metrics.ipynb #3f86c822
-def _check_correct(confidences: Tensor, correct: Tensor, low: float, high: float) -> None:
-    "Raise `ValueError` unless `correct` has the shape of the confidences; both in their ranges."
-    shaped("confidences", confidences, "...", "n+")
-    like("correct", correct, confidences.shape, "confidences")
-    for name, values, ends in (("correct", correct, (0, 1)),
-                               ("confidences", confidences, (low, high))):
-        for value in values.double().aminmax(): between(name, float(value), *ends)
-
-def _bin_sums(confidences: Tensor, correct: Tensor, n_bins: int) -> Tensor:
-    "Return `(3, ..., n_bins)`: sums of confidence and of right answers, counts."
-    index = (confidences * n_bins).ceil().long().sub_(1).clamp_(0, n_bins - 1)
-    terms = torch.stack([confidences.double(), correct.double(),
-                         torch.ones_like(confidences, dtype=torch.double)])
-    sums = torch.zeros(*terms.shape[:-1], n_bins, dtype=torch.double, device=terms.device)
-    return sums.scatter_add_(-1, index.expand(terms.shape), terms)
-
-def _reliability(sums: Tensor) -> Reliability:
-    return Reliability(sums[0] / sums[2], sums[1] / sums[2], sums[2])
-
-# %% ../../nbs/30_ensembles/330_metrics.ipynb #93c9c195
-def reliability(
-    confidences: Tensor,   # `(..., n)` in [0, 1]
-    correct: Tensor,       # `(..., n)`, 1 or True where the answer was right
-    n_bins: int = 15,      # bins of equal width, >= 1
-) -> Reliability:          # mean confidence, accuracy and count of each bin, and `.ece`
-    "Return the reliability curve; `ValueError` for confidences outside [0, 1]."
-    integer("n_bins", n_bins, 1)
-    _check_correct(confidences, correct, 0, 1 + 1e-6)
-    return _reliability(_bin_sums(confidences, correct, n_bins))
-
-# %% ../../nbs/30_ensembles/330_metrics.ipynb #1372d6f2
-def risk_coverage(
-    confidences: Tensor,   # `(..., n)`, any increasing measure of confidence
-    correct: Tensor,       # `(..., n)`, 1 or True where the answer was right
-) -> Tensor:               # double `(..., n)`: error rate among the k most confident, k = 1 .. n
-    "Return the risk-coverage curve, expected over the order of equal confidences."
-    _check_correct(confidences, correct, -math.inf, math.inf)
-    ordered, order = confidences.sort(dim=-1, descending=True)
-    errors = 1 - correct.double().gather(-1, order)
-    steps = (ordered[..., 1:] != ordered[..., :-1]).long()
-    tie = torch.nn.functional.pad(steps.cumsum(-1), (1, 0))
-    sums, counts = (torch.zeros_like(errors).scatter_add_(-1, tie, v)
-                    for v in (errors, torch.ones_like(errors)))
-    errors = (sums / counts).gather(-1, tie)
-    return errors.cumsum(-1) / torch.arange(1, errors.shape[-1] + 1, device=errors.device)
-
-def aurc(
-    confidences: Tensor,   # `(..., n)`, any increasing measure of confidence
-    correct: Tensor,       # `(..., n)`, 1 or True where the answer was right
-) -> Tensor:               # double `(...)` in [0, 1], lower is better
-    "Return the area under the risk-coverage curve."
-    return risk_coverage(confidences, correct).mean(-1)
-
 # %% ../../nbs/30_ensembles/330_metrics.ipynb #101e6e09
 class MetricSums:
     "Sums of metrics over batches; exact for any batch sizes."
@@ -282,7 +214,7 @@ def update(self: MetricSums,
         if {"ece", "aurc"} & set(self.names):
             confidence = batch.pooled.amax(-1).clamp(max=1)
             right = label_rank(batch.pooled, batch.targets) == 0
-            new.bins = new.bins + _bin_sums(confidence, right, self.n_bins)
+            new.bins = new.bins + bin_sums(confidence, right, self.n_bins)
             if "aurc" in self.names: new.ranked.append((confidence, right))
         new.count += batch.targets.shape[-1]
     return self.merge(new)
@@ -309,7 +241,7 @@ def compute(self: MetricSums) -> dict[str, Tensor]:   # name -> double `(...)` o
     "Return the metrics over all examples so far; `ValueError` if there were none."
     integer("update: number of examples", self.count, 1)
     found = {k: v / self.count for k, v in self.sums.items()}
-    if "ece" in self.names: found["ece"] = _reliability(self.bins).ece
+    if "ece" in self.names: found["ece"] = Reliability.from_sums(self.bins).ece
     if "aurc" in self.names: found["aurc"] = aurc(*(torch.cat(v, -1) for v in zip(*self.ranked)))
     return {name: found[name] for name in self.names}
 

@@ -148,7 +148,7 @@ def plain_loop(
     config: SweepConfig,      # as for `run_sweep`, without cures, on the processor
     data: Sequence[TabularSet] | None = None,  # one set per seed; None: `read_tabular`
 ) -> dict[str, np.ndarray]:   # split -> predictions, as `SweepResult.predictions`
-    "Train every ensemble of a sweep by itself: oracle and yardstick of `run_sweep`."
+    "Train every ensemble of a sweep by itself: what `run_sweep` is compared with."
     for field in fields(config):
         if field.name in ("drop_p", "penalty", "stop_gradient", "bootstrap"):
             one_of(f"{field.name} in the plain loop", getattr(config, field.name), (field.default,))

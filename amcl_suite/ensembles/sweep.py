@@ -18,13 +18,12 @@ from ..core.configuration import pick_device
 from ..core.environment import n_cores
 from ..core.expect import between, counts, distinct, integer, one_of, ranges
 from ..core.stacked import StackedPerceptron
-from ..core.training import (SeededBatches, TrainingSettings, chunk_runs, fit,
-                                      with_gradients)
-from .cheap import bootstrap_counts
+from ..core.training import TrainingSettings, chunk_runs, fit, with_gradients
 from .family import averaged_as, beta_schedule
 from .frames import SweepResult
 from .gradients import SWEEP_AGGREGATIONS, sweep_gradient, sweep_rule
-from .objectives import decompose, decompose_squared_error, dropout_weights
+from .objectives import decompose, decompose_squared_error
+from .paired_batches import PairedBatches
 from .side_by_side import keep_memory
 from .tabular import TabularSet, read_tabular
 from ..mcl.schedules import constant, linear
@@ -125,36 +124,6 @@ class _Ready(torch.autograd.Function):
         gradient, = ctx.saved_tensors
         return gradient * upstream[:, None, None], None, None
 
-# %% ../../nbs/30_ensembles/338_sweep.ipynb #7e3f0fdb
-class _PairedBatches(SeededBatches):
-    "Shuffled mini-batches, one order per seed, shared by all settings and members of the seed."
-    def __init__(self, inputs: Tensor, targets: Tensor, config: SweepConfig, seeds):
-        self.inputs, self.targets = inputs, targets      # (S, n, features), (S, n, outputs)
-        self.config, self.n_rows = config, inputs.shape[1]
-        super().__init__([10**9 + s for s in seeds] + [2 * 10**9 + s for s in seeds])
-        self.counts = None if not config.bootstrap else torch.stack([bootstrap_counts(
-            self.n_rows, config.n_members, torch.Generator().manual_seed(3 * 10**9 + s)).T
-            for s in seeds]).to(inputs)                  # (S, M, n)
-
-    def __len__(self) -> int: return -(-self.n_rows // self.config.batch_size)
-
-    def epoch(self):
-        "Yield inputs `(S, batch, features)` and (targets, weights, counts), batch fastest."
-        half, drop_p = len(self.generators) // 2, self.config.drop_p
-        order = torch.stack([torch.randperm(self.n_rows, generator=g)
-                             for g in self.generators[:half]]).to(self.inputs.device)
-        weights = None if not drop_p else torch.stack([dropout_weights(
-            (self.n_rows, self.config.n_members), drop_p, g)
-            for g in self.generators[half:]]).mT.to(self.inputs)        # (S, M, n)
-        index, step = torch.arange(half, device=order.device)[:, None], self.config.batch_size
-        inputs, targets = self.inputs[index, order], self.targets[index, order].mT.contiguous()
-        counts = (None if self.counts is None else self.counts.gather(
-            2, order[:, None].expand(-1, self.counts.shape[1], -1)))
-        for start in range(0, self.n_rows, step):
-            cut = slice(start, start + step)
-            yield inputs[:, cut], tuple(None if v is None else v[..., cut]
-                                        for v in (targets, weights, counts))
-
 # %% ../../nbs/30_ensembles/338_sweep.ipynb #dca2f3e7
 def member_seed(
     seed: int,     # of the ensemble
@@ -183,7 +152,8 @@ class _Chunk:
         run_seeds = [member_seed(s, m) for s in seeds for _ in config.settings
                      for m in range(config.n_members)]
         self.model = StackedPerceptron(sizes, run_seeds, **like)
-        self.batches = _PairedBatches(*self.data["train"], config, seeds)
+        self.batches = PairedBatches(*self.data["train"], seeds, config.n_members,
+                                     config.batch_size, config.drop_p, config.bootstrap)
         self.beta = torch.tensor([s["beta"] for s in config.settings], **like)
         self.beta_at = beta_schedule(config.beta_schedule, 1., config.n_epochs,
                                      config.beta_fraction)

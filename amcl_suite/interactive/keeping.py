@@ -128,7 +128,7 @@ def save_session(
     session: InteractiveSession,   # at any stage
     folder: str | Path,            # made if missing
 ) -> Path:                         # of the state
-    "Write state and results, each whole or not at all; `OutputError` names the folder."
+    "Write state and results, none of them half; `OutputError` names the folder."
     folder = Path(folder)
     write_weights(folder / "state.pt", dict(
         version=STATE_VERSION, config=_settings_of(session), state=session_state(session),

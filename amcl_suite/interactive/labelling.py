@@ -110,8 +110,9 @@ def _same(plan: LabelPlan, folder: Path, options: dict) -> str:
         if name not in here or here[name].stat().st_size != size:
             raise DataError(f"{folder / name}: {'changed' if name in here else 'gone'} since "
                             "labelling began; put it back, or begin in another folder with --out")
-    new = len(here) - len(plan.files)
-    return f"{new} files are not part of the plan of this folder" if new else ""
+    new = sorted(set(here) - {name for name, *_ in plan.files})
+    return (f"not asked about, as they were added or couldn't be read when labelling began: "
+            f"{', '.join(new)}; `amcl interactive predict` judges them" if new else "")
 
 def _left_out(made: Extraction) -> str:
     "Return what could not be used, a line each."

@@ -314,16 +314,9 @@ def _score_logistic(self,
     score = (x @ w.to(x.dtype)[..., None])[..., 0] + offset.to(x.dtype)[:, None]
     return torch.stack([-score / 2, score / 2], -1)
 
-def _gradient_norms(self,
-    x: Tensor,                          # `(n, dim)` for all runs, or `(runs, n, dim)`
-) -> Tensor:                            # `(runs, n, 2)`, if the label were 0, or 1
-    "Return the length of each sample's gradient for either label."
-    return (self.logits(x).softmax(-1).flip(-1)
-            * (self.embeddings(x).square().sum(-1, keepdim=True) + 1).sqrt())
-
 StackedLogisticLearner.embeddings = _embed_logistic
 StackedLogisticLearner.logits = _score_logistic
-StackedLogisticLearner.gradient_norms = _gradient_norms
+StackedLogisticLearner.gradient_norms = LogisticLearner.gradient_norms   # from these two
 
 # %% ../../nbs/50_interactive/531_stacked.ipynb #8455c1d1
 def _unstack_logistic(self,

@@ -102,7 +102,7 @@ _LABELS = {"target": 1, "other": 0, "unsure": -1}
 def press(self: LabelPanel,
     name: str,     # key of `KEYS`
 ) -> None:
-    "Do what a button does; whatever goes wrong is shown, and the segment still waits."
+    "Do what a button does; an error is shown, and the segment still waits."
     if name == "play": return
     self.trouble = ""
     try:

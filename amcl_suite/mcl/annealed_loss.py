@@ -16,18 +16,34 @@ from .theory import critical_temperature
 # %% auto #0
 __all__ = ['AnnealedLoss']
 
+# %% ../../nbs/10_mcl/123_annealed_loss.ipynb #401acdf2
+def _in_time(
+    initial: float,   # >= 0, temperature of the first epoch, in cost units
+    n_epochs: int,    # >= 1, of the training
+) -> Cooling:         # for `AnnealedLoss`
+    "Return a cooling by the paper's .95 per epoch where there are 100, in proportion elsewhere."
+    return Cooling(initial, decay=.95 ** (100 / n_epochs), switch_below=1e-3 * initial)
+
+def _costs(distance, hypotheses, targets, target_mask):
+    "Return the distances; an error of shapes says how they are made right."
+    try: return distance(hypotheses, targets, target_mask)
+    except ValueError as error:
+        if hypotheses.shape[-1] == targets.shape[-1]: raise
+        raise ValueError(f"{error}; shape the output of a layer by `.unflatten(-1, (n_hyps, dim))`"
+                         ", and targets of one number each by `[:, None]`") from None
+
 # %% ../../nbs/10_mcl/123_annealed_loss.ipynb #4a1acf08
 class AnnealedLoss(nn.Module):
     "Annealed multiple choice loss (aMCL paper, Eq. 7) whose temperature falls with `step()`."
     def __init__(self,
-        cooling: Cooling | float = 1.,   # or the initial temperature, in cost units
+        cooling: Cooling | float = 1.,   # or the initial temperature, cost units; cold in time
         n_epochs: int = 100,             # of the training: how often `step` is called
         score_weight: float = 1.,        # of the loss of the scores
         distance: Callable = squared_distance,   # hypotheses, targets, mask -> costs
     ):
         super().__init__()
-        if not isinstance(cooling, Cooling): cooling = Cooling(cooling, switch_below=1e-3 * cooling)
-        self.cooling, self.n_epochs = cooling, integer("n_epochs", n_epochs, 1)
+        self.n_epochs = integer("n_epochs", n_epochs, 1)
+        self.cooling = cooling if isinstance(cooling, Cooling) else _in_time(cooling, n_epochs)
         self.score_weight, self.distance = score_weight, distance
         ranges(self, score_weight=(0,))
         self.register_buffer("epoch", torch.zeros((), dtype=torch.long))
@@ -51,7 +67,7 @@ class AnnealedLoss(nn.Module):
     ) -> Tensor:                              # scalar
         "Return the loss at the present temperature; `ValueError` on bad shapes or values."
         if targets.ndim == hypotheses.ndim - 1: targets = targets.unsqueeze(-2)
-        costs = self.distance(hypotheses, targets, target_mask)
+        costs = _costs(self.distance, hypotheses, targets, target_mask)
         loss = assigned_loss(costs, annealed(costs, self.temperature, target_mask), target_mask)
         if score_logits is None: return loss
         return loss + self.score_weight * score_loss(score_logits,
@@ -59,16 +75,20 @@ class AnnealedLoss(nn.Module):
 
 # %% ../../nbs/10_mcl/123_annealed_loss.ipynb #654ec151
 def _starting_at(cls,
-    targets: Tensor,       # `(n, dim)`, a sample of the training targets
-    n_epochs: int = 100,   # of the training
-    decay: float = .95,    # factor per epoch
-    **options,             # as for `AnnealedLoss`
+    targets: Tensor,              # `(n, dim)`, a sample of the training targets
+    n_epochs: int = 100,          # of the training
+    decay: float | None = None,   # factor per epoch; None: .95 where there are 100
+    **options,                    # as for `AnnealedLoss`
 ) -> AnnealedLoss:
     "Return a loss of squared distances that starts at the critical temperature of the targets."
+    targets = torch.as_tensor(targets)
+    if targets.ndim == 1: raise ValueError("targets: expected (n, dim), got (n,); if they are one "
+                                           "number each, give targets[:, None], in the loop, too")
     shaped("targets", targets, "n+", "dim")
     finite("targets", targets, "clean the data first")
     initial = float(critical_temperature(torch.cov(targets.double().T).reshape(
         targets.shape[1], -1)))
-    return cls(Cooling(initial, decay, 1e-3 * initial), n_epochs, **options)
+    cooling = initial if decay is None else Cooling(initial, decay, 1e-3 * initial)
+    return cls(cooling, n_epochs, **options)
 
 AnnealedLoss.starting_at = classmethod(_starting_at)

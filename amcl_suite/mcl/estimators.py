@@ -229,7 +229,7 @@ _FORMAT = "amcl_suite.mcl.estimators.MultiHypothesisRegressor 1"
 def save(self: MultiHypothesisRegressor,
     path: str | Path,    # file to write
 ) -> Path:               # the path
-    "Write the fitted estimator, whole or not at all; a random state object is not kept."
+    "Write the fitted estimator, never half of it; a random state object is not kept."
     check_is_fitted(self)
     parameters = self.get_params()
     if not isinstance(parameters["random_state"], (int, type(None))):

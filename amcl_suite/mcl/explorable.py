@@ -285,7 +285,10 @@ function tick(it, now, last) {                 // sixty steps a second at most
   if (due) advance(it);
   requestAnimationFrame(next => tick(it, next, due ? now : last));
 }
+"""
 
+# %% ../../nbs/10_mcl/181_explorable.ipynb #f7127c6a
+_BEGIN = """
 function restart(it, { hypotheses }) {
   Object.assign(it, { hypotheses: hypotheses.map(x => [...x]), steps: 0 });
   it.trails = it.hypotheses.map(x => [x]);
@@ -428,7 +431,7 @@ def script(
     still: str = "",    # id of the still picture; "": none
 ) -> str:               # JavaScript
     "Return the script of the panel; each figure carries what it works with as `explorable`."
-    parts = (_MATCHING, _RULES, _LEARNING, _PICTURE, _MOVING, _STEPS, _WORK, _HANDS)
+    parts = (_MATCHING, _RULES, _LEARNING, _PICTURE, _MOVING, _STEPS, _WORK, _BEGIN, _HANDS)
     code = re.sub(r"^ +|(^| {2,})// .*$", "", "".join(parts), flags=re.M)    # without margins
     values = dict(parts=code, still=json.dumps(still), start=json.dumps(start))
     return string.Template(_FRAME).substitute(values)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.expect import integer, shaped
 from ..core.stacked import StackedPerceptron
@@ -45,11 +46,6 @@ class MultiHypothesisNetwork(StackedPerceptron):
         if not self.bounded: return outputs
         rows = self.n_hyps * self.dim
         return torch.cat([outputs[:, :rows].tanh(), outputs[:, rows:]], 1)
-
-    def predict(self, inputs: Tensor) -> Prediction:
-        "Return hypotheses and scores for `(runs or 1, batch, features)` inputs."
-        outputs = self(inputs)[:, :self.n_hyps * (self.dim + 1)]
-        return split_outputs(outputs, self.n_hyps, self.dim)
 
     def __repr__(self):
         return (f"MultiHypothesisNetwork(runs={self.n_runs}, sizes={self.sizes}, "
@@ -101,6 +97,15 @@ def split_outputs(
     runs, _, batch = shaped("outputs", outputs, "runs", n_hyps * (dim + 1), "batch").shape
     hypotheses = outputs[:, :n_hyps * dim].view(runs, n_hyps, dim, batch).permute(0, 3, 1, 2)
     return Prediction(hypotheses, outputs[:, n_hyps * dim:].mT)
+
+@patch
+def predict(
+    self: MultiHypothesisNetwork,
+    inputs: Tensor,    # `(runs or 1, batch, features)`
+) -> Prediction:       # of every run
+    "Return hypotheses and scores."
+    outputs = self(inputs)[:, :self.n_hyps * (self.dim + 1)]
+    return split_outputs(outputs, self.n_hyps, self.dim)
 
 # %% ../../nbs/10_mcl/120_networks.ipynb #ae6d1a37
 def load_heads(

@@ -28,7 +28,7 @@ from .stacked import distortion_loss, stacked_loss
 from .uci import PreparedSplits, hidden_units, prepare, read_uci
 
 # %% auto #0
-__all__ = ['UCI_UNITS', 'UCIStack', 'KeptUCI', 'run_uci', 'splits_per_chunk', 'plain_training', 'split_means', 'summarise_uci']
+__all__ = ['UCIStack', 'KeptUCI', 'run_uci', 'splits_per_chunk', 'plain_training']
 
 # %% ../../nbs/10_mcl/142_uci_runs.ipynb #fcaa8af1
 class UCIStack:
@@ -244,21 +244,27 @@ def run_uci(
         def report(epoch, _, loss, what=""):
             if progress: progress(done + min(epoch, n_epochs) * len(chunk), total,
                                   f"{config.dataset} {uci_label(name)}{what}", loss)
-        stack = UCIStack(name, own, prepare(source, chunk, config.protocol), chunk, folder)
-        if prepares_kernel(stack.model, stack.batches, stack.loss(), config.training):
-            report(0, n_epochs, math.nan, "; preparing the kernel (first use on a machine: 10 s)")
-        fitted = stack.train_watched(report)
-        rows += stack.rows(fitted)
-        if keep_models: stack.keep(fitted, keep_models, config.protocol)
-        if config.refit:
-            again = UCIStack(name, own, prepare(source, chunk, "paper"), chunk, folder)
-            refitted = again.refit(fitted.best_epoch["clean"])
-            del refitted.states["last"]                             # an epoch that nobody chose
-            rows += again.rows(refitted)
-            if keep_models: again.keep(refitted, keep_models, "paper")
+        rows += _trained(source, name, own, chunk, folder, report, keep_models)
         done += n_epochs * len(chunk)
     return pd.DataFrame(rows)
 
+# %% ../../nbs/10_mcl/142_uci_runs.ipynb #c0d856ba
+def _trained(source, name: str, config: UCIConfig, chunk: list[int], folder: Path | None,
+             report: Callable, keep_models: str | Path | None) -> list[dict]:
+    "Train one method on some splits; return a row per split and selection rule."
+    stack = UCIStack(name, config, prepare(source, chunk, config.protocol), chunk, folder)
+    if prepares_kernel(stack.model, stack.batches, stack.loss(), config.training):
+        report(0, math.inf, math.nan, "; preparing the kernel (first use on a machine: 10 s)")
+    fitted = stack.train_watched(report)
+    if keep_models: stack.keep(fitted, keep_models, config.protocol)
+    if not config.refit: return stack.rows(fitted)
+    again = UCIStack(name, config, prepare(source, chunk, "paper"), chunk, folder)
+    refitted = again.refit(fitted.best_epoch["clean"])
+    del refitted.states["last"]                             # an epoch that nobody chose
+    if keep_models: again.keep(refitted, keep_models, "paper")
+    return stack.rows(fitted) + again.rows(refitted)
+
+# %% ../../nbs/10_mcl/142_uci_runs.ipynb #db50f40a
 def splits_per_chunk(
     method: UCIMethod,   # with its members
     device: str,         # where they will train
@@ -294,39 +300,3 @@ def plain_training(
             optimiser.step()
     with torch.no_grad(): hypotheses = network(stack.data["x_test"][0])[:, :n_hyps, None]
     return float(distortion(hypotheses, stack.data["y_test"][0]) * stack.data["y_std"][0] ** 2)
-
-# %% ../../nbs/10_mcl/142_uci_runs.ipynb #a76d08d9
-UCI_UNITS = {"distortion": "target units squared", "rmse": "target units", "nll": "nats",
-             "dead_fraction": "share", "usage_perplexity": "hypotheses"}
-
-def split_means(
-    results,     # data frame of `run_uci`
-):               # data frame with one row per split, method and rule
-    "Average over the seeds of a split: splits are what is tested, seeds are noise within them."
-    keys = ["dataset", "method", "label", "rule", "protocol", "split"]
-    return results.drop(columns="seed").groupby(keys, sort=False, as_index=False).mean(
-        numeric_only=True)
-
-def summarise_uci(
-    results,                                  # data frame of `run_uci`, or of `split_means`
-    metrics: tuple = ("distortion", "rmse"),  # columns to summarise
-    against: str = "wta",                     # method to compare with in pairs
-    test_share: float = 1 / 9,                # test rows over training rows of a split
-):                                            # data frame, `n` and `p_value` included
-    "Summarise per-split results by method, selection rule and metric, with paired p-values."
-    import numpy as np, pandas as pd
-    from amcl_suite.core.statistics import corrected_t_test, summarise
-    if "seed" in results: results = split_means(results)
-    rows = []
-    for (dataset, rule), part in results.groupby(["dataset", "rule"], sort=False):
-        reference = part[part.method == against].sort_values("split")
-        for name, ours in part.groupby("method", sort=False):
-            ours = ours.sort_values("split")
-            for metric in (m for m in metrics if m in ours and ours[m].notna().all()):
-                paired = len(reference) == len(ours) and name != against
-                gains = ours[metric].to_numpy() - reference[metric].to_numpy() if paired else []
-                if not np.isfinite(gains).all(): gains = []               # a diverged run: no test
-                rows.append(dict(dataset=dataset, method=name, label=ours.label.iloc[0], rule=rule,
-                                 metric=metric, **summarise(ours[metric]),
-                                 p_value=corrected_t_test(gains, test_share)))
-    return pd.DataFrame(rows)

@@ -323,8 +323,13 @@ def gather_pictures(
                         f"{len(files)} ({', '.join(PICTURE_SUFFIXES)})")
     order, n = np.random.default_rng(seed).permutation(len(files)), max(1, int(share * len(files)))
     parts = dict(train=order[2 * n:], val=order[:n], test=order[n:2 * n])
-    write_scenes(path, {part: _gathered([files[k] for k in rows], tuple(size), failures)
-                        for part, rows in parts.items()})
+    try: write_scenes(path, {part: _gathered([files[k] for k in rows], tuple(size), failures)
+                             for part, rows in parts.items()})
+    except ValueError as error:
+        if not failures: raise
+        raise DataError(f"{folder}: {len(failures)} of {len(files)} pictures can't be used, and a "
+                        f"part of the rest is empty ({error}); mend them or take them away: "
+                        + "; ".join(failures.values())) from None
     return failures
 
 def _gathered(files: list, size: tuple[int, int], failures: dict) -> Iterator[Scenes]:

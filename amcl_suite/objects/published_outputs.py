@@ -70,7 +70,7 @@ def write_recording(
     path: str | Path,        # ends in `.npz`
     recording: Recording,    # all levels have the same fields
 ) -> Path:                   # the path
-    "Write a recording as one `.npz` without pickles, whole or not at all."
+    "Write a recording as one `.npz` without pickles; no file is left half written."
     arrays = dict(images=recording.images, names=np.array([l.name for l in recording.levels]))
     if recording.true_labels is not None: arrays["true_labels"] = recording.true_labels
     for name in _PER_LEVEL:

@@ -53,7 +53,7 @@ def write_scenes(
     path: str | Path,                                 # file to write; replaced if it exists
     splits: Mapping[str, Scenes | Iterable[Scenes]],  # "train", "val", "test": scenes, or parts
 ) -> Path:                                            # the path
-    "Write scenes in the published layout, whole or not at all."
+    "Write scenes in the published layout; no file is left half written."
     only("splits", splits, PARTS, "split")
     with replacing(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
         for split, scenes in splits.items():

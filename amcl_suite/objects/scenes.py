@@ -126,7 +126,7 @@ def _mix(z: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 def stream_key(
-    *names,      # whatever tells one set of scenes from another
+    *names,      # what tells one set of scenes from another
 ) -> int:        # 64 bits
     "Return the key of a set of scenes."
     text = "/".join(map(str, names))

@@ -69,7 +69,7 @@ def _write_traversal(out: Path, grid: Tensor, arrays: dict) -> None:
     slots, dims = arrays["slots"].tolist(), arrays["dims"].tolist()
     n_wide = min(4, len(slots))
     n_tall, shape = -(-len(slots) // n_wide), len(dims) / grid.shape[2]
-    figure, axes = plt.subplots(n_tall, n_wide, squeeze=False,
+    figure, axes = plt.subplots(n_tall, n_wide, squeeze=False, layout="constrained",
                                 figsize=(2.6 * n_wide, 2.2 * n_tall * shape + .3))
     for ax in axes.flat[len(slots):]: ax.remove()
     plot_traversal(axes.flat[:len(slots)], grid, dims, slots)

@@ -13,7 +13,9 @@ from ..core.settings import project_root
 from ..core.claims import read_ledger, read_traps
 from .code import Cell, exported_module, line_comments, notebooks
 from .docs import PICTURES
-from .jobs import JobError, job_names, load_job, notebook_parameters
+from .jobs import load_job
+from .parameters import notebook_parameters
+from .places import JobError, job_names
 from .rules import CHECKS, FLAGS, Finding, as_check, code_cells, pages
 
 # %% auto #0

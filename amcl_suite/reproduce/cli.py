@@ -75,7 +75,8 @@ app.add_typer(data_app, name="data")
 @app.command("list")
 def list_jobs() -> None:
     "List the jobs with the number of runs and the expected time."
-    from amcl_suite.reproduce.jobs import JobError, job_names, jobs_dir, load_job
+    from amcl_suite.reproduce.jobs import load_job
+    from amcl_suite.reproduce.places import JobError, job_names, jobs_dir
     console, rows = open_console(), []
     for name in job_names():
         try: job = load_job(name)
@@ -87,7 +88,7 @@ def list_jobs() -> None:
 
 def _complete(incomplete: str) -> list[str]:
     "Return the names of jobs that begin so, for the shell; it completes paths by itself."
-    from amcl_suite.reproduce.jobs import job_names
+    from amcl_suite.reproduce.places import job_names
     return [name for name in job_names() if name.startswith(incomplete)]
 
 Only = Annotated[Optional[list[str]], typer.Option("--only", metavar="KEY=VALUE", help=(
@@ -160,7 +161,7 @@ def run(
     "Run jobs: finished runs are skipped, interrupted ones resumed, failures don't stop the others."
     check_installed("run", "papermill", "submitit", "ipykernel")
     from amcl_suite.reproduce.engine import count_workers, exit_status, run_all
-    from amcl_suite.reproduce.jobs import home_of
+    from amcl_suite.reproduce.places import home_of
     console, slurm = open_console(), {"partition": partition, "account": account, "qos": qos,
                                       "constraint": constraint, "requeues": requeues}
     _check_place(where, detach, slurm)
@@ -242,7 +243,7 @@ def _status(jobs: list[str] | None):
     from rich.console import Group
     from rich.text import Text
     from amcl_suite.reproduce.submissions import submission_fault
-    from amcl_suite.reproduce.jobs import JobError, job_names
+    from amcl_suite.reproduce.places import JobError, job_names
     from amcl_suite.reproduce.planning import begun
     states = ("finished", "running", "queued", "interrupted", "failed", "new")
     home, places = _found(jobs)
@@ -271,13 +272,13 @@ def _status(jobs: list[str] | None):
 # %% ../../nbs/80_reproduce/880_cli.ipynb #96f2fec8
 def _found(jobs: list[str] | None) -> tuple[Path, list]:
     "Return the folder of the runs of jobs, and where each job is."
-    from amcl_suite.reproduce.jobs import home_of
+    from amcl_suite.reproduce.places import home_of
     places = [_place(job) for job in jobs or ()]
     return home_of(places), places
 
 def _place(job: str):
     "Return where a job is; a name whose file is gone counts while there are runs of it."
-    from amcl_suite.reproduce.jobs import JobError, JobPlace, find_job
+    from amcl_suite.reproduce.places import JobError, JobPlace, find_job
     try: return find_job(job)
     except JobError:
         if Path(job).name != job or not (runs_dir() / job).is_dir(): raise
@@ -291,7 +292,7 @@ def _link_lines(home: Path, places: list) -> list[str]:
 def _slurm_if_needed(home: Path) -> dict | None:
     "Return what Slurm says of its jobs, if any run was submitted to it; None: it doesn't answer."
     from amcl_suite.reproduce.submissions import read_submission
-    from amcl_suite.reproduce.executors import slurm_states
+    from amcl_suite.reproduce.slurm import slurm_states
     notes = (read_submission(folder) for folder in run_folders(home)[0])
     return slurm_states() if any(note.get("where") == "slurm" for note in notes) else {}
 
@@ -427,7 +428,8 @@ def publish(
 # %% ../../nbs/80_reproduce/880_cli.ipynb #53cd2eda
 def _all_planned(home: Path, places: list) -> tuple[list, dict[str, str]]:
     "Return the runs of all jobs, and why some jobs can't be planned as they were."
-    from amcl_suite.reproduce.jobs import JobError, data_checksum, job_names, load_job
+    from amcl_suite.reproduce.jobs import data_checksum, load_job
+    from amcl_suite.reproduce.places import JobError, job_names
     words = {name: name for name in job_names()} | {p.name: p.word for p in places if p.file}
     planned, unknown = [], {}
     for name, word in words.items():
@@ -501,7 +503,7 @@ def _examine() -> list[tuple[str, str, str]]:
 
 def _slurm_version() -> str:
     "Return the version of Slurm and whether its controller answers."
-    from amcl_suite.reproduce.executors import squeue
+    from amcl_suite.reproduce.slurm import squeue
     if not shutil.which("sbatch"): return "none (not needed)"
     try: told = subprocess.run(["sbatch", "--version"], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.SubprocessError): told = None

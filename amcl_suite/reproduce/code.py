@@ -240,7 +240,7 @@ def _text_of(path: Path, version: tuple) -> str: return path.read_text(encoding=
 @functools.cache
 def code_hashes(
     notebook: str,         # path of a notebook
-    stamp: int,            # its time of change, so that a changed one is read again
+    stamp: object,         # another one, if it or a module beside it may have changed
     beside: str = "",      # as for `imported_modules`
 ) -> dict[str, str]:       # "notebook", and dotted names of modules -> fingerprint
     "Return the fingerprints of a notebook and of what it imports."

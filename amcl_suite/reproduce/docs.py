@@ -106,7 +106,7 @@ FORMS = ("text/markdown", "text/html", *PICTURES, "text/plain")   # of an output
 
 def output_markdown(
     output: dict,                           # one stored output
-    picture: Callable[[bytes, str], str],   # takes a picture and its form, returns Markdown
+    picture: Callable[[bytes, str, dict], str],   # takes picture, form, size; returns Markdown
     forms: tuple[str, ...] = FORMS,         # accepted forms, best first
 ) -> str:                                   # "" where there is nothing to show
     "Return an output as Markdown; `ValueError` on a stored traceback."
@@ -116,8 +116,9 @@ def output_markdown(
         return _fenced("".join(output["text"])) if output["name"] == "stdout" else ""
     form = next((form for form in forms if form in output["data"]), None)
     content = "".join(output["data"].get(form, ""))
-    if form == "image/svg+xml": return picture(content.encode(), form)
-    if form in PICTURES: return picture(base64.b64decode(content), form)
+    if form in PICTURES:
+        raw = content.encode() if form == "image/svg+xml" else base64.b64decode(content)
+        return picture(raw, form, output.get("metadata", {}).get(form, {}))
     if form == "text/plain": return _fenced(content)
     return f"\n```{{=html}}\n{content}\n```\n" if form == "text/html" else content
 
@@ -129,7 +130,7 @@ def _fenced(text: str, language: str = "") -> str:
 # %% ../../nbs/80_reproduce/834_docs.ipynb #12fa6086
 def cell_markdown(
     cell: Cell,                                  # any cell
-    picture: Callable[[bytes, str, dict], str],  # takes picture, form and the cell's directives
+    picture: Callable[[bytes, str, dict], str],  # takes picture, form, the cell's directives + size
     forms: tuple[str, ...] = FORMS,              # accepted forms of outputs, best first
 ) -> str:                                        # "" for a hidden cell
     "Return a cell with its outputs as Markdown, as its directives want it."
@@ -144,7 +145,8 @@ def cell_markdown(
             summary = found.get("code-summary") or "Code"
             parts = [f"<details><summary>{summary}</summary>", *parts, "</details>"]
     if found.get("output") != "false":
-        parts += [output_markdown(o, lambda content, form: picture(content, form, found), forms)
+        parts += [output_markdown(o, lambda content, form, size:
+                                  picture(content, form, found | size), forms)
                   for o in cell.outputs]
     return "\n\n".join(part for part in parts if part)
 

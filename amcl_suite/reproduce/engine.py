@@ -13,11 +13,13 @@ from ..core.files import OutputError, output_errors, write_json_atomic, write_te
 from ..core.locks import LOCK_NAME, is_locked, link_on_the_way, run_folders
 from ..core.records import RunState
 from ..core.tables import format_seconds
-from .jobs import JobError, PlannedRun, data_checksum, home_of
+from .jobs import PlannedRun, data_checksum
+from .places import JobError, home_of
 from .worker import Standing, Task, standing
+from .slurm import ending, slurm_states
 from .executors import (Handle, LocalExecutor, SlurmExecutor, check_gpus,
-                                            ending, handling, n_workers, slurm_states,
-                                            visible_gpus, without_interrupt)
+                                            handling, n_workers, visible_gpus,
+                                            without_interrupt)
 from .submissions import (keep_log, note_submission, read_submission,
                                               remove_logs, remove_stale_logs, submission_fault)
 from .display import Lines, LiveTable, Silent, plural

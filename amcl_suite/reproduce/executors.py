@@ -4,8 +4,7 @@
 
 # %% ../../nbs/80_reproduce/816_executors.ipynb #62b37f84
 from __future__ import annotations
-import contextlib, io, itertools, json, math, os, pickle, shutil, signal, subprocess, threading
-import time
+import contextlib, io, itertools, math, os, pickle, shutil, signal, threading, time
 from dataclasses import dataclass
 from pathlib import Path
 import psutil
@@ -13,14 +12,15 @@ from fastcore.basics import patch
 from ..core.environment import gpus, n_cores
 from ..core.files import OutputError, output_errors
 from .forks import Forked, ForkServer, forks_wanted, survey
-from .jobs import JobError, PlannedRun, slurm_options
-from .worker import Task, Worker, end_processes
+from .jobs import PlannedRun
+from .limits import end_processes
+from .places import JobError
+from .slurm import cancel_slurm, group_runs, squeue
+from .worker import Task, Worker
 
 # %% auto #0
-__all__ = ['LIMITS', 'MAX_ARRAY', 'WAITING', 'AT_WORK', 'visible_gpus', 'n_workers', 'n_threads', 'deal_gpus', 'check_gpus',
-           'Handle', 'submission_paths', 'LocalExecutor', 'handling', 'without_interrupt', 'time_limit',
-           'slurm_parameters', 'group_runs', 'parse_squeue', 'squeue', 'slurm_states', 'SlurmExecutor', 'cancel_slurm',
-           'ending']
+__all__ = ['visible_gpus', 'n_workers', 'n_threads', 'deal_gpus', 'check_gpus', 'Handle', 'submission_paths', 'LocalExecutor',
+           'handling', 'without_interrupt', 'SlurmExecutor']
 
 # %% ../../nbs/80_reproduce/816_executors.ipynb #f7b30630
 def visible_gpus() -> list[str]:  # indices or identifiers; empty without a GPU
@@ -228,80 +228,6 @@ def without_interrupt():   # context manager
     return handling(signal.SIGINT, signal.SIG_IGN)
 
 
-# %% ../../nbs/80_reproduce/816_executors.ipynb #b37057af
-LIMITS = (10, 30, 60, 120, 240, 480, 720, 1440, 2880, 4320, 10080)   # min
-MAX_ARRAY = 1000
-
-def time_limit(
-    run: PlannedRun,    # a planned run
-    minutes: float,     # expected
-) -> int:               # min
-    "Return the time to ask Slurm for."
-    if run.needs.timeout_minutes is not None: return max(1, math.ceil(run.needs.timeout_minutes))
-    return next((limit for limit in LIMITS if limit >= 3 * minutes), math.ceil(3 * minutes))
-
-def slurm_parameters(
-    run: PlannedRun,    # a planned run
-    minutes: float,     # expected
-    **options,          # fields of `SlurmOptions` that override
-) -> dict:              # parameters of submitit's Slurm executor
-    "Return what to ask Slurm for."
-    needs, asked = run.needs, slurm_options(run, **options).model_dump(exclude_defaults=True)
-    limit, cpus = time_limit(run, minutes), needs.cores * needs.processes
-    setup = {"setup": [asked.pop("setup")]} if "setup" in asked else {}
-    gpus = {"gpus_per_node": needs.gpus} if needs.gpus else {}
-    return {"job_name": f"amcl-{run.job}", "time": limit, "cpus_per_task": cpus, "nodes": 1,
-            "mem": f"{math.ceil(1024 * needs.memory_gb)}MB", "stderr_to_stdout": True,
-            "signal_delay_s": min(90, 15 * limit), "srun_args": [f"--cpus-per-task={cpus}"],
-            **gpus, **setup, **asked}
-
-def group_runs(
-    runs: list[PlannedRun],      # planned runs
-    expected: dict[str, float],  # hash -> min
-    **options,                   # fields of `SlurmOptions` that override
-) -> list[tuple[dict, list[PlannedRun]]]:   # parameters and runs of each array
-    "Group runs into job arrays."
-    groups = {}
-    for run in runs:
-        parameters = slurm_parameters(run, expected.get(run.hash, run.minutes), **options)
-        groups.setdefault(json.dumps(parameters), (parameters, []))[1].append(run)
-    return [(parameters, of[k:k + MAX_ARRAY]) for parameters, of in groups.values()
-            for k in range(0, len(of), MAX_ARRAY)]
-
-# %% ../../nbs/80_reproduce/816_executors.ipynb #c226a6ae
-WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD",
-           "SPECIAL_EXIT", "SUSPENDED", "STOPPED", "RESIZING"}
-AT_WORK = {"RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT"}
-
-def parse_squeue(
-    text: str,                          # lines "id|STATE|reason"
-) -> dict[str, tuple[str, str]]:        # id -> state ("queued", "running", "ended"), detail
-    "Read what squeue printed."
-    found = {}
-    for line in text.splitlines():
-        job, state, reason = (line.strip().split("|", 2) + ["", ""])[:3]
-        if not job or not state: continue
-        reason = "" if reason in ("None", "(null)") else reason
-        if state in WAITING: found[job] = ("queued", reason or state.lower())
-        else: found[job] = ("running", "") if state in AT_WORK else ("ended", state)
-    return found
-
-def squeue() -> dict[str, tuple[str, str]] | None:  # None: Slurm doesn't answer
-    "Return the user's jobs, array tasks one by one, ended ones for as long as Slurm knows them."
-    command = ["squeue", "--me", "--array", "--noheader", "--states=all", "--format=%i|%T|%r"]
-    try: done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.SubprocessError): return None
-    return parse_squeue(done.stdout) if done.returncode == 0 else None
-
-def slurm_states(
-    patience: float = 0.0,   # s to go on asking a controller that doesn't answer
-) -> dict[str, tuple[str, str]] | None:  # id -> state, detail; None: no answer
-    "Return the user's jobs; none at all on a machine without Slurm."
-    if not shutil.which("squeue"): return {}
-    end = time.monotonic() + patience
-    while (states := squeue()) is None and time.monotonic() < end: time.sleep(1)
-    return states
-
 # %% ../../nbs/80_reproduce/816_executors.ipynb #3d7f92fa
 class SlurmExecutor:
     "Submits runs to Slurm as job arrays."
@@ -380,24 +306,3 @@ def poll(self: SlurmExecutor, handles: list[Handle]) -> None:   # handles of run
 def cancel(self: SlurmExecutor, handles: list[Handle]) -> None:   # handles of runs to end
     "Cancel jobs."
     cancel_slurm([handle.id for handle in handles])
-
-# %% ../../nbs/80_reproduce/816_executors.ipynb #28148465
-def cancel_slurm(
-    ids: list[str],   # Slurm jobs
-) -> bool:            # False if Slurm didn't take it
-    "Cancel Slurm jobs; those that have ended are passed over."
-    calls = [["scancel", "--quiet", *ids[k:k + 500]] for k in range(0, len(ids), 500)]
-    return all(subprocess.run(call, capture_output=True).returncode == 0 for call in calls)
-
-def ending(
-    detail: str,   # Slurm's state of an ended job
-) -> tuple[str, str]:   # kind ("crash", "timeout", "cancelled"), a line for people
-    "Return why a job ended that left no outcome in its record."
-    resume = "start the job again to resume"
-    known = {"CANCELLED": ("cancelled", f"cancelled on the cluster; {resume}"),
-             "TIMEOUT": ("timeout", f"timed out on the cluster; {resume}, or allow more minutes"),
-             "OUT_OF_MEMORY": ("crash", "out of memory on the cluster; raise memory_gb"),
-             "NODE_FAIL": ("crash", f"its node failed; {resume}"),
-             "PREEMPTED": ("cancelled", f"preempted on the cluster; {resume}")}
-    return known.get(detail.split()[0] if detail else "",
-                     ("crash", f"the worker was killed, or out of memory; {resume}"))

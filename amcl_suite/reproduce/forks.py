@@ -4,19 +4,21 @@
 
 # %% ../../nbs/80_reproduce/814_forks.ipynb #5f0a1c05
 from __future__ import annotations
-import contextlib, gc, importlib, importlib.util, json, os, pickle, random, re
-import signal, site, subprocess, sys, sysconfig, threading, time, traceback, uuid
+import contextlib, gc, importlib, importlib.util, json, os, pickle, re
+import signal, site, subprocess, sys, sysconfig, threading, traceback
 from dataclasses import dataclass
 from pathlib import Path
 from ..core.files import output_errors
 from ..core.late import postpone_compiler
 from ..core.settings import setting
 from .code import imported_names, read_cells
-from .worker import Task, Worker, import_papermill, thread_variables
+from .limits import import_papermill, thread_variables
+from .spare_kernel import SpareKernel, use_spare_kernel
+from .worker import Task, Worker
 
 # %% auto #0
-__all__ = ['is_library', 'preload', 'wants_own_start', 'forks_wanted', 'survey', 'unfit', 'reseed', 'Copy', 'SpareKernel',
-           'use_spare_kernel', 'serve', 'load', 'work', 'ForkServer', 'Forked']
+__all__ = ['is_library', 'preload', 'wants_own_start', 'forks_wanted', 'survey', 'unfit', 'serve', 'load', 'work', 'ForkServer',
+           'Forked']
 
 # %% ../../nbs/80_reproduce/814_forks.ipynb #5f0a1c09
 def is_library(
@@ -112,110 +114,6 @@ def unfit(
         if not file or Path(file).resolve().is_relative_to(path.resolve()): continue
         return f"{path} has the name of a library that is loaded"
     return ""
-
-# %% ../../nbs/80_reproduce/814_forks.ipynb #5f0a1c20
-def reseed() -> None:
-    "Give this process global random numbers of its own."
-    random.seed()
-    if numpy := sys.modules.get("numpy"): numpy.random.seed()
-    if torch := sys.modules.get("torch"): torch.seed()
-
-# %% ../../nbs/80_reproduce/814_forks.ipynb #5f0a1c22
-class Copy:
-    "A forked child of this process, to be used like a `subprocess.Popen`."
-    stdin = stdout = stderr = returncode = None
-    def __init__(self): self.pid = os.fork()      # 0: this is the child
-    def poll(self) -> int | None:   # exit status; None while it runs
-        "Ask how it ended."
-        if self.returncode is None:
-            try: pid, status = os.waitpid(self.pid, os.WNOHANG)
-            except ChildProcessError: pid, status = self.pid, 0      # somebody else has asked
-            if pid: self.returncode = os.waitstatus_to_exitcode(status)
-        return self.returncode
-    def wait(self) -> int:   # exit status
-        "Wait for its end."
-        while self.poll() is None: time.sleep(0.01)
-        return self.returncode
-    def send_signal(self, number: int) -> None:   # number of the signal
-        "Send it a signal, unless it has ended."
-        if self.poll() is None: os.kill(self.pid, number)
-    def terminate(self) -> None:
-        "Ask it to end."
-        self.send_signal(signal.SIGTERM)
-    def kill(self) -> None:
-        "End it."
-        self.send_signal(signal.SIGKILL)
-
-# %% ../../nbs/80_reproduce/814_forks.ipynb #5f0a1c23
-class SpareKernel(Copy):
-    "A copy of this process that waits to become a kernel."
-    def __init__(self):
-        read, self.pipe = os.pipe()
-        super().__init__()
-        os.close(read if self.pid else self.pipe)
-        if not self.pid: _become_kernel(read)
-
-    def fits(
-        self,
-        command: list[str],   # that starts a kernel
-    ) -> bool:               # False for another interpreter, and the second time
-        "Tell whether a command would start what this process can become, and hasn't yet."
-        same = Path(command[0]).parent.resolve() == Path(sys.executable).parent.resolve()
-        return same and "ipykernel_launcher" in command and self.pipe is not None
-
-    def start(
-        self,
-        command: list[str],   # that would start the kernel
-        env: dict[str, str],  # its environment
-        cwd: str | Path,      # its working folder
-    ) -> None:
-        "Let the kernel begin."
-        arguments = command[command.index("ipykernel_launcher"):]
-        env = env | {"JPY_PARENT_PID": str(os.getpid())}       # as for a new process
-        with os.fdopen(self.pipe, "wb") as pipe: pickle.dump((arguments, env, str(cwd)), pipe)
-        self.pipe = None
-
-# %% ../../nbs/80_reproduce/814_forks.ipynb #5f0a1c38
-def _become_kernel(read: int) -> None:
-    "Wait for an order, then be an IPython kernel; ends this process."
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    with os.fdopen(read, "rb") as pipe: order = pipe.read()
-    if not order: os._exit(0)                     # nobody needs a kernel
-    sys.argv, env, cwd = pickle.loads(order)
-    os.environ.clear()
-    os.environ.update(env)
-    os.chdir(cwd)
-    sys.argv[0] = importlib.util.find_spec("ipykernel_launcher").origin
-    reseed()
-    from ipykernel.kernelapp import IPKernelApp
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    IPKernelApp.launch_instance(parent_handle=os.getppid())    # it ends when its worker does
-    raise SystemExit
-
-# %% ../../nbs/80_reproduce/814_forks.ipynb #5f0a1c25
-def use_spare_kernel(
-    spare: SpareKernel,   # for the next notebook that papermill executes here
-) -> None:
-    "Let papermill take a kernel that waits."
-    from jupyter_client.provisioning import LocalProvisioner
-    from papermill.clientwrap import PapermillNotebookClient
-    original = PapermillNotebookClient.create_kernel_manager
-    class SpareProvisioner(LocalProvisioner):
-        async def launch_kernel(self, cmd, **kwargs):
-            if not spare.fits(cmd): return await super().launch_kernel(cmd, **kwargs)
-            env, cwd = kwargs.get("env") or dict(os.environ), kwargs.get("cwd") or os.getcwd()
-            spare.start(cmd, env, cwd)
-            self.process, self.pid, self.pgid = spare, spare.pid, spare.pid
-            return self.connection_info
-    def create_kernel_manager(client):
-        manager = original(client)
-        spec = manager.kernel_spec
-        if "kernel_provisioner" not in spec.metadata:
-            manager.provisioner = SpareProvisioner(kernel_id=str(uuid.uuid4()), kernel_spec=spec,
-                                                   parent=manager)
-        return manager
-    PapermillNotebookClient.create_kernel_manager = create_kernel_manager
 
 # %% ../../nbs/80_reproduce/814_forks.ipynb #5f0a1c27
 def serve() -> None:

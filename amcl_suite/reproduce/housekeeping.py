@@ -11,9 +11,11 @@ from filelock import FileLock, Timeout
 from ..core.files import OutputError, output_errors
 from ..core.locks import is_locked, link_on_the_way, run_folders
 from ..core.settings import runs_dir
-from .jobs import JobError, PlannedRun
-from .worker import end_processes, standing, temporary_files
-from .executors import cancel_slurm, slurm_states
+from .jobs import PlannedRun
+from .places import JobError
+from .limits import end_processes
+from .worker import standing, temporary_files
+from .slurm import cancel_slurm, slurm_states
 from .submissions import read_submission, remove_logs, stale_logs
 
 # %% auto #0
@@ -30,6 +32,42 @@ class Leftover:
 
     @property
     def is_result(self) -> bool: return self.kind in ("superseded", "finished", "unreadable")
+
+# %% ../../nbs/80_reproduce/824_housekeeping.ipynb #b2b84904
+def _kind(path: Path, hashes: set[str]) -> str:
+    "Return what a run's folder is; \"\" for a folder of something else."
+    if not (path / "record.json").exists(): return "failed" if (path / "run.lock").exists() else ""
+    found = standing(path)
+    if found.state == "newer" or "can't be read" in found.remark: return ""   # not ours to judge
+    if found.record is None: return "unreadable"
+    if found.state != "finished": return found.state
+    return "finished" if found.record["hash"] in hashes else "superseded"
+
+# %% ../../nbs/80_reproduce/824_housekeeping.ipynb #cc294061
+STALE = 300.0   # s after which a temporary file that no lock guards has no writer any more
+
+def _stale_files(home: Path, jobs: tuple[str, ...] = ()) -> list[Path]:
+    "Return temporary files beside the runs, such as of a report that was killed."
+    places = [home, *dict.fromkeys(p.parent for p in run_folders(home, jobs)[0])]
+    found = [p for place in places for name in (".*.tmp", ".probe-*") for p in place.glob(name)]
+    now = time.time()
+    return [p for p in found if p.is_file() and not p.is_symlink() and _age(p, now) > STALE]
+
+def _age(path: Path, now: float) -> float:
+    "Return how long ago a file was written, in s; 0 where it has just been removed."
+    try: return now - path.stat().st_mtime
+    except OSError: return 0.0
+
+# %% ../../nbs/80_reproduce/824_housekeeping.ipynb #a9128640
+def _size(path: Path) -> int:
+    "Return the bytes of a file, or of all files below a folder; links count as nothing."
+    files = [path] if path.is_file() else [Path(place, name) for place, _, names in os.walk(path)
+                                           for name in names]
+    total = 0
+    for file in files:
+        with contextlib.suppress(OSError):       # it may just have been removed
+            total += 0 if file.is_symlink() else file.lstat().st_size
+    return total
 
 # %% ../../nbs/80_reproduce/824_housekeeping.ipynb #1ade0f59
 def leftovers(
@@ -51,41 +89,6 @@ def leftovers(
         found += [("temporary", p) for p in temporary_files(path)]
     return [Leftover(path, kind, _size(path), home) for kind, path in found]
 
-# %% ../../nbs/80_reproduce/824_housekeeping.ipynb #cc294061
-STALE = 300.0   # s after which a temporary file that no lock guards has no writer any more
-
-def _stale_files(home: Path, jobs: tuple[str, ...] = ()) -> list[Path]:
-    "Return temporary files beside the runs, such as of a report that was killed."
-    places = [home, *dict.fromkeys(p.parent for p in run_folders(home, jobs)[0])]
-    found = [p for place in places for name in (".*.tmp", ".probe-*") for p in place.glob(name)]
-    now = time.time()
-    return [p for p in found if p.is_file() and not p.is_symlink() and _age(p, now) > STALE]
-
-def _age(path: Path, now: float) -> float:
-    "Return how long ago a file was written, in s; 0 where it has just been removed."
-    try: return now - path.stat().st_mtime
-    except OSError: return 0.0
-
-def _kind(path: Path, hashes: set[str]) -> str:
-    "Return what a run's folder is; \"\" for a folder of something else."
-    if not (path / "record.json").exists(): return "failed" if (path / "run.lock").exists() else ""
-    found = standing(path)
-    if found.state == "newer" or "can't be read" in found.remark: return ""   # not ours to judge
-    if found.record is None: return "unreadable"
-    if found.state != "finished": return found.state
-    return "finished" if found.record["hash"] in hashes else "superseded"
-
-# %% ../../nbs/80_reproduce/824_housekeeping.ipynb #a9128640
-def _size(path: Path) -> int:
-    "Return the bytes of a file, or of all files below a folder; links count as nothing."
-    files = [path] if path.is_file() else [Path(place, name) for place, _, names in os.walk(path)
-                                           for name in names]
-    total = 0
-    for file in files:
-        with contextlib.suppress(OSError):       # it may just have been removed
-            total += 0 if file.is_symlink() else file.lstat().st_size
-    return total
-
 # %% ../../nbs/80_reproduce/824_housekeeping.ipynb #ca071943
 def chosen(
     found: list[Leftover],        # from `leftovers`
@@ -96,6 +99,7 @@ def chosen(
     wanted = {"engine", "temporary", "failed", *kinds}
     return [l for l in found if l.kind in wanted and (yes or not l.is_result)]
 
+# %% ../../nbs/80_reproduce/824_housekeeping.ipynb #6cdfe2c8
 def remove(
     leftover: Leftover,   # to remove
 ) -> bool:                # False if somebody is at work there
@@ -107,14 +111,15 @@ def remove(
         return not path.exists()
     if leftover.kind == "temporary": return _remove_temporary(path, leftover.home)
     lock = FileLock(path / "run.lock")
-    try: lock.acquire(timeout=0)
+    try: held = lock.acquire(timeout=0)
     except (Timeout, OSError): return False
-    with lock, output_errors(path): os.replace(path, aside)
+    with held, output_errors(path): os.replace(path, aside)
     shutil.rmtree(aside, ignore_errors=True)
     if aside.exists(): raise OutputError(f"can't remove all of {path}; what is left is in {aside}")
     with contextlib.suppress(OSError): path.parent.rmdir()             # of a job without runs
     return True
 
+# %% ../../nbs/80_reproduce/824_housekeeping.ipynb #0bb0be10
 def _remove_temporary(path: Path, home: Path) -> bool:
     "Remove a temporary file, below a run under its lock; False if somebody is at work there."
     parts = path.relative_to(home).parts

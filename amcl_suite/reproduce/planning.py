@@ -41,6 +41,7 @@ def prepare_data(
     data_checksum.cache_clear()
     return missing
 
+# %% ../../nbs/80_reproduce/820_planning.ipynb #ee5f5e10
 def with_fallbacks(
     runs: list[PlannedRun],   # planned runs
     missing: list[str],       # data sets that can't be had, from `prepare_data`
@@ -55,7 +56,7 @@ def with_fallbacks(
     key = lambda run: (run.job, run.notebook, json.dumps(run.parameters, sort_keys=True))
     return list({key(run): run for run in chosen}.values())
 
-# %% ../../nbs/80_reproduce/820_planning.ipynb #3de83f3b
+# %% ../../nbs/80_reproduce/820_planning.ipynb #4b263023
 def begun(
     runs: list[PlannedRun],   # planned runs
 ) -> list[PlannedRun]:        # those that may have a folder
@@ -95,6 +96,7 @@ def _expected(runs: list[PlannedRun]) -> list[float]:
     before = {key: earlier_minutes(*key) for key in {(r.job, r.runs) for r in runs}}
     return [before[r.job, r.runs].get(r.name, r.minutes) for r in runs]
 
+# %% ../../nbs/80_reproduce/820_planning.ipynb #fe374afa
 @dataclass(frozen=True)
 class Estimate:
     "What is still to do, and what it will cost."
@@ -112,7 +114,7 @@ class Estimate:
         return (f"{plural(self.n_todo, 'run')} to do ({self.n_done} done{known}): about "
                 f"{work} of worker time{gpu}, {wall} of wall time")
 
-# %% ../../nbs/80_reproduce/820_planning.ipynb #870725f1
+# %% ../../nbs/80_reproduce/820_planning.ipynb #64add4f0
 @dataclass(frozen=True)
 class Prospect:
     "What is known of a run before it is started."

@@ -359,7 +359,8 @@ def write_report(
     runs, names = runs or runs_dir(), ", ".join(jobs) or "all jobs"
     found = collect(jobs, runs, only, keep_rows=True)
     if not found.records and not found.unreadable:
-        raise ValueError(f"no records of {names} in {runs}; start with `amcl run JOB`")
+        raise ValueError(f"no records of {', '.join(jobs) or 'any job'} in {runs}; start with "
+                         "`amcl run JOB`")
     folder = Path(out) if out else runs / jobs[0] if len(jobs) == 1 else runs
     title = title or f"Report: {names}"
     page, text = report_html(found, title), report_markdown(found, title, folder.resolve())

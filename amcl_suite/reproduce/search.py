@@ -25,8 +25,15 @@ csv: table
 data: table csv parquet files
 dataframe, excel: table
 dataset: data table
+beginner, example, examples, getting, introduction, started, tutorial: quick
 error: doctor
 gpu: device install
+hyperparameter, hyperparameters, tune, tuning: pipeline search
+licence, license: citation
+nan: missing
+python: install
+store, stored: save keep
+save: keep
 annotate, annotation, label, labels, tagging: labelling
 image, photo: picture
 images, photos: pictures

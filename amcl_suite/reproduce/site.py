@@ -88,9 +88,15 @@ def page_markdown(
         return re.sub(r"\]\(([^)\s]+)\)", link, part)
     def link(match): return f"]({_link(match[1], page, targets, site, documented)})"
     def picture(content, form, found): return _figure(content, form, found, names)
-    parts = [_captioned(outside_code(cell_markdown(cell, picture), text), cell, names, text)
-             for cell in page.cells]
+    parts = [_captioned(outside_code(_single_links(cell_markdown(cell, picture), site), text),
+                        cell, names, text) for cell in page.cells]
     return "\n\n".join(part for part in parts if part.strip())
+
+def _single_links(text: str, site: str) -> str:
+    "Return Markdown in which names that stand in a link have none of their own, as nbdev adds."
+    name = rf"\[(`[^`\n]+`)\]\({re.escape(site)}/[^)\s]*\)"
+    def single(match): return re.sub(name, r"\1", match[0])
+    return re.sub(rf"\[(?:[^\[\]\n]|{name})+\]\((?!{re.escape(site)}/)", single, text)
 
 def _equation(tex: str, label: str, names: dict[str, str]) -> str:
     "Return a numbered equation that can be linked to."
@@ -102,8 +108,9 @@ def _figure(content: bytes, form: str, found: dict, names: dict[str, str]) -> st
     source = f"data:{form};base64,{base64.b64encode(content).decode()}"
     label, caption = found.get("label", ""), found.get("fig-cap", "")
     alt = (found.get("fig-alt") or caption).replace('"', "'")
-    if label not in names: return f'![{caption}]({source}){{alt="{alt}"}}'
-    return f'![{names[label]}: {caption}]({source}){{#{label} alt="{alt}"}}'
+    size = "".join(f" {side}={found[side]}" for side in ("width", "height") if side in found)
+    if label not in names: return f'![{caption}]({source}){{alt="{alt}"{size}}}'
+    return f'![{names[label]}: {caption}]({source}){{#{label} alt="{alt}"{size}}}'
 
 # %% ../../nbs/80_reproduce/840_site.ipynb #4ba6a493
 def _captioned(part: str, cell: Cell, names: dict[str, str], text: Callable) -> str:

@@ -11,7 +11,8 @@ from ..core.locks import LOCK_NAME, is_locked, link_on_the_way, run_folders
 from ..core.records import read_dict
 from ..core.settings import runs_dir
 from .jobs import PlannedRun
-from .executors import Handle, slurm_states, submission_paths
+from .slurm import slurm_states
+from .executors import Handle, submission_paths
 
 # %% auto #0
 __all__ = ['note_submission', 'read_submission', 'submission_fault', 'keep_log', 'remove_logs', 'stale_logs', 'remove_stale_logs']
@@ -30,6 +31,7 @@ def note_submission(
         run.folder.mkdir(parents=True, exist_ok=True)
         write_json_atomic(run.folder / "submission.json", note)
 
+# %% ../../nbs/80_reproduce/817_submissions.ipynb #6bc0babe
 def read_submission(
     folder: Path,   # of a run
 ) -> dict:          # where, id, logs, token, host; empty if there is none
@@ -40,6 +42,7 @@ def read_submission(
                for k in ("where", "id", "logs", "token", "host"))
     return note if good and re.fullmatch(r"[\w.-]*", note["id"]) else {}
 
+# %% ../../nbs/80_reproduce/817_submissions.ipynb #1c2e01b8
 def submission_fault(
     folder: Path,   # of a run
 ) -> str:           # one sentence; "" if all is well
@@ -77,6 +80,7 @@ def _runs_of(folder: Path) -> list[Path]:
     return [run for run in run_folders(folder.parents[1])[0]
             if read_submission(run).get("logs") == str(folder)]
 
+# %% ../../nbs/80_reproduce/817_submissions.ipynb #ac7e9d9f
 def stale_logs(
     home: Path | None = None,  # folder of all runs; None: that of the suite's jobs
 ) -> list[Path]:               # folders below its `.submitit`
@@ -103,6 +107,7 @@ def _lives(pid: str) -> bool:
     try: return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
     except (psutil.NoSuchProcess, OverflowError, ValueError): return False
 
+# %% ../../nbs/80_reproduce/817_submissions.ipynb #dcb46e5e
 def remove_stale_logs(
     home: Path | None = None,  # as for `stale_logs`
 ) -> None:

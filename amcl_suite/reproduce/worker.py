@@ -14,10 +14,10 @@ from ..core.locks import is_locked, link_on_the_way
 from ..core.records import (SCHEMA_VERSION, RecordError, RunState, read_dict, read_record,
                                      record_faults)
 from ..core.settings import project_root
+from .limits import deadline, import_papermill, thread_variables
 
 # %% auto #0
-__all__ = ['MAX_CELL_OUTPUT', 'MAX_LINE', 'Standing', 'standing', 'Task', 'execute', 'temporary_files', 'heartbeat',
-           'seconds_spent', 'end_processes', 'deadline', 'import_papermill', 'thread_variables', 'Worker']
+__all__ = ['MAX_LINE', 'Standing', 'standing', 'Task', 'execute', 'temporary_files', 'heartbeat', 'seconds_spent', 'Worker']
 
 # %% ../../nbs/80_reproduce/812_worker.ipynb #cefca695
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ def execute(
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "run.lock")
-        try: lock.acquire(timeout=1, poll_interval=0.05)  # a second, since others may be probing it
+        try: held = lock.acquire(timeout=1, poll_interval=0.05)    # others may be probing it
         except Timeout: return "held"
-    with lock:
+    with held:
         before = _record_of(folder, task.about["hash"])
         anew = task.force and before.get("token") != task.token
         if not anew and before.get("state") == "finished": return "skipped"
@@ -204,76 +204,7 @@ def _own_gpus(task: Task) -> list[str]:
     if task.gpus is not None: return list(task.gpus)
     return [g for g in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if g.strip()]
 
-# %% ../../nbs/80_reproduce/812_worker.ipynb #555a6cd7
-MAX_CELL_OUTPUT = 4_000_000   # characters that one cell may leave in the executed notebook
-
-def _use_limited_client(papermill) -> None:
-    "Let papermill execute notebooks with a client that limits what a cell may leave."
-    from nbformat.v4 import new_output
-    from papermill import engines
-    from papermill.clientwrap import PapermillNotebookClient
-    class LimitedClient(PapermillNotebookClient):
-        used = (-1, 0)                                       # cell, characters so far
-        def output(self, outs, msg, display_id, cell_index):
-            if cell_index != self.used[0]: self.used = (cell_index, 0)
-            before = self.used[1]
-            self.used = (cell_index, before + _size(msg["content"]))
-            if self.used[1] <= MAX_CELL_OUTPUT:
-                return super().output(outs, msg, display_id, cell_index)
-            text = f"[output cut after {MAX_CELL_OUTPUT / 1e6:g} million characters]\n"
-            if before <= MAX_CELL_OUTPUT:                      # once
-                outs.append(new_output("stream", name="stderr", text=text))
-    engines.PapermillNotebookClient = LimitedClient
-
-def _size(content: dict) -> int:
-    "Return the characters of an output message."
-    return len(content.get("text", "")) + sum(len(str(v)) for v in content.get("data", {}).values())
-
-# %% ../../nbs/80_reproduce/812_worker.ipynb #159f7d51
-def end_processes(
-    processes: list,       # psutil processes that were asked to end
-    grace: float = 6.0,    # s until they are killed
-) -> None:
-    "Wait for processes to end, then kill those that don't."
-    import psutil
-    _, alive = psutil.wait_procs(processes, timeout=grace)
-    for process in alive:
-        with contextlib.suppress(psutil.Error): process.kill()
-    psutil.wait_procs(alive, timeout=3)
-
-@contextlib.contextmanager
-def deadline(
-    minutes: float | None,   # None: no limit
-    grace: float = 5.0,      # s between the signal and the end
-):                           # context manager giving an event: is it set, the time has passed
-    "Limit the time of the processes that this one starts."
-    passed = threading.Event()
-    def end():
-        import psutil
-        passed.set()
-        children = psutil.Process().children(recursive=True)
-        for child in children:
-            with contextlib.suppress(psutil.Error): child.send_signal(signal.SIGINT)
-        _, alive = psutil.wait_procs(children, timeout=grace)
-        for child in alive:               # not waited for: the exit status is for who started it
-            with contextlib.suppress(psutil.Error): child.kill()
-    timer = threading.Timer(60 * (minutes or 0), end)
-    timer.daemon = True
-    if minutes is not None: timer.start()
-    try: yield passed
-    finally: timer.cancel()
-
 # %% ../../nbs/80_reproduce/812_worker.ipynb #83baf240
-def import_papermill():   # the module
-    "Return papermill, imported without what only remote files and schemas need."
-    away = {"rfc3987_syntax", "isoduration", "pyarrow"} - sys.modules.keys()
-    sys.modules.update(dict.fromkeys(away))         # as if they were not installed
-    try: import papermill
-    finally:
-        for name in away: sys.modules.pop(name, None)
-    _use_limited_client(papermill)
-    return papermill
-
 _TERMINATED = threading.Event()
 _ENDED = "cancelled or preempted on the cluster; start the job again to resume"
 
@@ -285,13 +216,6 @@ def _handle_signals(task: Task) -> None:
         raise KeyboardInterrupt
     signal.signal(signal.SIGINT, interrupt)
     if task.where == "slurm": signal.signal(signal.SIGTERM, lambda *_: _TERMINATED.set())
-
-def thread_variables(
-    threads: int,      # of a process
-) -> dict[str, str]:   # variables of the environment
-    "Return what tells numerical libraries their number of threads."
-    names = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "VECLIB_MAXIMUM")
-    return {f"{name}_NUM_THREADS": str(threads) for name in names}
 
 def _prepare_environment(task: Task) -> None:
     "Tell processes started from here their threads, GPUs, processes and the project."

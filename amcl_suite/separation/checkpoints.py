@@ -29,7 +29,7 @@ def save_model(
     model: Separator,   # to keep; may be wrapped by `torch.compile` or data-parallel training
     **metadata,         # plain values to add: objective, corpus, seed, ...
 ) -> Path:              # the path
-    "Write configuration, weights and notes, whole or not at all."
+    "Write configuration, weights and notes; no file is left half written."
     for wrapper in ("_orig_mod", "module"): model = getattr(model, wrapper, model)
     if not isinstance(model, Separator):
         raise ValueError(f"model: expected a Separator, got {type(model).__name__}")
@@ -88,7 +88,7 @@ def _fill(model: Separator, state: dict[str, Tensor], source: str | Path) -> Non
 def load_model(
     path: str | Path,                    # file of `save_model`, or folder with `separator.pt`
     device: str | torch.device = "cpu",  # where the model will live
-    config: ModelConfig | None = None,   # refuse any other configuration; None: take the file's
+    config: ModelConfig | None = None,   # any other is an error; None: take the file's
 ) -> Separator:                          # in evaluation mode; its notes are in `.metadata`
     "Read a separator, running no code from the file; `CheckpointError` where that fails."
     path = Path(path) / "separator.pt" if Path(path).is_dir() else path

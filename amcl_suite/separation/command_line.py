@@ -195,17 +195,17 @@ def train(
 ) -> None:
     "Train a separator, or go on with one; writes separator.pt into the folder of the run."
     check_installed("separation", "soundfile", *_NETWORKS)
-    from amcl_suite.separation.experiments import SeparationConfig, prepare_corpus, train_separator
+    from amcl_suite.separation import configurations, experiments
     console, made = open_console(), parse_sizes(sizes)
     changes = _changes(speakers, n_hyps, values, objective=objective, backbone=backbone,
                        n_epochs=epochs, seed=seed, n_devices=devices, precision=precision)
-    config = SeparationConfig.preset(configuration, size, **changes)
+    config = configurations.SeparationConfig.preset(configuration, size, **changes)
     low, high = config.n_src_min, config.n_src_max
-    prepared = prepare_corpus(corpus, (low, high), tuple(made.values()))
+    prepared = experiments.prepare_corpus(corpus, (low, high), tuple(made.values()))
     if prepared.stands_in: print_line(console, prepared.stands_in)
     print_line(console, f"{config.objective.name}, {config.backbone} ({config.size}), "
                    f"{low}{f'-{high}' * (high > low)} speakers of {prepared.name}, to {out}")
-    trained = train_separator(config, prepared, out, progress=epoch_lines(console))
+    trained = experiments.train_separator(config, prepared, out, progress=epoch_lines(console))
     print_line(console, f"ended: {trained.stopped or 'after the last epoch'}")
     print_line(console, f"separator: {trained.checkpoint}")
 
@@ -347,8 +347,8 @@ def _chosen(console, checkpoint: Path | None, precision: str, where: str) -> Pat
     from amcl_suite.separation.checkpoints import demo_separator
     if checkpoint is None:
         checkpoint = demo_separator()
-        print_line(console, "note: without --checkpoint a small demo separates, which learned "
-                            "from synthetic voices; expect a few decibels")
+        print_line(console, "note: without --checkpoint a small demo separates; it learned from a "
+                            "speech synthesiser and gains nothing on people's voices")
     if precision == "bf16" and not has_bfloat16(where):
         print_line(console, f"note: this {where} has no bfloat16 of its own; 32 is quicker")
     return checkpoint

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/20_separation/222_corpora.ipynb #99e9ac63
 from __future__ import annotations
-import os, re
+import csv, io, math, os, re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -13,11 +13,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from fastcore.basics import patch
 from ..core.expect import integer
-from ..core.files import DataError, as_spelled, zip_names
+from ..core.files import DataError, as_spelled, read_text, zip_names
 from .clips import speaker_of
 
 # %% auto #0
-__all__ = ['MixtureRow', 'Corpus', 'parse_name', 'known_speakers', 'check_present']
+__all__ = ['MixtureRow', 'Corpus', 'parse_name', 'known_speakers', 'table_rows', 'row_place', 'table_number', 'moved_root',
+           'place_below', 'check_present']
 
 # %% ../../nbs/20_separation/222_corpora.ipynb #2d86eaab
 @dataclass(frozen=True)
@@ -78,23 +79,26 @@ class Corpus:
     def seconds(self) -> float: return float(self.n_samples.sum()) / self.sample_rate
 
     @property
-    def duration(self) -> str:
-        if self.seconds < 120: return f"{self.seconds:.1f} s"
-        minutes = self.seconds / 60
-        return f"{minutes:.1f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-
-    @property
     def speakers(self) -> frozenset[str]:
         return frozenset(name for row in self.rows for name in row.speakers)
 
     @cached_property
     def _by_id(self) -> dict[str, MixtureRow]: return {row.id: row for row in self.rows}
 
-    def __repr__(self):
-        parts = " + ".join(f"{n} of {k} speakers" for k, n in
-                            sorted(Counter(row.n_src for row in self.rows).items())) or "0 mixtures"
-        return (f"Corpus({self.name} {self.split}: {parts}, {self.sample_rate} Hz, "
-                f"{self.duration})")
+# %% ../../nbs/20_separation/222_corpora.ipynb #55be2cdf
+@patch(as_prop=True)
+def duration(self: Corpus) -> str:
+    "Say how long all mixtures are together."
+    if self.seconds < 120: return f"{self.seconds:.1f} s"
+    minutes = self.seconds / 60
+    return f"{minutes:.1f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+@patch
+def __repr__(self: Corpus) -> str:
+    parts = " + ".join(f"{n} of {k} speakers" for k, n in
+                        sorted(Counter(row.n_src for row in self.rows).items())) or "0 mixtures"
+    return (f"Corpus({self.name} {self.split}: {parts}, {self.sample_rate} Hz, "
+            f"{self.duration})")
 
 # %% ../../nbs/20_separation/222_corpora.ipynb #3480b75f
 @patch
@@ -146,6 +150,64 @@ def known_speakers(
     "Return who speaks; empty unless every name follows a known pattern."
     known = all("-" in u[1:] or re.fullmatch(r"\w{3}[a-z]\w{4}", u) for u in utterances)
     return tuple(map(speaker_of, utterances)) if known else ()
+
+# %% ../../nbs/20_separation/222_corpora.ipynb #fe59a006
+def table_rows(
+    file: str | Path,          # CSV with a header
+) -> list[dict[str, str]]:     # column -> text, "" where there is none or `nan`
+    "Return the rows of a CSV as they stand; `DataError` if there is no such file or no row."
+    if not Path(file).is_file():
+        raise DataError(f"{file} does not exist; check the metadata folder")
+    try:
+        rows = [{key or "": "" if (value or "").strip().lower() == "nan" else
+                 (value or "").strip() for key, value in row.items() if key is not None}
+                for row in csv.DictReader(io.StringIO(read_text(file), newline=""))]
+    except csv.Error as error: raise DataError(f"{file}: not a CSV file ({error})") from None
+    if not rows: raise DataError(f"{file}: holds no rows")
+    return rows
+
+def row_place(
+    file: str | Path,   # CSV
+    k: int,             # number of a row, from 0
+) -> str:               # for messages
+    "Return how messages name a row."
+    return f"{file}, row {k} (line {k + 2})"
+
+def table_number(
+    text: str,           # what a cell holds
+    column: str,         # its column, for the message
+    place: str,          # its row, by `row_place`
+    whole: bool = True,  # whether it must be whole and finite
+) -> float:              # an integer where `whole`
+    "Return a cell as a number; `DataError` naming row and column."
+    try: number = float(text)
+    except (ValueError, TypeError): number = math.nan
+    if not whole and not math.isnan(number): return number
+    if math.isfinite(number) and number == int(number): return int(number)
+    raise DataError(f"{place}: column {column} holds {text!r}, not a number"
+                    + " that is whole" * whole)
+
+# %% ../../nbs/20_separation/222_corpora.ipynb #753d6bc3
+def moved_root(
+    text: str,      # a path of the metadata
+    root: Path,     # the corpus's folder on this machine
+) -> str:           # its folder on another machine; "": nothing has to be replaced
+    "Return the leading part of an absolute path that has to be replaced by `root`."
+    path = PurePosixPath(text.replace("\\", "/"))
+    if not path.is_absolute() or Path(path).exists(): return ""
+    found = (parent for parent in path.parents
+             if as_spelled(root / path.relative_to(parent)).exists())
+    return str(next(found, ""))
+
+def place_below(
+    text: str,      # a path of the metadata
+    root: Path,     # the corpus's folder on this machine
+    moved: str,     # from `moved_root`
+) -> Path:          # an absolute path stays as it is unless it begins with `moved`
+    "Return where a path of the metadata leads on this machine."
+    text = text.replace("\\", "/")
+    if moved and text.startswith(moved): return root / text[len(moved):].lstrip("/")
+    return root / text
 
 # %% ../../nbs/20_separation/222_corpora.ipynb #b5de4a5d
 def _listed(folder: Path) -> dict[str, list[str]]:

@@ -4,15 +4,16 @@
 
 # %% ../../nbs/20_separation/223_layouts.ipynb #4f599431
 from __future__ import annotations
-import csv, io, math, os, re
+import os, re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from ..core.audio import SOUND_SUFFIXES, AudioError, audio_info
 from ..core.expect import one_of
-from ..core.files import DataError, as_spelled, read_json, read_text, walk_files
+from ..core.files import DataError, as_spelled, read_json, walk_files
 from .corpora import (Corpus, MixtureRow, check_present, known_speakers,
-                                           parse_name)
+                                           moved_root, parse_name, place_below, row_place,
+                                           table_number, table_rows)
 from .mixing import speaker_range
 
 # %% auto #0
@@ -45,31 +46,6 @@ def _named_row(mixture: Path, sources: tuple, n_samples: int, where: str, **more
     return MixtureRow(mixture.stem, mixture, sources, n_samples, len(sources), where=where,
                       **known | {k: v for k, v in more.items() if v})
 
-# %% ../../nbs/20_separation/223_layouts.ipynb #c6fb2a10
-def _read_csv(file: Path) -> list[dict[str, str]]:
-    "Return the rows of a CSV as they stand; `nan` counts as empty."
-    if not file.is_file(): raise DataError(f"{file} does not exist; check the metadata folder")
-    try:
-        rows = [{key or "": "" if (value or "").strip().lower() == "nan" else
-                 (value or "").strip() for key, value in row.items() if key is not None}
-                for row in csv.DictReader(io.StringIO(read_text(file), newline=""))]
-    except csv.Error as error: raise DataError(f"{file}: not a CSV file ({error})") from None
-    if not rows: raise DataError(f"{file}: holds no rows")
-    return rows
-
-def _place(file: Path, k: int) -> str:
-    "Return how messages name row `k` of a CSV."
-    return f"{file}, row {k} (line {k + 2})"
-
-def _number(text: str, column: str, place: str, whole: bool = True) -> float:
-    "Return a column as a number; `DataError` naming the row."
-    try: number = float(text)
-    except (ValueError, TypeError): number = math.nan
-    if not whole and not math.isnan(number): return number
-    if math.isfinite(number) and number == int(number): return int(number)
-    raise DataError(f"{place}: column {column} holds {text!r}, not a number"
-                    + " that is whole" * whole)
-
 # %% ../../nbs/20_separation/223_layouts.ipynb #8a2de79b
 def _beside(known: dict[str, str], part: str) -> str:
     "Return the path of `part` (mix, s1, ...) beside any known path of the row, or \"\"."
@@ -87,7 +63,7 @@ def _completed(file: Path, rows: list[dict[str, str]]) -> int:
         same_count = [row for row in rows if int(row["n_src"]) == n_src]
         broken = [k for k, row in enumerate(same_count) if not all(row.get(p) for p in parts)]
         other = file.with_name(f"{n_src}_{n_src}.csv")
-        fixed = _read_csv(other) if broken and other != file and other.is_file() else []
+        fixed = table_rows(other) if broken and other != file and other.is_file() else []
         same = [row["length"] for row in fixed] == [row["length"] for row in same_count]
         for k in broken:
             row = same_count[k]
@@ -107,15 +83,15 @@ def read_metadata(
 ) -> Corpus:                         # rows in the file's order; the file is never changed
     "Read the paper's metadata format; `DataError` names the first row that can't be used."
     file, root = Path(file), Path(root)
-    records = _read_csv(file)
+    records = table_rows(file)
     if missing := {"mix", "length", "s1"} - set(records[0]):
         raise DataError(f"{file}: no column {', '.join(sorted(missing))}; expected mix, n_src, "
                         "length, s1, s2, ...")
     for k, record in enumerate(records):
         count = record.get("n_src") or sum(bool(record.get(f"s{i}")) for i in range(1, 100))
-        record["n_src"] = str(_number(count, "n_src", _place(file, k)))
-    n_completed, moved = _completed(file, records), _moved(records[0]["mix"], root)
-    rows = tuple(_metadata_row(record, _place(file, k), root, moved)
+        record["n_src"] = str(table_number(count, "n_src", row_place(file, k)))
+    n_completed, moved = _completed(file, records), moved_root(records[0]["mix"], root)
+    rows = tuple(_metadata_row(record, row_place(file, k), root, moved)
                  for k, record in enumerate(records))
     notes = ((f"{n_completed} rows of {file.name} had lost paths; completed from the others",)
              if n_completed else ())
@@ -126,20 +102,6 @@ def read_metadata(
     except AudioError as error: raise DataError(f"{corpus[0].where}: {error}") from None
 
 # %% ../../nbs/20_separation/223_layouts.ipynb #56b265e1
-def _moved(text: str, root: Path) -> str:
-    "Return the leading part of an absolute path that has to be replaced by `root`, or \"\"."
-    path = PurePosixPath(text.replace("\\", "/"))
-    if not path.is_absolute() or Path(path).exists(): return ""
-    found = (parent for parent in path.parents
-             if as_spelled(root / path.relative_to(parent)).exists())
-    return str(next(found, ""))
-
-def _resolved(text: str, root: Path, moved: str) -> Path:
-    "Return where a path of the metadata leads on this machine."
-    text = text.replace("\\", "/")
-    if moved and text.startswith(moved): return root / text[len(moved):].lstrip("/")
-    return root / text   # an absolute path stays as it is
-
 def _metadata_row(record: dict, place: str, root: Path, moved: str) -> MixtureRow:
     "Return one row of the paper's metadata; `DataError` naming it if paths are missing."
     n_src = int(record["n_src"])
@@ -148,11 +110,12 @@ def _metadata_row(record: dict, place: str, root: Path, moved: str) -> MixtureRo
         raise DataError(f"{place}: no path in column {', '.join(empty)}, and none can be derived "
                         "from the row's other columns or from the CSV of a fixed count beside it; "
                         "get the original metadata or read the folders instead")
-    mixture, *sources = (_resolved(record[p], root, moved) for p in parts)
+    mixture, *sources = (place_below(record[p], root, moved) for p in parts)
     listed = lambda key: tuple(v for i in range(n_src) if (v := record.get(f"{key}_{i + 1}")))
-    return _named_row(mixture, tuple(sources), _number(record["length"], "length", place), place,
+    n_samples = table_number(record["length"], "length", place)
+    return _named_row(mixture, tuple(sources), n_samples, place,
                       speakers=listed("speaker"), sexes=listed("sex"),
-                      levels=tuple(_number(text, "level", place, False)
+                      levels=tuple(table_number(text, "level", place, False)
                                    for text in listed("level")))
 
 # %% ../../nbs/20_separation/223_layouts.ipynb #725d6fa6
@@ -207,7 +170,7 @@ def _sexes(folder: Path) -> dict[str, tuple[str, ...]]:
     "Return the sexes of the speakers by mixture, from the `_info.csv` files of a folder."
     found = {}
     for file in sorted(folder.glob("*_info.csv")):
-        for row in _read_csv(file):
+        for row in table_rows(file):
             columns = sorted(key for key in row if re.fullmatch(r"speaker_\d+_sex", key))
             found[row.get("mixture_ID", "")] = tuple(row[c].upper()[:1] for c in columns if row[c])
     return found
@@ -225,14 +188,14 @@ def read_librimix(
     root = Path(root)
     file = root if root.is_file() else _librimix_file(root, split, n_src, kind, sample_rate, mode)
     base = next((p for p in file.parents if p.name.endswith("Mix")), file.parent)
-    records, sexes = _read_csv(file), _sexes(file.parent)
+    records, sexes = table_rows(file), _sexes(file.parent)
     columns = ["mixture_path", *(f"source_{i + 1}_path" for i in range(n_src))]
     if missing := set(columns) - set(records[0]):
         raise DataError(f"{file}: no column {', '.join(sorted(missing))}; is it LibriMix metadata "
                         f"of {n_src} speakers?")
-    moved, rows = _moved(records[0]["mixture_path"], base), []
+    moved, rows = moved_root(records[0]["mixture_path"], base), []
     for k, record in enumerate(records):
-        rows.append(_librimix_row(record, columns, _place(file, k), base, moved, sexes))
+        rows.append(_librimix_row(record, columns, row_place(file, k), base, moved, sexes))
     name = f"Libri{n_src}Mix" + ("" if kind == "mix_clean" else f" {kind.removeprefix('mix_')}")
     return check_present(Corpus(name, split, sample_rate, tuple(rows), base))
 
@@ -246,7 +209,7 @@ def _librimix_row(record: dict, columns: list[str], place: str, base: Path, move
     noise = record.get("noise_path", "")
     id, n_src = record.get("mixture_ID") or mixture.stem, len(sources)
     speakers = known_speakers(id.split("_"))
-    n_samples = (_number(record["length"], "length", place) if record.get("length")
+    n_samples = (table_number(record["length"], "length", place) if record.get("length")
                  else audio_info(mixture).n_samples)
     return MixtureRow(id, mixture, tuple(sources), n_samples, n_src, where=place,
                       speakers=speakers if len(speakers) == n_src else (),
@@ -258,7 +221,7 @@ def _librimix_path(text: str, base: Path, moved: str) -> Path:
     path = PurePosixPath(text)
     if not path.is_absolute() and path.parts[0] == base.name:
         text = str(path.relative_to(base.name))
-    return _resolved(text, base, moved)
+    return place_below(text, base, moved)
 
 # %% ../../nbs/20_separation/223_layouts.ipynb #48fcb97e
 def read_json_lists(
@@ -290,7 +253,7 @@ def _entry(entry: object, file: Path, k: int) -> tuple[str, int] | None:
     "Return path and samples of one entry of a list, None for null; `DataError` names a bad one."
     if not entry: return None
     if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str):
-        return entry[0], _number(entry[1], "samples", f"{file}, entry {k}")
+        return entry[0], table_number(entry[1], "samples", f"{file}, entry {k}")
     raise DataError(f"{file}, entry {k}: expected a path and a number of samples, got {entry!r}")
 
 # %% ../../nbs/20_separation/223_layouts.ipynb #8ae47983
@@ -308,7 +271,7 @@ def read_corpus(
     manifest = _manifest(root)
     recipe = manifest.get("recipe", {})
     rate, mode = sample_rate or recipe.get("sample_rate", 8000), mode or recipe.get("mode", "min")
-    if root.is_file() and "mixture_ID" not in _read_csv(root)[0]:
+    if root.is_file() and "mixture_ID" not in table_rows(root)[0]:
         return read_metadata(root, _root_of(root), sample_rate, root.stem, split)
     if (root / "mix.json").is_file() or (root / split / "mix.json").is_file():
         return read_json_lists(root, split, rate)
@@ -338,9 +301,9 @@ def _with_sexes(corpus: Corpus, manifest: dict) -> Corpus:
 
 def _root_of(file: Path) -> Path:
     "Return the nearest folder above a CSV against which the path of its first row leads to a file."
-    text = next((row["mix"] for row in _read_csv(file) if row.get("mix")), "")
+    text = next((row["mix"] for row in table_rows(file) if row.get("mix")), "")
     above = (parent for parent in file.absolute().parents
-             if as_spelled(_resolved(text, parent, "")).is_file())
+             if as_spelled(place_below(text, parent, "")).is_file())
     return next(above, file.parent) if text else file.parent
 
 _LIBRIMIX = tuple(f"{base}{sub}metadata/{split}mixture_*.csv" for base in ("", "Libri*Mix/")

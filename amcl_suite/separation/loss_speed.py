@@ -54,7 +54,7 @@ def broadcast_objective(
 def enumerated_permutation(
     costs: Tensor,   # `(batch, n, n)`
 ) -> Tensor:         # like `costs`, 0 or 1
-    "Return the best match by trying all permutations: the oracle, out of reach above 9."
+    "Return the best match by trying all permutations: for checks, out of reach above 9."
     n = costs.shape[-1]
     if n > 9: raise ValueError(f"costs: {n}! permutations are out of reach, expected n <= 9")
     rows, best, kept = torch.arange(n), None, None

@@ -161,7 +161,7 @@ class Objective:
         costs: Tensor,                      # `(batch, n_targets, n_hyps)`
         target_mask: Tensor | None = None,  # bool `(batch, n_targets)`, True for real targets
     ) -> Tensor:                            # scalar, in units of the costs
-        "Return the loss under the hard rule: what to monitor, whatever the temperature."
+        "Return the loss under the hard rule: what to monitor, at any temperature."
         mask = _mask_of(costs, target_mask, 0.)
         weights = _hard_weights(self.config, costs, mask)
         mask = _counted(self.config, weights, mask)

@@ -91,7 +91,8 @@ function findSections(index, query, synonyms = {}) {
   const ranked = [...scores].map(([row, { sum, held }]) => {
     const [place, level, , page, title] = index.rows[row];
     const name = wordsOf(level ? title : page).join(" "), share = held.length / words.length;
-    const named = name === asked && (words.length > 1 || level === 2) ? 6 : name.startsWith(asked) ? 2 : 1;
+    const meant = level === 2 ? title.toLowerCase() === query.trim().toLowerCase() : name === asked && words.length > 1;
+    const named = meant ? 6 : name.startsWith(asked) && level < 2 ? 2 : 1;      // a name of code as it is written
     return { row, held, share, rank: sum * share ** 3 * PLACES[place] * LEVELS[level] * named };
   }).sort((a, b) => b.rank - a.rank || a.row - b.row);
   return { found: ranked.map(({ row, held }) => [index.rows[row], held]), read,
