@@ -17,7 +17,7 @@ from amcl_suite.audition.episodes import load_episode, replay_episode
 from amcl_suite.audition.separator import MaskSeparator, SeparatorConfig, save_separator
 from amcl_suite.audition.sounds import SoundBank
 from amcl_suite.audition.walk import WALK_COLUMNS, Walk
-from amcl_suite.core.files import read_npz
+from amcl_suite.core.formats import read_npz
 from amcl_suite.reproduce.cli import main
 from toys import no_traceback
 

@@ -4,7 +4,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from amcl_suite.core.files import DataError, write_json_atomic, write_weights
+from amcl_suite.core.files import DataError, write_json_atomic
+from amcl_suite.core.formats import write_weights
 from amcl_suite.ensembles.command_line import read_tables
 from amcl_suite.ensembles.experiments import run_images
 from amcl_suite.ensembles.image_config import ImageConfig

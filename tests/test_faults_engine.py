@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 from amcl_suite.core.files import write_json_atomic
-from amcl_suite.core.records import SCHEMA_VERSION, make_row, read_record, record_faults, row_faults
+from amcl_suite.core.reading import read_record, record_faults
+from amcl_suite.core.records import SCHEMA_VERSION, make_row, row_faults
 from amcl_suite.reproduce import cli, engine as engines
 from amcl_suite.reproduce.cli import main
 from amcl_suite.reproduce.display import LiveTable, live_table, progress_text, seconds_left
@@ -347,7 +348,7 @@ def test_c9_names_that_are_no_unicode_are_spelt_out(project, amcl):
 
 
 def test_c9_results_that_a_notebook_left_damaged_are_a_failure_with_the_place(project, monkeypatch):
-    from amcl_suite.core.records import RunState
+    from amcl_suite.core.reading import RunState
     run, _ = load_job("toy").runs
     task = Task({k: getattr(run, k) for k in ("job", "name", "notebook", "parameters", "hash")} | {"data": {}, "processes": 1},
                 str(run.folder), "t", ".")
@@ -414,7 +415,7 @@ def test_c10_temporary_files_of_killed_writers_go_with_resume_and_clean(project,
 
 def test_c10_attempts_that_were_killed_count(project, monkeypatch):
     """One attempt is killed at work, with nobody left to note it; the next one adds it up."""
-    from amcl_suite.core.records import RunState
+    from amcl_suite.core.reading import RunState
     from amcl_suite.reproduce import worker
     run, _ = load_job("toy").runs
     code = ("import json, sys, time; from amcl_suite.reproduce import worker; worker._run_notebook = lambda *_: time.sleep(60); "

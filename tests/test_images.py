@@ -102,7 +102,7 @@ def picture(pixels, path, kind="PNG"):
 @pytest.mark.parametrize("dtype, factor", [("uint8", 1), ("uint16", 257)])
 def test_s6_bit_depths_are_scaled(tmp_path, dtype, factor):
     import numpy as np
-    from amcl_suite.core.files import read_image as read_photograph
+    from amcl_suite.core.formats import read_image as read_photograph
     grey = (np.linspace(0, 255, 3072).reshape(48, 64) * factor).astype(dtype)
     for kind in ("PNG", "TIFF"):
         image = read_photograph(picture(grey, tmp_path / "a.JPEG", kind))
@@ -113,7 +113,7 @@ def test_s6_bit_depths_are_scaled(tmp_path, dtype, factor):
 def test_s6_unknown_ranges_are_refused_by_name(tmp_path, dtype):
     import numpy as np
     from amcl_suite.core.files import DataError
-    from amcl_suite.core.files import read_image as read_photograph
+    from amcl_suite.core.formats import read_image as read_photograph
     path = picture(np.linspace(0, 1e5, 3072).reshape(48, 64).astype(dtype), tmp_path / "b.JPEG", "TIFF")
     with pytest.raises(DataError, match="b.JPEG"): read_photograph(path)
 

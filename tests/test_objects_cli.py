@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from amcl_suite.core.files import read_npz
+from amcl_suite.core.formats import read_npz
 from amcl_suite.objects.config import preset
 from amcl_suite.objects.families import generate
 from amcl_suite.objects.scene_files import read_scenes, write_scenes

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from amcl_suite.core.files import read_json, write_json_atomic
-from amcl_suite.core.records import SCHEMA_VERSION, load_run
+from amcl_suite.core.reading import load_run
+from amcl_suite.core.records import SCHEMA_VERSION
 from amcl_suite.reproduce.cli import main
 from amcl_suite.reproduce.jobs import load_job, load_jobs
 from amcl_suite.reproduce.places import JobError, find_job

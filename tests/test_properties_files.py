@@ -1,4 +1,4 @@
-"""Every guarded reader of core.files, on right files, and on every kind of damage: a right value, or `DataError`."""
+"""Every reader of core.files and core.formats, on right files, and on every kind of damage: a right value, or `DataError`."""
 import io
 import json
 import math
@@ -17,11 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays, array_shapes
 
-from amcl_suite.core.files import (DataError, decode, encode, json_text, open_hdf5, read_image, read_json,
-                                   read_member, read_npy, read_npz, read_text, read_weights, replacing, shown,
-                                   sweep_temporaries, walk_files, write_json_atomic, write_weights, zip_names)
-from amcl_suite.core.records import read_arrays, read_record
-from amcl_suite.core.training import load_checked
+from amcl_suite.core.files import (DataError, decode, encode, json_text, read_json, read_member,
+                                   read_text, replacing, shown, sweep_temporaries, walk_files,
+                                   write_json_atomic, zip_members)
+from amcl_suite.core.formats import (open_hdf5, read_image, read_npy, read_npz, read_weights,
+                                     write_weights)
+from amcl_suite.core.reading import read_arrays, read_record
+from amcl_suite.core.training_files import load_checked
 
 quick = settings(max_examples=60, deadline=None, derandomize=True,
                  suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -267,9 +269,9 @@ def test_c10_a_planted_link_is_not_written_through(tmp_path):
     assert victim.read_text() == "mine"
 
 
-def test_zip_names_and_damage_on_the_way_in(tmp_path):
+def test_zip_members_and_damage_on_the_way_in(tmp_path):
     _zip(tmp_path / "a.zip")
-    assert zip_names(tmp_path / "a.zip") == ["a/b.txt"]
+    assert list(zip_members(tmp_path / "a.zip")) == ["a/b.txt"]
     content = bytearray((tmp_path / "a.zip").read_bytes())
     for offset in (8, 10):                                                 # method and flags of the central directory
         odd = bytearray(content)

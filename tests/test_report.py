@@ -6,8 +6,9 @@ import shutil
 import zipfile
 
 import pytest
-from amcl_suite.core.records import (SCHEMA_VERSION, Cost, RecordError, cost, make_row, open_run,
-                                     read_arrays, read_record, write_json_atomic)
+from amcl_suite.core.files import write_json_atomic
+from amcl_suite.core.reading import Cost, RecordError, cost, read_arrays, read_record
+from amcl_suite.core.records import SCHEMA_VERSION, make_row, open_run
 from amcl_suite.core.settings import project_root
 from amcl_suite.reproduce import report, report_page
 from amcl_suite.reproduce.report import collect, result_groups, tidy_rows, warning_lines

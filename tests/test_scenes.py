@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from amcl_suite.core.files import DataError, open_hdf5
+from amcl_suite.core.files import DataError
+from amcl_suite.core.formats import open_hdf5
 from amcl_suite.objects import scene_files
 from amcl_suite.objects.datasets import SceneSet, scene_loader, scene_set
 from amcl_suite.objects.families import families, generate, generate_parts, generator_of

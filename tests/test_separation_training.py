@@ -59,10 +59,10 @@ def in_an_epoch():
 
 def in_a_write(name):
     save, calls = torch.save, []
-    def cut(content, path, *args, **kwargs):
-        if name in Path(path).name: calls.append(path)
-        if len(calls) < 3: return save(content, path, *args, **kwargs)
-        Path(path).write_bytes(b"half a file")
+    def cut(content, file, *args, **kwargs):
+        if name in Path(file.name).name: calls.append(file)
+        if len(calls) < 3: return save(content, file, *args, **kwargs)
+        file.write(b"half a file"); file.flush()
         hang()
     torch.save = cut
     run(folder / f"in_a_write_{name}")

@@ -4,7 +4,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings, strategies as st
 from scipy.stats import ttest_1samp
-from amcl_suite.core.records import read_record
+from amcl_suite.core.reading import read_record
 from amcl_suite.core.settings import project_root
 from amcl_suite.core.statistics import corrected_t_test, holm, verdict
 from amcl_suite.core.tables import format_value, pivot

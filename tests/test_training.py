@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from amcl_suite.core.files import write_weights
-from amcl_suite.core.training import load_checked
+from amcl_suite.core.formats import write_weights
+from amcl_suite.core.training_files import load_checked
 
 SCRIPT = """
 import sys, torch

@@ -10,7 +10,8 @@ from pathlib import Path
 import numba
 import numpy as np
 from ..core.expect import between, integer, one_of, shaped
-from ..core.files import DataError, open_hdf5
+from ..core.files import DataError
+from ..core.formats import open_hdf5
 from .acoustics import HALF_KERNEL, SPEED_OF_SOUND
 
 # %% auto #0

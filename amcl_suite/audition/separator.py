@@ -11,7 +11,8 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.audio import checked_rate
 from ..core.expect import counts, integer, make, ranges, shaped
-from ..core.files import DataError, read_weights, write_weights
+from ..core.files import DataError
+from ..core.formats import read_weights, write_weights
 from .features import FRAME_LENGTH, HOP, istft, stft
 
 # %% auto #0

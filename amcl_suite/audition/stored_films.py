@@ -15,7 +15,8 @@ from .rendering import episode_frames, episode_sound
 from .sounds import SoundBank
 from .walk import Walk, walk_as
 from ..core.expect import one_of
-from ..core.files import read_npz, replacing, write_arrays
+from ..core.files import replacing
+from ..core.formats import read_npz, write_arrays
 from ..core.plots import save_animation
 
 # %% auto #0

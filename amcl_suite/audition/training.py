@@ -22,7 +22,8 @@ from .replay import Replay, last_observations
 from .symmetries import retold, symmetries
 from ..core.configuration import pick_device
 from ..core.expect import between, counts, integer
-from ..core.files import output_errors, read_weights, write_text_atomic, write_weights
+from ..core.files import output_errors, write_text_atomic
+from ..core.formats import read_weights, write_weights
 from ..core.identity import check_same
 
 # %% auto #0

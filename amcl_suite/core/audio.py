@@ -199,7 +199,7 @@ def write_audio(
     waveform,           # `(time,)` tensor or array, full scale 1
     sample_rate: int,   # Hz
 ) -> Path:              # the path
-    "Write a mono 16-bit WAV file, whole or not at all; `AudioError` on NaN or a peak above 1."
+    "Write a mono 16-bit WAV file atomically; `AudioError` on NaN or a peak above 1."
     content = wav_bytes(waveform, sample_rate)
     with replacing(path) as temporary: temporary.write_bytes(content)
     return Path(path)
@@ -272,7 +272,7 @@ def write_channels(
     waveform,           # `(channels, time)` tensor or array, any size
     sample_rate: int,   # Hz
 ) -> Path:              # the path
-    "Write all channels as 32-bit floats, whole or not at all; `ValueError` for another shape."
+    "Write all channels as 32-bit floats, atomically; `ValueError` for another shape."
     samples = np.asarray(shaped("waveform", waveform, "channels+", "time+"), np.float32).T
     buffer = io.BytesIO()
     require("soundfile").write(buffer, samples, checked_rate(sample_rate), "FLOAT", format="WAV")

@@ -8,21 +8,20 @@ import functools, math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-import numpy as np
 import yaml
 from .evidence import Evidence, evidence
 from .expect import between, make, one_of
-from .files import DataError
+from .files import DataError, read_text
+from .measured import TESTS, Measured
 from .parts import parts
 from .settings import suite_file
-from .statistics import (MIN_REPETITIONS, corrected_stderr, fisher_exact, holm,
-                                        summarise)
+from .statistics import holm, summarise
 from .tables import Table
 
 # %% auto #0
-__all__ = ['EXPECT', 'TESTS', 'HOLDS', 'FAILS', 'UNDECIDED', 'NOT_RUN', 'Claim', 'Measured', 'measure', 'decide', 'Verdict',
-           'verdict_on', 'PageClaims', 'verdict_table', 'read_ledger', 'ledgers', 'page_claims', 'Trap', 'read_traps',
-           'traps', 'trap_table']
+__all__ = ['EXPECT', 'HOLDS', 'FAILS', 'UNDECIDED', 'NOT_RUN', 'Claim', 'measure', 'decide', 'Verdict', 'verdict_on',
+           'PageClaims', 'verdict_table', 'read_ledger', 'ledgers', 'page_claims', 'Trap', 'read_traps', 'traps',
+           'trap_table']
 
 # %% ../../nbs/70_core/734_claims.ipynb #8b09e792
 EXPECT = ("lower", "higher", "level", "not lower", "not higher")
@@ -57,85 +56,6 @@ class Claim:
         if bool(self.words) == bool(self.says):
             raise ValueError(f"{self.id}: expected either words (the paper's) or says (ours)")
 
-# %% ../../nbs/70_core/734_claims.ipynb #49473ca0
-@dataclass(frozen=True)
-class Measured:
-    "A difference and how well it is known."
-    value: float                 # ours minus theirs
-    stderr: float                # of the difference; 0: computed exactly
-    freedom: float               # degrees of freedom of Student's t
-    n: float                     # repetitions behind it; infinite: computed exactly
-    scale: str = "small"         # of the runs
-    counts: tuple = ()           # successes and trials of both, where events are counted
-
-    def interval(self, level: float = .95) -> tuple[float, float]:
-        "Return Student's interval; NaN for less than two repetitions."
-        from scipy.stats import t
-        reach = t.ppf((1 + level) / 2, self.freedom) * self.stderr if self.stderr else 0.
-        return self.value - reach, self.value + reach
-
-    def p_value(self, edge: float) -> float:
-        "Return the two-sided p-value that the true difference is `edge`; NaN below five."
-        from scipy.stats import t
-        if self.counts: return fisher_exact(*self.counts)
-        if self.n < MIN_REPETITIONS or math.isnan(self.stderr): return math.nan
-        distance = abs(self.value - edge)
-        if self.stderr == 0: return 0. if distance else 1.
-        return float(2 * t.sf(distance / self.stderr, self.freedom))
-
-# %% ../../nbs/70_core/734_claims.ipynb #e5446d61
-def _paired(claim: Claim, ours: dict, theirs: dict | None) -> Measured:
-    values = _by_seed(claim, ours)
-    if theirs is not None:
-        others = _by_seed(claim, theirs)
-        values = {seed: values[seed] - others[seed] for seed in values if seed in others}
-    differences = np.array([*values.values()]) - (claim.against or 0.)
-    stderr = corrected_stderr(differences, claim.overlap) if len(differences) > 1 else math.nan
-    mean = float(differences.mean()) if len(differences) else math.nan
-    return Measured(mean, stderr, max(1, len(differences) - 1), len(differences))
-
-def _by_seed(claim: Claim, row: dict) -> dict[int, float]:
-    "Return the repetitions of a row by their seeds, or splits."
-    values = row[claim.values]
-    seeds = row.get("seeds") or range(row["first_seed"], row["first_seed"] + len(values))
-    return dict(zip(seeds, map(float, values)))
-
-def _interval(claim: Claim, ours: dict, theirs: dict | None) -> Measured:
-    from scipy.stats import t
-    freedom = max(1, ours["n"] - 1)
-    stderr = (ours["high"] - ours["low"]) / 2 / t.ppf(.975, freedom)
-    return Measured(ours["value"] - (claim.against or 0.), stderr, freedom, ours["n"])
-
-# %% ../../nbs/70_core/734_claims.ipynb #0fed639a
-def _means(claim: Claim, ours: dict, theirs: dict | None) -> Measured:
-    one = [row for row in (ours, theirs) if row is not None]
-    spread = [(row["std"] if row["n"] > 1 else math.nan) ** 2 / row["n"] for row in one]
-    freedom = (sum(spread) ** 2 / sum(v ** 2 / max(1, row["n"] - 1) for v, row in zip(spread, one))
-               if sum(spread) > 0 else 1)
-    other = claim.against if theirs is None else theirs["value"]
-    return Measured(ours["value"] - other, math.sqrt(sum(spread)), freedom,
-                    min(row["n"] for row in one))
-
-def _spreads(claim: Claim, ours: dict, theirs: dict | None) -> Measured:
-    def distances(row):
-        values = np.asarray(row[claim.values], float)
-        found = summarise(np.abs(values - np.median(values)))
-        return row | dict(value=found["mean"], std=found["std"], n=found["n"])
-    return _means(claim, distances(ours), theirs and distances(theirs))
-
-def _counts(claim: Claim, ours: dict, theirs: dict | None) -> Measured:
-    counts = (int(ours["value"]), ours["n"], int(theirs["value"]), theirs["n"])
-    return Measured(counts[0] / counts[1] - counts[2] / counts[3], math.nan, 1,
-                    min(counts[1], counts[3]), counts=counts)
-
-def _exact(claim: Claim, ours: dict, theirs: dict | None) -> Measured:
-    other = claim.against if theirs is None else theirs["value"]
-    return Measured(ours["value"] - other, 0., 1, math.inf)
-
-# %% ../../nbs/70_core/734_claims.ipynb #85cb1682
-TESTS = {"paired": _paired, "interval": _interval, "means": _means, "spreads": _spreads,
-         "counts": _counts, "exact": _exact}
-
 # %% ../../nbs/70_core/734_claims.ipynb #a6d2d3f8
 def measure(
     claim: Claim,                # says which rows
@@ -151,7 +71,8 @@ def measure(
         ours = _pooled(claim, rows)
         theirs = _other(claim, ours, shown)
         if theirs is None and claim.theirs is not None: continue
-        try: done = TESTS[claim.test](claim, ours, theirs)
+        try: done = TESTS[claim.test](ours, theirs, claim.against or 0., claim.values,
+                                      claim.overlap)
         except KeyError as error:
             raise ValueError(f"{claim.id}: its rows have no field {error}; run the job again, or "
                              "correct the ledger") from None
@@ -313,8 +234,8 @@ def read_ledger(
 
 def _read(path: str | Path, what: str, use: Callable) -> tuple:
     "Read a ledger and use its content; `DataError` names what is wrong with it."
-    try: content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    try: content = yaml.safe_load(read_text(path))
+    except (DataError, yaml.YAMLError) as error:
         raise DataError(f"{path}: the ledger can't be read: {error}") from None
     try: return tuple(use(content))
     except (KeyError, TypeError, ValueError) as error:

@@ -22,7 +22,7 @@ def changed(
     for name, value in changes.items():
         if name not in (known := [f.name for f in fields(config)]):
             raise ValueError(f"{name}: {type(config).__name__} has no such field"
-                             f"{_hint(config, name)}. Fields: {', '.join(known)}")
+                             f"{_hint(config, name) or '.'} Fields: {', '.join(known)}")
         inner = getattr(config, name)
         nested = is_dataclass(inner) and isinstance(value, Mapping)
         try: values[name] = changed(inner, **value) if nested else value

@@ -247,7 +247,7 @@ def _sha256_of_version(path: Path, *version: int) -> str: return sha256_of(path)
 
 # %% ../../nbs/70_core/706_data.ipynb #e652358d
 class _Capped:
-    "A file that refuses to grow beyond `size` bytes."
+    "A file that raises an error where it would grow beyond `size` bytes."
     def __init__(self, file, size: int): self.file, self.size, self.left = file, size, size
 
     def write(self, chunk: bytes) -> None:

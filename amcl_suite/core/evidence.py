@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from .expect import listed
 from .locks import run_folders
-from .records import RecordError, Run, read_arrays, read_record
+from .reading import RecordError, read_arrays, read_record
+from .records import Run
 from .settings import suite_file
 
 # %% auto #0

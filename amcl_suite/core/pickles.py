@@ -7,7 +7,7 @@ from __future__ import annotations
 import io, pickle
 from pathlib import Path
 import numpy as np
-from .files import DataError, read_member, zip_names
+from .files import DataError, read_member, zip_members
 
 # %% auto #0
 __all__ = ['Waiting', 'load_plain', 'Unread', 'read_foreign']
@@ -128,11 +128,11 @@ class _TensorUnpickler(_ArrayUnpickler):
 
 # %% ../../nbs/70_core/722_pickles.ipynb #15fdc047
 def read_foreign(
-    path: str | Path,   # written by `torch.save`, whatever it holds
+    path: str | Path,   # written by `torch.save`, with pickled objects or without
 ):                      # plain values and tensors on the CPU; objects are `Unread`
     "Read the tensors of somebody else's checkpoint, running none of it; `DataError` if damaged."
     import torch
-    pickles = [name for name in zip_names(path) if name.endswith("/data.pkl")]
+    pickles = [name for name in zip_members(path) if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise DataError(f"{path}: no file of torch.save, which holds one data.pkl; files of torch "
                         "before 1.6 have to be saved again")
@@ -143,6 +143,6 @@ def read_foreign(
             torch.empty(0, dtype=getattr(torch, kind))
     try: return _TensorUnpickler(read_member(path, pickles[0]), numbers).load()
     except DataError: raise
-    except Exception as error:      # whatever a damaged pickle makes an interpreter do
+    except Exception as error:      # all that a damaged pickle makes an interpreter do
         raise DataError(f"{path}: its data.pkl can't be read ({type(error).__name__}: {error}); "
                         "copy it again") from None

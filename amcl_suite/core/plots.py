@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from .expect import integer
-from .files import read_image
+from .formats import read_image
 
 # %% auto #0
 __all__ = ['PALETTE', 'tint', 'use_style', 'figure_array', 'thin', 'Animation', 'save_animation', 'Interactive',

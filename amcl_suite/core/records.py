@@ -4,23 +4,20 @@
 
 # %% ../../nbs/70_core/724_records.ipynb #17d0dbf3
 from __future__ import annotations
-import contextlib, functools, math, os, re, shutil, time
-from collections import Counter
+import contextlib, math, os, re, shutil, time
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from fastcore.basics import patch
 from .environment import environment
 from .expect import integer, one_of
-from .files import (DataError, output_errors, parse_json, read_json, read_npz,
-                                   read_text, replacing, sweep_temporaries, write_arrays,
-                                   write_json_atomic, write_text_atomic)
+from .files import (output_errors, replacing, sweep_temporaries, write_json_atomic,
+                                   write_text_atomic)
+from .formats import write_arrays
 
 # %% auto #0
-__all__ = ['ROW_FIELDS', 'FIGURE_FILES', 'SOUND_FILES', 'SCHEMA_VERSION', 'ERROR_KINDS', 'make_row', 'row_faults', 'Run',
-           'open_run', 'RunState', 'RecordError', 'read_record', 'read_dict', 'read_arrays', 'LoadedRun', 'load_run',
-           'Cost', 'cost']
+__all__ = ['ROW_FIELDS', 'FIGURE_FILES', 'SOUND_FILES', 'SCHEMA_VERSION', 'make_row', 'row_faults', 'faults_of', 'good_rows',
+           'Run', 'open_run']
 
 # %% ../../nbs/70_core/724_records.ipynb #7a84954b
 def make_row(
@@ -72,7 +69,7 @@ def row_faults(
     place: str = "",     # what stands before the names of fields, such as "rows[3]."
 ):                       # iterator over (field, expected)
     "Yield the fields of a result row that have the wrong type; nothing for a good row."
-    return _faults_of(ROW_FIELDS, row, _ROW_NEEDS, place)
+    return faults_of(ROW_FIELDS, row, _ROW_NEEDS, place)
 
 # %% ../../nbs/70_core/724_records.ipynb #566c8fe3
 def _is_number(value: object) -> bool:
@@ -96,19 +93,26 @@ _KINDS = {
     "'lower', 'higher' or ''": lambda v: v in ("lower", "higher", ""),
     "'small' or 'full'": lambda v: v in ("small", "full")}
 
-def _faults_of(fields: dict, item: object, needed: tuple, place: str = ""):
-    "Yield (field, expected) for each field of `item` of a wrong kind; others may lack or be None."
+def faults_of(
+    fields: dict,        # field -> kind, a key of `_KINDS`
+    item: object,        # a dict, as it should be
+    needed: tuple,       # fields that may not be missing or None
+    place: str = "",     # what stands before the names of fields
+):                       # iterator over (field, expected)
+    "Yield the fields of `item` that are of a wrong kind."
     if not isinstance(item, dict): yield place.rstrip("."), "dict"; return
     for name, kind in fields.items():
         value = item.get(name)
         if value is None and name not in needed: continue
         if not _KINDS[kind](value): yield place + name, kind
 
-# %% ../../nbs/70_core/724_records.ipynb #b0074c15
+# %% ../../nbs/70_core/724_records.ipynb #cf4e7655
 _SURE = {"str": {str}, "number": {float}, "bool": {bool}}   # types that settle a kind
 
-def _good_rows(rows: list) -> bool:
-    "Tell whether no row has a fault: what `row_faults` says of each, asked by columns."
+def good_rows(
+    rows: list,   # of one record
+) -> bool:        # True where `row_faults` finds nothing in any of them
+    "Tell whether no row has a fault, column by column."
     if not {*map(type, rows)} <= {dict}: return False
     for name, kind in ROW_FIELDS.items():
         values, optional = [row.get(name) for row in rows], name not in _ROW_NEEDS
@@ -306,198 +310,3 @@ def finish(
     if self.folder is None: return results
     write_json_atomic(self.folder / "results.json", results | {"environment": environment()})
     return results
-
-# %% ../../nbs/70_core/724_records.ipynb #6691a5cb
-class RunState(str, Enum):
-    "State of a run in its record."
-    pending = "pending"      # planned or interrupted: not at work
-    running = "running"      # at work, or killed while at work
-    finished = "finished"    # results are whole
-    failed = "failed"        # stopped by an error, which the record names
-
-class RecordError(DataError):
-    "A record that can't be used; the message names the file and the remedy."
-
-ERROR_KINDS = ("error", "crash", "timeout", "interrupted", "cancelled")
-
-_AGAIN = "delete its folder to run it again"
-_REQUIRED = {"state": "str", "job": "str", "name": "str", "notebook": "str", "parameters": "dict",
-             "hash": "str"}
-_OPTIONAL = {"experiment": "str", "started": "str", "where": "str", "slurm_job": "str",
-             "token": "str", "host": "str", "pid": "int", "attempts": "int", "processes": "int",
-             "threads": "int", "seconds": "number from 0 on", "seconds_all": "number from 0 on",
-             "peak_memory_mb": "number from 0 on", "gpus": "list of names", "seeds": "list",
-             "notes": "list", "rows": "list", "figures": "list", "sounds": "list", "data": "dict",
-             "environment": "dict", "error": "dict"}
-_ABOUT = dict.fromkeys(("version", "commit", "python", "platform", "processor", "device",
-                        "cpu_capability"), "str") | {"packages": "dict"}
-_MEDIA = {"name": "str", "file": "str", "caption": "str", "gain": "number"}
-
-# %% ../../nbs/70_core/724_records.ipynb #604fdd28
-MAX_DEPTH = 50   # of lists and dicts in a record; a report can't print more
-_BOXES = {dict, list}
-
-def _unprintable(value: dict, texts: bool = True) -> str:
-    "Return why plain data can't be printed: too deep, or texts that no file can hold."
-    boxes, depth = [value], 0
-    while boxes:
-        depth += 1
-        if depth > MAX_DEPTH and any(boxes): return f"nested more than {MAX_DEPTH} levels deep"
-        if bad := next(_halves(boxes), None) if texts else None: return bad
-        boxes = [x for box in boxes for x in (box.values() if type(box) is dict else box)
-                 if type(x) in _BOXES]
-    return ""
-
-def _halves(boxes: list):
-    "Yield what is wrong with texts in dicts and lists: halves of characters can't be written."
-    for text in (x for box in boxes for x in (*box, *(box.values() if type(box) is dict else ()))):
-        if isinstance(text, str) and re.search("[\ud800-\udfff]", text):
-            yield f"{text[:40]!r} is no Unicode text"
-
-def record_faults(
-    record: dict,     # from `read_json`, or what a notebook left for one
-):                    # iterator over (field, expected)
-    "Yield the fields of a record that have the wrong type, those of its rows and files included."
-    yield from _faults_of(_REQUIRED | _OPTIONAL, record, tuple(_REQUIRED))
-    def items(key): return record[key] if isinstance(record.get(key), list) else []
-    if not _good_rows(items("rows")):
-        for i, row in enumerate(items("rows")): yield from row_faults(row, f"rows[{i}].")
-    for key in ("figures", "sounds"):
-        for i, item in enumerate(items(key)):
-            yield from _faults_of(_MEDIA, item, ("name", "file"), f"{key}[{i}].")
-    about, error = record.get("environment"), record.get("error")
-    if isinstance(about, dict): yield from _faults_of(_ABOUT, about, (), "environment.")
-    if isinstance(error, dict) and error:
-        yield from _faults_of({"line": "str", "kind": "str"}, error, ("line",), "error.")
-
-# %% ../../nbs/70_core/724_records.ipynb #bafc2f85
-def read_record(
-    path: str | Path,  # `record.json`, or the folder that holds it
-) -> dict:             # its content, special numbers back as floats
-    "Return a run's record; `RecordError` if it is unreadable, wrong, or of another version."
-    path = Path(path)
-    path = path / "record.json" if os.path.isdir(path) else path
-    try:
-        text = read_text(path)
-        record = parse_json(text, str(path))
-    except DataError as error: raise RecordError(f"not a record: {error}; or {_AGAIN}") from None
-    halves = "\\" in text and "\\ud" in text.lower()    # of characters: escapes alone name them
-    if why := _unprintable(record, halves):
-        raise RecordError(f"{path}: not a record ({why}); {_AGAIN}")
-    if why := _other_version(record.get("schema")): raise RecordError(f"{path}: {why}")
-    for field, kind in record_faults(record):
-        raise RecordError(f"{path}: {field} is missing or no {kind}; {_AGAIN}")
-    if record["state"] not in RunState.__members__:
-        raise RecordError(f"{path}: unknown state {record['state']!r}; {_AGAIN}")
-    return record
-
-def _other_version(schema: object) -> str:
-    "Return why a record of another version can't be read, and what to do; \"\" for ours."
-    if isinstance(schema, bool) or not isinstance(schema, int):
-        return f"not a record (no schema version); {_AGAIN}"
-    if schema > SCHEMA_VERSION: return (f"written by a newer amcl_suite (schema {schema}, this "
-                                        f"one knows {SCHEMA_VERSION}); update amcl_suite")
-    if schema == SCHEMA_VERSION: return ""
-    return (f"schema version {schema} can't be read by this amcl_suite; read it with the version "
-            f"that wrote it, or {_AGAIN}")
-
-# %% ../../nbs/70_core/724_records.ipynb #09068d83
-def read_dict(
-    path: str | Path,  # a small JSON file beside a record, such as `progress.json`
-) -> dict:             # what it holds; empty where it is missing, damaged or no dict
-    "Return what a process left on the way; half a file is as good as none."
-    try: found = read_json(path)
-    except DataError: return {}
-    return {} if _unprintable(found) else found
-
-# %% ../../nbs/70_core/724_records.ipynb #54d82ccf
-def read_arrays(
-    folder: str | Path,  # folder of a run
-) -> dict:               # name -> array; empty where the run kept none
-    "Return the arrays of a run, never unpickled; `RecordError` for what is no plain array."
-    path = Path(folder) / "arrays.npz"
-    if not path.exists(): return {}
-    try: return read_npz(path)
-    except DataError as error:
-        raise RecordError(f"the arrays can't be read: {error}; or {_AGAIN}") from None
-
-# %% ../../nbs/70_core/724_records.ipynb #87a24ad7
-@dataclass(frozen=True)
-class LoadedRun:
-    "A finished run, read from its folder."
-    folder: Path              # that it was read from
-    record: dict              # all that is known of it, see `read_record`
-
-    @property
-    def parameters(self) -> dict: return self.record.get("parameters") or {}
-    @property
-    def rows(self) -> list[dict]: return self.record.get("rows") or []
-    @property
-    def notes(self) -> list[str]: return self.record.get("notes") or []
-    @functools.cached_property
-    def arrays(self) -> dict: return read_arrays(self.folder)      # name -> array, read when asked
-    @property
-    def figures(self) -> dict[str, Path]:                          # name -> file that is there
-        files = {item["name"]: self.folder / item["file"]
-                 for item in self.record.get("figures") or []}
-        return {name: file for name, file in files.items() if file.is_file()}
-
-    def frame(self):   # pandas DataFrame, one line per row
-        "Return the rows as a data frame."
-        import pandas
-        return pandas.DataFrame(self.rows)
-
-    def __repr__(self):
-        return (f"LoadedRun({str(self.folder)!r}, rows={len(self.rows)}, "
-                f"figures={len(self.figures)})")
-
-# %% ../../nbs/70_core/724_records.ipynb #f31dfbe8
-@patch(as_prop=True)
-def metrics(
-    self: LoadedRun,
-) -> dict[str, dict[str, float]]:   # method -> metric -> value
-    "Return the values of all rows by method and metric."
-    times, found = Counter((row["method"], row["metric"]) for row in self.rows), {}
-    for row in self.rows:
-        about = [row.get(key) for key in ("dataset", "setting") if row.get(key)]
-        several = about and times[row["method"], row["metric"]] > 1
-        name = row["metric"] + (f" ({', '.join(about)})" if several else "")
-        found.setdefault(row["method"], {})[name] = row["value"]
-    return found
-
-def load_run(
-    folder: str | Path,   # of a finished run
-) -> LoadedRun:           # what it left
-    "Read a finished run back; `RecordError` for another folder, or a run that isn't finished."
-    folder = Path(folder)
-    if (folder / "record.json").exists(): record = read_record(folder)
-    elif (folder / "results.json").exists():                   # of a notebook that was run by hand
-        record = {"state": "finished", **read_json(folder / "results.json")}
-    else:
-        inside = sorted(path.parent.name for path in folder.glob("*/record.json"))
-        hint = f"; it holds the runs {', '.join(inside[:3])}, ..." if inside else ""
-        raise RecordError(f"{folder}: no folder of a run (neither record.json nor results.json)"
-                          f"{hint}")
-    if record["state"] == "finished": return LoadedRun(folder, record)
-    why = (record.get("error") or {}).get("line") or "start the job again"
-    raise RecordError(f"{folder}: this run is {record['state']}, not finished: {why}")
-
-# %% ../../nbs/70_core/724_records.ipynb #20b4f77b
-@dataclass(frozen=True)
-class Cost:
-    "What runs have cost."
-    runs: int              # how many
-    worker_hours: float    # h, summed over the processes of all runs
-    gpu_hours: float       # h, summed over the GPUs of all runs
-    peak_memory_mb: float  # MB, of the run that needed most; 0 where none says
-
-def cost(
-    records,   # records as `read_record` gives them
-) -> Cost:     # sums, and the largest memory
-    "Return what runs have cost, all their attempts included."
-    records = list(records)
-    hours = [(r.get("seconds_all") or r.get("seconds") or 0) / 3600 for r in records]
-    workers = sum(h * max(1, r.get("processes") or 1) for h, r in zip(hours, records))
-    gpus = sum(h * len(r.get("gpus") or []) for h, r in zip(hours, records))
-    memory = max((r.get("peak_memory_mb") or 0 for r in records), default=0)
-    return Cost(len(records), workers, gpus, memory)

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from .late import OPTIONAL, hidden, postpone_compiler
 from .order import world
 
 # %% auto #0
-__all__ = ['Means', 'System', 'Diverged', 'non_finite']
+__all__ = ['Means', 'System', 'optimiser_of', 'step_schedules', 'Diverged', 'non_finite']
 
 # %% ../../nbs/70_core/717_system.ipynb #4e7e1868
 class Means:
@@ -127,6 +128,40 @@ class _Stock(_pl.Callback):
 def configure_callbacks(self: System) -> list:   # for Lightning's own trainer
     "Return what makes means of a validation and ends an epoch there."
     return [_Stock()]
+
+# %% ../../nbs/70_core/717_system.ipynb #8dd87619
+def optimiser_of(
+    found,       # from `configure_optimizers`, in any of Lightning's forms
+) -> tuple:      # the optimiser, and a list of schedules with Lightning's settings of each
+    "Return the optimiser and the schedules; `ValueError` for several optimisers."
+    found = list(found) if isinstance(found, (list, tuple)) else [found]
+    if not (len(found) == 2 and all(isinstance(part, (list, tuple)) for part in found)):
+        found = [f if isinstance(f, dict) else {"optimizer": f} for f in found]
+        found = [[f.get(key) for f in found] for key in ("optimizer", "lr_scheduler")]
+    (optimiser, *others), schedules = found
+    if others: raise ValueError("configure_optimizers: expected one optimiser, got "
+                                f"{1 + len(others)}; give one several groups of parameters")
+    usual = dict(interval="epoch", frequency=1, monitor=None, strict=True)
+    return optimiser, [usual | (s if isinstance(s, dict) else {"scheduler": s})
+                       for s in schedules if s]
+
+# %% ../../nbs/70_core/717_system.ipynb #95469f41
+def step_schedules(
+    schedules: list[dict],   # from `optimiser_of`
+    interval: str,           # what has ended: "step" or "epoch"
+    done: int,               # how many of them: steps of the epoch, or epochs
+    row: dict = {},          # values of the epoch, for a schedule that waits for a plateau
+    monitor: str = "",       # the value that it watches if it names none
+) -> None:
+    "Step the learning-rate schedules; a plateau is judged by its own monitored value."
+    for config in schedules:
+        if config["interval"] != interval or done % config["frequency"]: continue
+        if not isinstance(config["scheduler"], ReduceLROnPlateau):
+            config["scheduler"].step()
+        elif (name := config["monitor"] or monitor) in row: config["scheduler"].step(row[name])
+        elif config["strict"] and (interval == "step" or any(k.startswith("val/") for k in row)):
+            raise ValueError(f"monitor: the schedule watches {name!r}, but an {interval} gives "
+                             f"{', '.join(sorted(row)) or 'none to watch'}")
 
 # %% ../../nbs/70_core/717_system.ipynb #6e17c5f6
 class Diverged(FloatingPointError):

@@ -130,8 +130,8 @@ def parse_assignment(
     key, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not key: raise ValueError(f"{option}: expected KEY=VALUE, got {text!r}")
     if value.lower() in ("true", "false"): value = value.lower()
-    def refuse(name): raise ValueError(name)
-    try: return key, json.loads(value, parse_constant=refuse)
+    def no_number(name): raise ValueError(name)
+    try: return key, json.loads(value, parse_constant=no_number)
     except ValueError: pass
     if not value.startswith("["):
         try: return key, float(value)

@@ -12,15 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from .expect import counts, finite, integer, one_of, ranges, shaped
-from .files import DataError, read_weights, sweep_temporaries, write_weights
-from .identity import check_same, plain
+from .files import sweep_temporaries
+from .formats import write_weights
+from .identity import plain
 from .late import postpone_compiler
 from .stacked import StackedAdam, StackedPerceptron
 from .training_engines import TRAINING_ENGINES, make_engine
+from .training_files import load_checked
 
 # %% auto #0
-__all__ = ['TrainingSettings', 'bfloat16_works', 'check_bfloat16', 'SeededBatches', 'ShuffledBatches', 'Fit', 'load_checked',
-           'with_gradients', 'fit', 'chunk_runs', 'hold_out', 'epoch_bar']
+__all__ = ['TrainingSettings', 'bfloat16_works', 'check_bfloat16', 'SeededBatches', 'ShuffledBatches', 'Fit', 'with_gradients',
+           'fit', 'chunk_runs', 'hold_out', 'epoch_bar']
 
 # %% ../../nbs/70_core/715_training.ipynb #700f5c28
 # optimisers that work element by element, so that stacked runs can't influence each other
@@ -165,23 +167,6 @@ def _record(fit: Fit, values: dict[str, Tensor], select: dict[str, str], paramet
         for kept, new in zip(fit.states[rule], parameters): kept[better] = new.detach()[better]
         fit.best_value[rule] = torch.where(better, value, fit.best_value[rule])
         fit.best_epoch[rule] = torch.where(better.cpu(), epoch, fit.best_epoch[rule])
-
-# %% ../../nbs/70_core/715_training.ipynb #a9b3d587
-def load_checked(
-    path: str | Path,    # file written by `write_weights`
-    agree: dict,         # what its entry "agree" must say
-    fix: str = "delete it or use another folder",   # the remedy where it says something else
-) -> dict | None:        # its content, or None where there is no file
-    "Read a checkpoint; `DataError` if it is damaged, `ValueError` naming what differs."
-    if not Path(path).exists(): return None
-    try: content = read_weights(path)
-    except DataError as error:
-        raise DataError(f"the checkpoint can't be read: {error}, to start again") from None
-    then = isinstance(content, dict) and content.get("agree")
-    if not isinstance(then, dict):
-        raise ValueError(f"checkpoint {path} doesn't say which training it belongs to; {fix}")
-    check_same(then, agree, path, fix=fix)
-    return content
 
 # %% ../../nbs/70_core/715_training.ipynb #7426565c
 def _agreement(model: nn.Module, settings: TrainingSettings, batches, tag: Any,

@@ -16,8 +16,9 @@ from ..core.expect import integer
 from ..core.files import (DataError, read_json, replacing, write_json_atomic,
                                    write_text_atomic)
 from ..core.identity import plain
-from ..core.trainer import load_weights, train
+from ..core.trainer import train
 from ..core.training import with_gradients
+from ..core.training_files import load_weights
 from .image_config import ImageConfig
 from .images import Split, read_images
 from .learners import LEARNERS

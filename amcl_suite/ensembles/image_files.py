@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from ..core.data import cache_dir, locate, resource
-from ..core.files import (DataError, open_hdf5, read_bytes, read_image, read_json,
-                                   read_npy, read_npz, replacing, write_json_atomic)
+from ..core.files import DataError, read_bytes, read_json, replacing, write_json_atomic
+from ..core.formats import open_hdf5, read_image, read_npy, read_npz
 from ..core.pickles import Waiting, load_plain
 from .objectives import check_labels
 

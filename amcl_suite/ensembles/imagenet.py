@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from ..core.expect import integer, one_of
-from ..core.files import read_image
+from ..core.formats import read_image
 from .augmentation import epoch_generator, normalise
 from .imagenet_index import ImageNetIndex, index_imagenet
 from .images import PRESETS, stratified_order

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from ..core.data import cache_dir, locate, resource, sha256_of
-from ..core.files import (DataError, read_json, read_npz, replacing, walk_files,
-                                   write_arrays, write_json_atomic)
+from ..core.files import DataError, read_json, replacing, walk_files, write_json_atomic
+from ..core.formats import read_npz, write_arrays
 from ..core.identity import digest
 from .augmentation import epoch_generator
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from ..core.expect import between, integer, one_of
-from ..core.files import write_arrays
+from ..core.formats import write_arrays
 from .augmentation import (CIFAR_MEAN, CIFAR_STD, MNIST_MEAN, MNIST_STD,
                                                Augmentation, Warps, epoch_generator, warp_images)
 from .image_files import (IMAGE_SIZE, OFFICIAL_SETS, read_official,

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from ..core.expect import shaped
-from ..core.files import (DataError, read_json, read_npz, read_weights, replacing,
-                                   write_arrays, write_weights)
+from ..core.files import DataError, read_json, replacing
+from ..core.formats import read_npz, read_weights, write_arrays, write_weights
 from .family import averaged_as
 from .learners import build_learner
 from .members import Ensemble

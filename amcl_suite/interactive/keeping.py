@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from ..core.files import (DataError, output_errors, read_bytes, read_weights,
-                                   write_text_atomic, write_weights)
+from ..core.files import DataError, output_errors, read_bytes, write_text_atomic
+from ..core.formats import read_weights, write_weights
 from ..core.locks import hold_folder
 from .config import SessionConfig
 from .feedback import Expert

@@ -14,8 +14,9 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from ..core.audio import SOUND_SUFFIXES, audio_info, read_audio, wav_bytes
 from ..core.expect import counts, make, one_of, ranges
-from ..core.files import (DataError, read_json, read_npy, read_weights, walk_files,
-                                   write_json_atomic, write_text_atomic, write_weights)
+from ..core.files import (DataError, read_json, walk_files, write_json_atomic,
+                                   write_text_atomic)
+from ..core.formats import read_npy, read_weights, write_weights
 from .desk import BesideLearner, LabelDesk, starting
 from .features import EXTRACTORS, Extraction, Extractor, extract
 from .keeping import AnswerFile, open_session

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 import numpy as np
 from ..core.expect import between, distinct, integer, one_of, shaped
-from ..core.files import DataError, read_npy, read_text
+from ..core.files import DataError, read_text
+from ..core.formats import read_npy
 from ..core.tables import Table
 from .manifests import update_manifest, write_new
 from .streams import Stream, cut_stream

@@ -12,7 +12,8 @@ from scipy.fft import irfft, next_fast_len, rfft
 from ..core.audio import write_audio
 from ..core.data import cache_dir, sha256_of
 from ..core.expect import integer
-from ..core.files import json_text, read_npz, write_arrays
+from ..core.files import json_text
+from ..core.formats import read_npz, write_arrays
 from ..core.settings import require
 from .features import EXTRACTORS, Extractor
 from .scenes import (ROOM_PRESETS, RoomConfig, RoomScript, Scene, room_script,

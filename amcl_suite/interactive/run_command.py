@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from ..core.expect import integer, one_of, ranges
-from ..core.files import DataError, read_text, write_text_atomic, write_weights
+from ..core.files import DataError, read_text, write_text_atomic
+from ..core.formats import write_weights
 from .budgets import read_budget
 from .config import SessionConfig
 from .keeping import open_session, save_session
@@ -263,7 +264,7 @@ def _learner(flags: RunFlags, dim: int):
                           f.class_layers, not f.no_initial_bn)
     learner = NetworkLearner(sizes, learner_config(f), f.seed, "cuda" if f.gpus else "cpu")
     if f.load_pretrained:
-        from amcl_suite.core.files import read_weights
+        from amcl_suite.core.formats import read_weights
         found = read_weights(Path(f.load_pretrained).expanduser())
         learner.start_from(found.get("network", found))
     return learner

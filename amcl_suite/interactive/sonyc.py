@@ -11,7 +11,8 @@ import numpy as np
 from ..core.audio import write_audio
 from ..core.data import data_folders
 from ..core.expect import integer, one_of
-from ..core.files import DataError, read_npy, read_text, walk_files, write_text_atomic
+from ..core.files import DataError, read_text, walk_files, write_text_atomic
+from ..core.formats import read_npy
 from .streams import Stream, cut_stream
 
 # %% auto #0

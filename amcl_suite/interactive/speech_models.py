@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from ..core.data import sha256_of
 from ..core.expect import one_of
-from ..core.files import (DataError, read_json, read_text, read_weights,
-                                   write_text_atomic, write_weights)
+from ..core.files import DataError, read_json, read_text, write_text_atomic
+from ..core.formats import read_weights, write_weights
 from ..core.settings import require
 from .features import FEATURE_RATE, Extractor
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from ..core.environment import environment
-from ..core.files import read_npy
+from ..core.formats import read_npy
 from ..core.timing import has_bfloat16, limited_threads, time_in_turn, wall_seconds
 from .drift import Adwin
 from .features import logmel_statistics

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from ..core.expect import integer, one_of
-from ..core.files import DataError, read_npy
+from ..core.files import DataError
+from ..core.formats import read_npy
 from ..core.tables import Table
 from .manifests import read_manifest, update_manifest, write_new
 from .streams import Session, Stream

@@ -16,7 +16,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from ..core.configuration import pick_device
 from ..core.expect import between, counts, integer, one_of, ranges
-from ..core.files import DataError, read_weights, write_weights
+from ..core.files import DataError
+from ..core.formats import read_weights, write_weights
 from ..core.scaling import Standards, standards
 from ..core.training import (ShuffledBatches, TrainingSettings, epoch_bar,
                                       fit as fit_stack, hold_out, with_gradients)

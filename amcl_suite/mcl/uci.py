@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from ..core.expect import integer, one_of
-from ..core.files import DataError, open_hdf5, read_bytes
+from ..core.files import DataError, read_bytes
+from ..core.formats import open_hdf5
 from ..core.data import Found, catalogue, data_folders, locate
 from ..core.scaling import single_or_double, training_scale
 

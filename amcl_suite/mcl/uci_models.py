@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from ..core.configuration import pick_device
-from ..core.files import DataError, read_weights, walk_files
+from ..core.files import DataError, walk_files
+from ..core.formats import read_weights
 from ..core.pickles import read_foreign
 from ..core.training import chunk_runs
 from .assignment import relaxed

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from ..core.configuration import pick_device
 from ..core.expect import integer
-from ..core.files import write_weights
+from ..core.formats import write_weights
 from ..core.row_losses import RowLoss, Watched
 from ..core.training import (Fit, ShuffledBatches, TrainingSettings, chunk_runs, fit,
                                       with_gradients)

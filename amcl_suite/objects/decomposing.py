@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from ..core.expect import between, integer, shaped
-from ..core.files import (DataError, read_bytes, read_image, read_json, read_npz,
-                                   replacing, shown, walk_files, write_arrays, write_json_atomic)
+from ..core.files import (DataError, read_bytes, read_json, replacing, shown, walk_files,
+                                   write_json_atomic)
+from ..core.formats import read_image, read_npz, write_arrays
 from ..core.identity import differences
 from .figures import plot_decompositions, slot_colours
 from .model import SceneDecomposition
@@ -43,7 +44,7 @@ def window(
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 def read_picture(
-    path: str | Path,         # of any kind that `core.files.read_image` reads
+    path: str | Path,         # of any kind that `core.formats.read_image` reads
     size: tuple[int, int],    # height and width that the model takes, pixels
     resize: bool = False,     # cut out a `window` and resize it if the size is another
 ) -> tuple[Tensor, tuple]:    # uint8 `(3, height, width)`, the window in pixels of the file

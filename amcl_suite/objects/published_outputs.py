@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from ..core.expect import integer, shaped
-from ..core.files import DataError, read_bytes, read_npz, write_arrays
+from ..core.files import DataError, read_bytes
+from ..core.formats import read_npz, write_arrays
 from ..core.pickles import Waiting, load_plain
 from .metrics import entity_labels, hard_labels
 

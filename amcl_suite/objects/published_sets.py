@@ -14,7 +14,8 @@ from fastcore.basics import patch
 from torch import Tensor
 from ..core.data import locate, resource
 from ..core.expect import integer, one_of
-from ..core.files import DataError, read_bytes, read_image, read_json, walk_files
+from ..core.files import DataError, read_bytes, read_json, walk_files
+from ..core.formats import read_image
 from .families import PARTS
 from .scene_files import SceneFile, splits_of
 from .scenes import labels_of

@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 from fastcore.basics import patch
 from ..core.expect import did_you_mean, integer, only
-from ..core.files import DataError, open_hdf5, parse_json, replacing
+from ..core.files import DataError, parse_json, replacing
+from ..core.formats import open_hdf5
 from ..core.tables import Table
 from .families import PARTS
 from .scenes import Scenes, mask_fault

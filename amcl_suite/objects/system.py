@@ -14,7 +14,8 @@ from torch.utils.data import BatchSampler, DataLoader
 from ..core.identity import plain
 from ..core.order import EpochSampler, endless, world
 from ..core.system import System
-from ..core.trainer import Trained, train
+from ..core.trainer import train
+from ..core.training_files import Trained
 from ..mcl.schedules import ramp
 from .config import ObjectsConfig
 from .datasets import SceneSet, scene_loader, scene_set

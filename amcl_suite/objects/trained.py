@@ -14,7 +14,7 @@ from ..core.data import catalogue
 from ..core.expect import integer
 from ..core.files import DataError
 from ..core.settings import suite_file
-from ..core.trainer import load_weights, read_checkpoint
+from ..core.training_files import load_weights, read_checkpoint
 from ..mcl.schedules import ramp
 from .config import ObjectsConfig, preset
 from .datasets import scene_set

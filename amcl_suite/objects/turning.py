@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from ..core.expect import integer
-from ..core.files import replacing, write_arrays
+from ..core.files import replacing
+from ..core.formats import write_arrays
 from .datasets import SceneSet
 from .evaluation import decompose_set
 from .figures import plot_traversal

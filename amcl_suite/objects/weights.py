@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from ..core.expect import make
-from ..core.files import DataError, read_weights, write_weights
+from ..core.files import DataError
+from ..core.formats import read_weights, write_weights
 from ..core.identity import differences, plain
 from .geco import Geco
 from .model import SlotModelConfig

@@ -157,7 +157,7 @@ _OPENERS = re.compile(r"(torch|np|numpy|pickle|json)\.load|json\.loads|zipfile\.
                       r"|pickle\.(loads|Unpickler)|(np|numpy)\.(memmap|fromfile)")
 _WALKERS = re.compile(r"os\.walk|.*\.rglob")
 # what a module may do all the same: it is a home of readers, or restricts what it opens by itself
-_MAY = {"core.files": ".*", "core.audio": r"(soundfile|sf)\..*",
+_MAY = {"core.files": ".*", "core.formats": ".*", "core.audio": r"(soundfile|sf)\..*",
         "ensembles.image_files": r"tarfile\.open",
         "objects.scene_files": r"h5py\.File",
         "reproduce.forks": r"pickle\.loads",    # what the engine itself wrote a moment ago

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math, time
 from collections import Counter
 from pathlib import Path
-from ..core.records import read_dict
+from ..core.reading import read_dict
 from ..core.tables import format_seconds
 
 # %% auto #0

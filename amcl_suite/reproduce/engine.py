@@ -11,7 +11,7 @@ from filelock import FileLock
 from ..core.expect import one_of
 from ..core.files import OutputError, output_errors, write_json_atomic, write_text_atomic
 from ..core.locks import LOCK_NAME, is_locked, link_on_the_way, run_folders
-from ..core.records import RunState
+from ..core.reading import RunState
 from ..core.tables import format_seconds
 from .jobs import PlannedRun, data_checksum
 from .places import JobError, home_of

@@ -8,7 +8,7 @@ import contextlib, json, os
 from dataclasses import dataclass
 from pathlib import Path
 from ..core.locks import run_folders
-from ..core.records import RecordError, RunState, read_record
+from ..core.reading import RecordError, RunState, read_record
 from ..core.settings import runs_dir
 from ..core.tables import format_seconds
 from .jobs import PlannedRun, data_checksum

@@ -8,7 +8,7 @@ import os, shutil
 from dataclasses import dataclass
 from pathlib import Path
 from ..core.files import DataError, output_errors, write_json_atomic
-from ..core.records import read_record
+from ..core.reading import read_record
 from ..core.settings import project_root
 from .report import collect
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..core.expect import did_you_mean, one_of
 from ..core.files import encode, replacing
 from ..core.locks import is_locked, run_folders
-from ..core.records import RecordError, cost, read_record
+from ..core.reading import RecordError, cost, read_record
 from ..core.settings import runs_dir
 from ..core.tables import Table, format_seconds, paper_vs_ours, pivot
 from .jobs import is_meant

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
-from ..core.files import read_image, shown, write_text_atomic
+from ..core.files import shown, write_text_atomic
+from ..core.formats import read_image
 from ..core.records import SOUND_FILES
 from ..core.settings import runs_dir
 from ..core.tables import Table, plain_markdown

@@ -8,7 +8,7 @@ import contextlib, os, re, shutil
 from pathlib import Path
 from ..core.files import OutputError, write_json_atomic, write_text_atomic
 from ..core.locks import LOCK_NAME, is_locked, link_on_the_way, run_folders
-from ..core.records import read_dict
+from ..core.reading import read_dict
 from ..core.settings import runs_dir
 from .jobs import PlannedRun
 from .slurm import slurm_states

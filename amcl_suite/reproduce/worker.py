@@ -11,8 +11,8 @@ from filelock import FileLock, Timeout
 from ..core.files import output_errors, read_json, write_json_atomic
 from ..core.environment import environment
 from ..core.locks import is_locked, link_on_the_way
-from ..core.records import (SCHEMA_VERSION, RecordError, RunState, read_dict, read_record,
-                                     record_faults)
+from ..core.reading import RecordError, RunState, read_dict, read_record, record_faults
+from ..core.records import SCHEMA_VERSION
 from ..core.settings import project_root
 from .limits import deadline, import_papermill, thread_variables
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from ..core.settings import suite_file
 from ..core.expect import one_of
-from ..core.files import DataError, read_weights, write_weights
+from ..core.files import DataError
+from ..core.formats import read_weights, write_weights
 from ..core.identity import plain
 from .models import ModelConfig, Separator, model_config
 

@@ -16,8 +16,9 @@ from ..core.audio import (SOUND_SUFFIXES, AudioError, audio_info, pcm16, read_au
                                    resample)
 from ..core.sound import check_heard
 from ..core.data import data_folders
-from ..core.files import (DataError, as_spelled, open_hdf5, parse_json, read_member,
-                                   read_text, walk_files)
+from ..core.files import (DataError, as_spelled, parse_json, read_member, read_text,
+                                   walk_files)
+from ..core.formats import open_hdf5
 
 # %% auto #0
 __all__ = ['Clip', 'speaker_of', 'memory_clip', 'unique_clips', 'clips_from_folder', 'clips_from_zip', 'heard_clips', 'find_data',

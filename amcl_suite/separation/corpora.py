@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from fastcore.basics import patch
 from ..core.expect import integer
-from ..core.files import DataError, as_spelled, read_text, zip_names
+from ..core.files import DataError, as_spelled, read_text, zip_members
 from .clips import speaker_of
 
 # %% auto #0
@@ -217,7 +217,7 @@ def _listed(folder: Path) -> dict[str, list[str]]:
     elif archive is None or archive.suffix.lower() != ".zip": found = []
     else:
         prefix = PurePosixPath(folder.relative_to(archive).as_posix().removeprefix("."))
-        found = [p.name for p in map(PurePosixPath, zip_names(archive)) if p.parent == prefix]
+        found = [p.name for p in map(PurePosixPath, zip_members(archive)) if p.parent == prefix]
     names = {}
     for name in found: names.setdefault(name.casefold(), []).append(name)
     return names

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core.configuration import leaves
 from ..core.expect import counts, integer, ranges
 from ..core.system import System
-from ..core.trainer import read_checkpoint
+from ..core.training_files import read_checkpoint
 from .checkpoints import save_model
 from .datasets import MixtureBatch
 from .models import ModelConfig, Separation, build_model

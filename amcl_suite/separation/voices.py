@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core.audio import resample
 from ..core.data import sha256_of
 from ..core.expect import between, integer
-from ..core.files import DataError, zip_sums
+from ..core.files import DataError, zip_members
 from ..core.sound import ESPEAK_SPEAKERS, read_aloud
 from .clips import Clip, memory_clip, unique_clips
 
@@ -242,7 +242,7 @@ def fingerprint(
     clips: Iterable[Clip],   # in any order
 ) -> str:                    # hexadecimal SHA-256 over names, parts and content
     "Return one checksum for a list of clips; it changes if any sample could have changed."
-    sums, lines = functools.cache(zip_sums), []
+    sums, lines = functools.cache(zip_members), []
     @functools.cache
     def content(path: str) -> str:                     # a member of an archive has a sum already
         archive, _, member = path.partition(".zip/")
