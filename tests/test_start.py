@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from amcl_suite.core.late import COMPILERS
+from amcl_suite.reproduce.jobs import load_job
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT = ROOT / "nbs" / "20_separation" / "checkpoints" / "amcl.pt"
@@ -106,12 +107,16 @@ def test_a_second_look_at_the_jobs_parses_no_module(tmp_path):
                  "def parse(source): raise AssertionError('parsed again: ' + source[:60])\n"
                  "code._without_docstrings = code.syntax_tree = parse\n")
     show = [COMMAND, "show", "quick_start"]
-    first = run(*show, AMCL_CACHE=str(tmp_path))
+    places = dict(AMCL_CACHE=str(tmp_path), AMCL_RUNS_PATH=str(tmp_path / "runs"))
+    first = run(forbidden + show[0], *show[1:], **places)           # nothing has begun: no hash is asked for
+    name = load_job("quick_start").runs[0].name
+    (tmp_path / "runs" / "quick_start" / f"{name}-00000000").mkdir(parents=True)      # of other code, say
+    assert run(*show, **places) == first
     kept = json.loads((tmp_path / "code.json").read_text())
     assert len(kept) > 50
-    assert run(forbidden + show[0], *show[1:], AMCL_CACHE=str(tmp_path)) == first
+    assert run(forbidden + show[0], *show[1:], **places) == first
     (tmp_path / "code.json").write_text("{")                       # half a file is as good as none
-    assert run(*show, AMCL_CACHE=str(tmp_path)) == first
+    assert run(*show, **places) == first
 
 
 def test_rows_are_read_by_who_asks_for_them(tmp_path):

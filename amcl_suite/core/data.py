@@ -67,8 +67,8 @@ def catalogue() -> dict[str, Resource]:  # data sets by name
 def cache_dir() -> Path:  # absolute folder; it may not exist yet
     "Return the folder for downloads: `AMCL_CACHE`, else the user's cache folder."
     if setting("cache"): return Path(setting("cache")).expanduser().resolve()
-    import pooch
-    return Path(pooch.os_cache("amcl_suite"))
+    import platformdirs                     # as pooch does, whose import takes longer
+    return Path(platformdirs.user_cache_dir("amcl_suite"))
 
 def data_folders(
     path: str | Path | None = None,  # explicit folder, looked at first and alone
@@ -144,9 +144,10 @@ class Found:
 
     def sha256(self) -> str:
         "Return one checksum for the whole data set in the form found."
-        if self.kind == "archive": return sha256_of(self.path)
+        if self.kind == "archive": return _sha256_of_container(self.path)
         if self.kind == "folder": return _listing_sha256(self.path)
-        if self.kind == "hdf5": return sha256_of(f"{sha256_of(self.path)}:{self.key}".encode())
+        if self.kind == "hdf5":
+            return sha256_of(f"{_sha256_of_container(self.path)}:{self.key}".encode())
         return sha256_of("".join(sha256_of(self.read(f.path.rsplit("/", 1)[-1]))
                                  for f in self.resource.files).encode())
 
@@ -231,13 +232,18 @@ def locate(
 def _check_container(found: Found) -> None:
     "Raise `DataError` unless a container has the known checksum (computed once per version)."
     expected = next(c.sha256 for c in found.resource.containers if c.path == found.path.name)
-    stat = found.path.stat()
-    if _sha256_of_version(found.path, stat.st_size, stat.st_mtime_ns) != expected:
-        raise DataError(f"{found.path} is damaged or another version ({stat.st_size} bytes): copy "
+    if _sha256_of_container(found.path) != expected:
+        size = found.path.stat().st_size
+        raise DataError(f"{found.path} is damaged or another version ({size} bytes): copy "
                         "it again, or remove it and use the published text files")
 
+def _sha256_of_container(path: Path) -> str:
+    "Return the checksum of a file that may hold several data sets, read once per version."
+    status = os.stat(path)
+    return _sha256_of_version(path, status.st_size, status.st_mtime_ns, status.st_ino)
+
 @functools.cache
-def _sha256_of_version(path: Path, size: int, mtime: int) -> str: return sha256_of(path)
+def _sha256_of_version(path: Path, *version: int) -> str: return sha256_of(path)
 
 # %% ../../nbs/70_core/706_data.ipynb #e652358d
 class _Capped:

@@ -129,8 +129,7 @@ def encode(
     if isinstance(value, (list, tuple)): return [encode(v) for v in value]
     if isinstance(value, os.PathLike): return encode(os.fsdecode(value))
     if hasattr(value, "tolist"): return encode(value.tolist())  # arrays, tensors and their scalars
-    kind = type(value).__name__
-    raise TypeError(f"value: a record holds numbers, text, lists and dicts, got {kind}")
+    raise TypeError(f"value: records hold numbers, text, lists, dicts, got {type(value).__name__}")
 
 def _key(key: object) -> str:
     "Return a key as text; `TypeError` if it is none."
@@ -218,11 +217,10 @@ def read_bytes(
 
 # %% ../../nbs/70_core/704_files.ipynb #ab7c84ff
 def read_text(
-    path: str | Path,         # a text file
-    max_bytes: int = 2**28,   # more is an error
-) -> str:                     # its content, without a byte order mark
+    path: str | Path,   # a text file, at most 256 MiB
+) -> str:               # its content, without a byte order mark
     "Read a UTF-8 text file; `DataError` if it can't be read or is no text."
-    try: return read_bytes(path, max_bytes).decode("utf-8-sig")
+    try: return read_bytes(path, 2**28).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start}); copy it again or save it "
                         "as UTF-8") from None
@@ -231,10 +229,9 @@ def read_json(
     path: str | Path,           # a JSON file, as `write_json_atomic` leaves it
     kind: type | tuple = dict,  # what it must hold: `dict`, `list`, ...
     ours: bool = True,          # written by `encode`; False: texts such as "NaN" stay texts
-    max_bytes: int = 2**28,     # more is an error
 ):                              # its content; of ours with the special numbers back as floats
     "Read JSON; `DataError` for what is missing, damaged, or holds something else."
-    return parse_json(read_text(path, max_bytes), str(path), kind, ours)
+    return parse_json(read_text(path), str(path), kind, ours)
 
 def parse_json(
     text: str,                  # JSON, such as an attribute of an HDF5 file
@@ -243,9 +240,12 @@ def parse_json(
     ours: bool = True,          # written by `encode`; False: texts such as "NaN" stay texts
 ):                              # its content; of ours with the special numbers back as floats
     "Return what JSON holds; `DataError` for what is none, or something else."
-    marks = ("NaN", "Infinity", "\\u00")        # the last: a letter may be escaped
-    special = ours and any(mark in text for mark in marks)
-    try: value = decode(json.loads(text)) if special else json.loads(text)
+    from pydantic_core import from_json             # twice as fast as Python's, with equal results
+    special = ours and ('NaN"' in text or 'Infinity"' in text or "\\" in text)    # escaped letters
+    try:
+        try: value = from_json(text)
+        except ValueError: value = json.loads(text)     # half characters, deep nests, what is wrong
+        if special: value = decode(value)
     except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{where}: not valid JSON ({first_line(error)}); delete it, or write it "
                         "again") from None

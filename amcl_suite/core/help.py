@@ -86,6 +86,17 @@ def sections(
         parts = [section("Parameters", [*parameters(node, lines)]), section("Returns", rows)]
     return "\n\n".join(filter(None, parts))
 
+# %% ../../nbs/70_core/782_help.ipynb #f17207d8
+def _outline(source: str) -> ast.Module:
+    "Return the syntax tree of code whose functions have lost their bodies; lines stay in place."
+    lines, place = [], ""
+    for line in source.splitlines():
+        if line[:1] not in (" ", ")", ""): place = "head" if line.startswith("def ") else ""
+        lines.append("" if place == "body" else line)
+        if place == "head" and line.startswith(('    "', "    '")): place = "body"
+    try: return ast.parse("\n".join(lines))
+    except SyntaxError: return ast.parse(source)
+
 # %% ../../nbs/70_core/782_help.ipynb #e56c8425
 def document(
     module: ModuleType,   # loaded
@@ -93,7 +104,7 @@ def document(
 ) -> None:
     "Complete the docstrings of what a module exports."
     lines = source.splitlines()
-    for node in ast.parse(source).body:
+    for node in _outline(source).body:
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)): continue
         owner = _patched(node, module)
         if owner is None and node.name not in getattr(module, "__all__", ()): continue

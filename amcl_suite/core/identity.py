@@ -24,7 +24,7 @@ def digest(
     length: int = 64,    # characters
 ) -> str:                # hexadecimal, the start of a SHA-256
     "Return the hash of a value; the order of keys doesn't matter."
-    text = json.dumps(encode(plain(value)), sort_keys=True, ensure_ascii=True)
+    text = json.dumps(encode(value), sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 # %% ../../nbs/70_core/707_identity.ipynb #1bff6b5d

@@ -12,7 +12,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from .files import DataError, parse_json, read_json, read_text
 from .formats import read_npz
-from .records import SCHEMA_VERSION, faults_of, row_faults
+from .records import SCHEMA_VERSION, faults_of, good_rows, row_faults
 
 # %% auto #0
 __all__ = ['ERROR_KINDS', 'RunState', 'RecordError', 'read_record', 'read_dict', 'read_arrays', 'LoadedRun', 'load_run', 'Cost',
@@ -46,6 +46,7 @@ _MEDIA = {"name": "str", "file": "str", "caption": "str", "gain": "number"}
 
 # %% ../../nbs/70_core/725_reading.ipynb #604fdd28
 MAX_DEPTH = 50   # of lists and dicts in a record; a report can't print more
+_BOXES = {dict, list}
 
 def _unprintable(value: dict, texts: bool = True) -> str:
     "Return why plain data can't be printed: too deep, or texts that no file can hold."
@@ -55,7 +56,7 @@ def _unprintable(value: dict, texts: bool = True) -> str:
         if depth > MAX_DEPTH and any(boxes): return f"nested more than {MAX_DEPTH} levels deep"
         if bad := next(_halves(boxes), None) if texts else None: return bad
         boxes = [x for box in boxes for x in (box.values() if type(box) is dict else box)
-                 if type(x) is dict or type(x) is list]
+                 if type(x) in _BOXES]
     return ""
 
 def _halves(boxes: list):
@@ -70,7 +71,8 @@ def record_faults(
     "Yield the fields of a record that have the wrong type, those of its rows and files included."
     yield from faults_of(_REQUIRED | _OPTIONAL, record, tuple(_REQUIRED))
     def items(key): return record[key] if isinstance(record.get(key), list) else []
-    for i, row in enumerate(items("rows")): yield from row_faults(row, f"rows[{i}].")
+    if not good_rows(items("rows")):
+        for i, row in enumerate(items("rows")): yield from row_faults(row, f"rows[{i}].")
     for key in ("figures", "sounds"):
         for i, item in enumerate(items(key)):
             yield from faults_of(_MEDIA, item, ("name", "file"), f"{key}[{i}].")
@@ -90,7 +92,7 @@ def read_record(
         text = read_text(path)
         record = parse_json(text, str(path))
     except DataError as error: raise RecordError(f"not a record: {error}; or {_AGAIN}") from None
-    halves = "\\ud" in text.lower()              # of characters; only an escape can name one
+    halves = "\\" in text and "\\ud" in text.lower()    # of characters: escapes alone name them
     if why := _unprintable(record, halves):
         raise RecordError(f"{path}: not a record ({why}); {_AGAIN}")
     if why := _other_version(record.get("schema")): raise RecordError(f"{path}: {why}")

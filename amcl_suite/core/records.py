@@ -16,8 +16,8 @@ from .files import (output_errors, replacing, sweep_temporaries, write_json_atom
 from .formats import write_arrays
 
 # %% auto #0
-__all__ = ['ROW_FIELDS', 'FIGURE_FILES', 'SOUND_FILES', 'SCHEMA_VERSION', 'make_row', 'row_faults', 'faults_of', 'Run',
-           'open_run']
+__all__ = ['ROW_FIELDS', 'FIGURE_FILES', 'SOUND_FILES', 'SCHEMA_VERSION', 'make_row', 'row_faults', 'faults_of', 'good_rows',
+           'Run', 'open_run']
 
 # %% ../../nbs/70_core/724_records.ipynb #7a84954b
 def make_row(
@@ -62,13 +62,14 @@ ROW_FIELDS = {"method": "str", "metric": "str", "value": "number",
               "table": "str", "dataset": "str", "std": "number", "stderr": "number",
               "n": "whole number", "paper": "number", "paper_spread": "number",
               "paper_source": "str", "setting": "str", "detail": "bool"}
+_ROW_NEEDS = ("method", "metric", "value", "better", "scale")
 
 def row_faults(
     row: object,         # a row, as `make_row` returns it or as a file holds it
     place: str = "",     # what stands before the names of fields, such as "rows[3]."
 ):                       # iterator over (field, expected)
     "Yield the fields of a result row that have the wrong type; nothing for a good row."
-    return faults_of(ROW_FIELDS, row, ("method", "metric", "value", "better", "scale"), place)
+    return faults_of(ROW_FIELDS, row, _ROW_NEEDS, place)
 
 # %% ../../nbs/70_core/724_records.ipynb #566c8fe3
 def _is_number(value: object) -> bool:
@@ -79,6 +80,7 @@ def _is_number(value: object) -> bool:
 
 def _is_count(value: object) -> bool:
     "Tell whether `value` is a whole number from 0 on, as 20 or 20.0."
+    if type(value) is int: return 0 <= value < 2**53
     return _is_number(value) and 0 <= value < 2**53 and value == int(value)
 
 _KINDS = {
@@ -103,6 +105,20 @@ def faults_of(
         value = item.get(name)
         if value is None and name not in needed: continue
         if not _KINDS[kind](value): yield place + name, kind
+
+# %% ../../nbs/70_core/724_records.ipynb #cf4e7655
+_SURE = {"str": {str}, "number": {float}, "bool": {bool}}   # types that settle a kind
+
+def good_rows(
+    rows: list,   # of one record
+) -> bool:        # True where `row_faults` finds nothing in any of them
+    "Tell whether no row has a fault, column by column."
+    if not {*map(type, rows)} <= {dict}: return False
+    for name, kind in ROW_FIELDS.items():
+        values, optional = [row.get(name) for row in rows], name not in _ROW_NEEDS
+        if {*map(type, values)} <= _SURE.get(kind, set()).union([type(None)] * optional): continue
+        if not all(v is None and optional or _KINDS[kind](v) for v in values): return False
+    return True
 
 # %% ../../nbs/70_core/724_records.ipynb #c5f6f788
 @dataclass(repr=False, eq=False)

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/10_mcl/188_part.ipynb #19821326
 from __future__ import annotations
+import functools
 from ..core.data import Container, RemoteFile, Resource, sha256_of
 from ..core.parts import Face, Style
 from ..core.settings import setting
@@ -78,10 +79,10 @@ _UCI = {
 }
 
 # %% ../../nbs/10_mcl/188_part.ipynb #25e1379f
-def _uci_resource(key: str) -> Resource:
-    "Return the resource of one UCI set."
+@functools.cache
+def _uci_resource(key: str, base: str) -> Resource:
+    "Return the resource of one UCI set, whose files lie below an address."
     folder, n_features, size, sha256 = _UCI[key]
-    base = setting("data_url", f"https://raw.githubusercontent.com/{UCI_REPOSITORY}/{UCI_COMMIT}")
     stats = {"data.txt": (size, sha256)}
     for part, columns in dict(features=range(n_features), target=[n_features]).items():
         text = "".join(f"{column}\n" for column in columns).encode()        # the target stands last
@@ -105,7 +106,8 @@ def data_sets() -> dict[str, Resource]:   # data sets by name
         source="UCI machine learning repository",
         help="Get YearPredictionMSD.txt (about 450 MB) from the UCI machine learning repository "
              "and pass its path as `data_path`, or put it into the data folder.")
-    return {key: _uci_resource(key) for key in _UCI} | {"year": year}
+    base = setting("data_url", f"https://raw.githubusercontent.com/{UCI_REPOSITORY}/{UCI_COMMIT}")
+    return {key: _uci_resource(key, base) for key in _UCI} | {"year": year}
 
 # %% ../../nbs/10_mcl/188_part.ipynb #e5c96ef4
 FACE = Face("mcl", "Multiple choice learning", "10_mcl", STYLES, data_sets,

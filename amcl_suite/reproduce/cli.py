@@ -114,18 +114,17 @@ def _show_runs(console, runs: list, workers: str = "auto", where: str = "local",
                force: bool = False) -> None:
     "Print runs with their states and needs, then what is left and what it costs."
     from amcl_suite.reproduce.turns import count_workers
-    from amcl_suite.reproduce.planning import estimate, expected_minutes
-    from amcl_suite.reproduce.worker import standing
+    from amcl_suite.reproduce.planning import estimate, prospects
     heads = ("run", "parameters", "state", "expected", "needs", "data")
-    minutes = expected_minutes(runs)
+    known = prospects(runs)
     def values(run): return (f"{k}={run.parameters[k]}" for k in (run.grid or run.parameters))
     print_table(console, heads, [
-        (run.name, ", ".join(values(run)), standing(run.folder, run.hash).state,
-         format_seconds(60 * minutes[run.hash]), _needs(run.needs), ", ".join(run.data))
-        for run in runs])
-    count = count_workers(workers, runs, where, force)
+        (p.run.name, ", ".join(values(p.run)), p.state, format_seconds(60 * p.minutes),
+         _needs(p.run.needs), ", ".join(p.run.data)) for p in known])
+    todo = [p.run for p in known if force or p.state != "finished"]
+    count = count_workers(workers, todo, where, force=True)         # who is finished is known
     place = "on the cluster" if where == "slurm" else "here"
-    print_line(console, f"{estimate(runs, count, force)} with {plural(count, 'worker')} {place}")
+    print_line(console, f"{estimate(known, count, force)} with {plural(count, 'worker')} {place}")
 
 def _needs(needs) -> str:
     "Return what a run needs, the usual left out."
@@ -247,6 +246,7 @@ def _status(jobs: list[str] | None):
     from rich.text import Text
     from amcl_suite.reproduce.submissions import submission_fault
     from amcl_suite.reproduce.places import JobError, job_names
+    from amcl_suite.reproduce.planning import begun
     states = ("finished", "running", "queued", "interrupted", "failed", "new")
     home, places = _found(jobs)
     rows, details, slurm, at_work = [], [], _slurm_if_needed(home), 0
@@ -258,8 +258,8 @@ def _status(jobs: list[str] | None):
             if jobs: raise
             details.append(f"can't be run: {error}")
             continue
-        found = [(run, *_standing(run, slurm or {})) for run in runs]
-        counts = [state for _, state, _ in found]
+        found = [(run, *_standing(run, slurm or {})) for run in begun(runs)]
+        counts = [state for _, state, _ in found] + ["new"] * (len(runs) - len(found))
         rows.append((name, *(counts.count(state) for state in states)))
         at_work += counts.count("running") + counts.count("queued")
         details += [f"{run.job}/{run.name}: {f.remark}" for run, state, f in found
@@ -304,8 +304,8 @@ def _without_missing_data(name: str) -> list:
     from amcl_suite.reproduce.planning import with_fallbacks
     from amcl_suite.reproduce.jobs import data_checksum, load_job
     runs = load_job(name).runs
-    missing = [d for d in {d for run in runs for d in run.data} if not data_checksum(d)]
-    return with_fallbacks(runs, missing, lambda text: None)
+    needed = {d for run in runs if run.fallback for d in run.data}
+    return with_fallbacks(runs, [d for d in needed if not data_checksum(d)], lambda text: None)
 
 def _standing(run, slurm: dict) -> tuple:
     "Return the state of a run and its standing; \"queued\" if Slurm has it and it isn't at work."

@@ -224,14 +224,18 @@ def imported_modules(
 ) -> dict[str, str]:       # dotted name -> source, sorted
     "Return the modules of the suite that code imports, directly or through other modules."
     found, todo = {}, set(imported_names(source))
+    seen = set(todo)
     while todo:
-        name = todo.pop()
-        path = None if name in found else _module_file(name, beside)
-        if path is None: continue
-        found[name] = path.read_text(encoding="utf-8")
+        if (path := _module_file(name := todo.pop(), beside)) is None: continue
+        status = os.stat(path)
+        found[name] = _text_of(path, (status.st_mtime_ns, status.st_size, status.st_ino))
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        todo |= set(imported_names(found[name], package))
+        todo |= set(imported_names(found[name], package)) - seen
+        seen |= todo
     return dict(sorted(found.items()))
+
+@functools.cache
+def _text_of(path: Path, version: tuple) -> str: return path.read_text(encoding="utf-8")
 
 @functools.cache
 def code_hashes(

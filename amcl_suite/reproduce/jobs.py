@@ -77,10 +77,20 @@ def _explain(error: ValidationError) -> str:
     return f"{where}: unknown key{hint} Known: {', '.join(known)}"
 
 # %% ../../nbs/80_reproduce/810_jobs.ipynb #361a160e
+def _plain_loader() -> type:
+    "Return a class of one's own that reads YAML without Python objects, by libyaml if it is there."
+    import yaml
+    if not yaml.__with_libyaml__: return type("Loader", (yaml.SafeLoader,), {})
+    class Loader(yaml.composer.Composer, yaml.CSafeLoader):   # nested by Python: C code would crash
+        def __init__(self, text):
+            yaml.CSafeLoader.__init__(self, text)
+            yaml.composer.Composer.__init__(self)
+    return Loader
+
 def _load_yaml(text: str) -> Any:
     "Return plain data from YAML; a key given twice is an error."
     import yaml
-    class Loader(yaml.SafeLoader): pass
+    Loader = _plain_loader()
     def mapping(loader, node):
         merge = "tag:yaml.org,2002:merge"      # `<<`: what it brings may be overridden
         keys = [loader.construct_object(k, deep=True) for k, _ in node.value if k.tag != merge]
@@ -88,7 +98,7 @@ def _load_yaml(text: str) -> Any:
         if double is None: return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
         raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {double!r} is given twice")
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
-    return yaml.load(text, Loader)    # a SafeLoader: no Python objects
+    return yaml.load(text, Loader)
 
 def read_job_file(
     path: str | Path,  # a job file

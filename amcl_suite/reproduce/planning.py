@@ -4,7 +4,7 @@
 
 # %% ../../nbs/80_reproduce/820_planning.ipynb #7b4fb807
 from __future__ import annotations
-import contextlib, json
+import contextlib, json, os
 from dataclasses import dataclass
 from pathlib import Path
 from ..core.locks import run_folders
@@ -16,7 +16,8 @@ from .worker import standing
 from .display import plural
 
 # %% auto #0
-__all__ = ['prepare_data', 'with_fallbacks', 'earlier_minutes', 'expected_minutes', 'Estimate', 'estimate']
+__all__ = ['prepare_data', 'with_fallbacks', 'begun', 'earlier_minutes', 'expected_minutes', 'Estimate', 'Prospect', 'prospects',
+           'estimate']
 
 # %% ../../nbs/80_reproduce/820_planning.ipynb #1b492d32
 def prepare_data(
@@ -55,6 +56,21 @@ def with_fallbacks(
     key = lambda run: (run.job, run.notebook, json.dumps(run.parameters, sort_keys=True))
     return list({key(run): run for run in chosen}.values())
 
+# %% ../../nbs/80_reproduce/820_planning.ipynb #4b263023
+def begun(
+    runs: list[PlannedRun],   # planned runs
+) -> list[PlannedRun]:        # those that may have a folder
+    "Return the runs of whose name a folder is there; all of a job whose folder is a link."
+    jobs = {run.runs / run.job for run in runs}
+    names = {job: None if job.is_symlink() else _names(job) for job in jobs}
+    def may(run): return (found := names[run.runs / run.job]) is None or run.name in found
+    return [run for run in runs if may(run)]
+
+def _names(job: Path) -> set[str]:
+    "Return the names of the runs that have a folder in a job's, whatever their hash."
+    try: return {folder.rpartition("-")[0] for folder in os.listdir(job)}    # `PlannedRun.folder`
+    except (FileNotFoundError, NotADirectoryError): return set()
+
 # %% ../../nbs/80_reproduce/820_planning.ipynb #4b0c868a
 def earlier_minutes(
     job: str,                  # name of the job
@@ -73,8 +89,12 @@ def expected_minutes(
     runs: list[PlannedRun],   # planned runs
 ) -> dict[str, float]:        # hash -> min
     "Return the expected time of each run: as it took before, else as its job file says."
+    return dict(zip((run.hash for run in runs), _expected(runs)))
+
+def _expected(runs: list[PlannedRun]) -> list[float]:
+    "Return the expected minutes of each run."
     before = {key: earlier_minutes(*key) for key in {(r.job, r.runs) for r in runs}}
-    return {r.hash: before[r.job, r.runs].get(r.name, r.minutes) for r in runs}
+    return [before[r.job, r.runs].get(r.name, r.minutes) for r in runs]
 
 # %% ../../nbs/80_reproduce/820_planning.ipynb #fe374afa
 @dataclass(frozen=True)
@@ -94,17 +114,32 @@ class Estimate:
         return (f"{plural(self.n_todo, 'run')} to do ({self.n_done} done{known}): about "
                 f"{work} of worker time{gpu}, {wall} of wall time")
 
+# %% ../../nbs/80_reproduce/820_planning.ipynb #64add4f0
+@dataclass(frozen=True)
+class Prospect:
+    "What is known of a run before it is started."
+    run: PlannedRun   # as planned
+    state: str        # where it stands, as `standing` says
+    minutes: float    # expected
+
+def prospects(
+    runs: list[PlannedRun],   # planned runs
+) -> list[Prospect]:          # one per run
+    "Return where runs stand and how long they will take."
+    asked = {id(run) for run in begun(runs)}
+    states = [standing(run.folder, run.hash).state if id(run) in asked else "new" for run in runs]
+    return [Prospect(*known) for known in zip(runs, states, _expected(runs))]
+
 # %% ../../nbs/80_reproduce/820_planning.ipynb #94e7e210
 def estimate(
-    runs: list[PlannedRun],   # planned runs
+    known: list[Prospect],    # from `prospects`
     workers: int = 1,         # runs in flight
     force: bool = False,      # count finished runs as still to do
 ) -> Estimate:                # of what is left
     "Estimate the cost of runs from earlier records and job files."
-    expected = expected_minutes(runs)
-    todo = [r for r in runs if force or standing(r.folder, r.hash).state != "finished"]
-    hours = [expected[r.hash] / 60 for r in todo]
-    known = sum(expected[r.hash] != r.minutes for r in todo)
-    gpu = sum(h * (r.needs.gpus or 0) for h, r in zip(hours, todo))
+    todo = [p for p in known if force or p.state != "finished"]
+    hours = [p.minutes / 60 for p in todo]
+    timed = sum(p.minutes != p.run.minutes for p in todo)
+    gpu = sum(h * (p.run.needs.gpus or 0) for h, p in zip(hours, todo))
     wall = max([sum(hours) / workers, *hours], default=0.0)
-    return Estimate(len(todo), len(runs) - len(todo), known, sum(hours), gpu, wall)
+    return Estimate(len(todo), len(known) - len(todo), timed, sum(hours), gpu, wall)

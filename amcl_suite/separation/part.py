@@ -4,7 +4,7 @@
 
 # %% ../../nbs/20_separation/288_part.ipynb #a0b0c17a
 from __future__ import annotations
-import itertools
+import functools, itertools
 from ..core.data import Container, Part, Resource
 from ..core.parts import Face
 
@@ -12,6 +12,7 @@ from ..core.parts import Face
 __all__ = []
 
 # %% ../../nbs/20_separation/288_part.ipynb #7e180691
+@functools.cache
 def _wsj0_layouts() -> tuple:
     "Return what a copy of WSJ0-mix holds: one layout for each speaker count, rate and mode."
     sizes = {"tr": 20_000, "cv": 5_000, "tt": 3_000}
@@ -20,6 +21,7 @@ def _wsj0_layouts() -> tuple:
                        for sound in ("mix", *(f"s{i + 1}" for i in range(n))))
                  for n, rate, mode in itertools.product((2, 3, 4, 5), (8, 16), ("min", "max")))
 
+@functools.cache
 def _librimix_layouts() -> tuple:
     "Return what a copy of LibriMix may hold: the parts for tests, and two for training."
     sizes = {2: {"dev": 3_000, "test": 3_000, "train-100": 13_900, "train-360": 50_800},
