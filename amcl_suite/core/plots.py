@@ -54,9 +54,11 @@ def use_style(
 # %% ../../nbs/70_core/732_plots.ipynb #de260384
 def _stored_png(fig, max_bytes: int) -> tuple[bytes, dict]:
     "Return a figure as palette PNG, and the size in pixels at which a page shows it."
+    free = fig.get_layout_engine() is None
     for dpi, n_colours in ((200, 128), (200, 64), (150, 64), (100, 128)):   # dots per inch
         buffer = io.BytesIO()
         fig.savefig(buffer, format="png", bbox_inches="tight", dpi=dpi)
+        if free: fig.set_layout_engine("none")       # matplotlib takes its default after a tight one
         pixels = np.asarray(read_image(buffer.getvalue()))
         stored = _png(pixels, n_colours)
         if len(stored) <= max_bytes: break

@@ -109,7 +109,7 @@ def load_model(
 # %% ../../nbs/20_separation/233_checkpoints.ipynb #45f6a4c7
 def demo_separator() -> Path:    # a file for `load_model` and `separate`
     "Return the small separator of two voices that comes with the package."
-    return suite_file("nbs/20_separation/checkpoints/pit.pt")
+    return suite_file("nbs/20_separation/checkpoints/people.pt")
 
 # %% ../../nbs/20_separation/233_checkpoints.ipynb #29d9a863
 _SHARED = dict(n_src="n_hyps", n_filters="n_filters", kernel_size="kernel_size", stride="stride",
