@@ -58,7 +58,7 @@ def _stored_png(fig, max_bytes: int) -> tuple[bytes, dict]:
     for dpi, n_colours in ((200, 128), (200, 64), (150, 64), (100, 128)):   # dots per inch
         buffer = io.BytesIO()
         fig.savefig(buffer, format="png", bbox_inches="tight", dpi=dpi)
-        if free: fig.set_layout_engine("none")       # matplotlib takes its default after a tight one
+        if free: fig.set_layout_engine("none")       # or it takes the default
         pixels = np.asarray(read_image(buffer.getvalue()))
         stored = _png(pixels, n_colours)
         if len(stored) <= max_bytes: break
