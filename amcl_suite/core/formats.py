@@ -82,7 +82,9 @@ def write_weights(
     "Write tensors atomically with `torch.save`; `OutputError` names the folder."
     import torch
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        torch.save(content, file)          # given a name, it would store it and hide a full disk
+        try: torch.save(content, file)     # given a name, it would store it and hide a full disk
+        except RuntimeError as error:      # its archive can't be closed either, which hides it, too
+            raise error.__context__ if isinstance(error.__context__, OSError) else error
     return Path(path)
 
 _BEFORE_ZIP = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."   # how files of torch < 1.6 begin
